@@ -1,0 +1,166 @@
+//! Records that cross from the kernel to the agent, and the values of the maps between them.
+//!
+//! A record is a [`RecordHeader`] followed by the body that [`RecordHeader::kind`] names.
+//!
+//! **Invariants**, which the compiler checks below:
+//!
+//! - Fields have fixed widths. There is no `bool`, `usize`, pointer, enum or `Option` in a record,
+//!   for the verifier checks none of their forbidden values.
+//! - There is no implicit padding, which would leak kernel stack to userspace: deriving
+//!   [`IntoBytes`] fails where there is.
+//! - The layout is pinned by the assertions at the foot of this file. Changing one is a change of
+//!   the ABI.
+
+use core::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The length of a task's name in the kernel, its final zero included (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// The place that the agent itself writes to, to prove that its own records arrive.
+///
+/// It is the only place where changes made by the agent are recorded.
+pub const CANARY: u32 = 0;
+
+/// The value of [`ChangeRecord::syscall`] where no system call can be named: a store to a mapped
+/// page, or a kernel thread.
+pub const NO_SYSCALL: i64 = -1;
+
+/// An inode as the kernel sees it.
+///
+/// The device is `super_block.s_dev`, which on overlayfs and btrfs is not what `stat(2)` says. That
+/// is why the agent never makes up a key, but asks the kernel for it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Key {
+    /// `inode.i_ino`.
+    pub inode: u64,
+    /// `inode.i_sb->s_dev`, in the kernel's own encoding, widened so that nothing is padding.
+    pub device: u64,
+}
+
+/// Who the agent is, as the kernel sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Observer {
+    /// The address of the agent's pid namespace, which is only compared, never followed.
+    pub namespace: u64,
+    /// How deep that namespace is nested; 0 is the initial one.
+    pub level: u32,
+    /// The agent's process as the initial pid namespace numbers it.
+    pub tgid: u32,
+}
+
+/// What a record tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RecordKind {
+    /// The inode of a watched place changed: a [`ChangeRecord`].
+    Change = 1,
+    /// A process with one of the configured names replaced its image: a [`ProcessRecord`].
+    Exec = 2,
+    /// A process with one of the configured names ended: a [`ProcessRecord`].
+    Exit = 3,
+}
+
+/// The start of every record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// When it happened, in nanoseconds since boot, suspended time included.
+    pub boot_ns: u64,
+    /// A [`RecordKind`]. Another number is a bug, for both halves are built from one source.
+    pub kind: u32,
+    /// The process (thread group) that acted, as the agent's pid namespace numbers it; 0 where the
+    /// process is not visible there.
+    pub pid: u32,
+    /// The name of the task that acted: bytes up to the first zero, in no particular encoding.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// The content, the attributes or the entries of a watched inode changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ChangeRecord {
+    /// Its `kind` is [`RecordKind::Change`].
+    pub header: RecordHeader,
+    /// The system call that did it, by its number on this architecture, or [`NO_SYSCALL`].
+    pub syscall: i64,
+    /// The number that the agent gave the place when it registered the inode.
+    pub place: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// A process started a program, or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ProcessRecord {
+    /// Its `kind` is [`RecordKind::Exec`] or [`RecordKind::Exit`].
+    pub header: RecordHeader,
+}
+
+/// The hooks of the eBPF program, which also number its counters of dropped records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Hook {
+    /// The change time of an inode on a multigrain filesystem was replaced.
+    CtimeSwap = 0,
+    /// The change time of an inode on a multigrain filesystem was already the current one.
+    CtimeSkip = 1,
+    /// The change time of an inode was set.
+    CtimeSet = 2,
+    /// A process replaced its image.
+    Exec = 3,
+    /// A task ended.
+    Exit = 4,
+}
+
+impl Hook {
+    /// All hooks, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::CtimeSwap, Self::CtimeSkip, Self::CtimeSet, Self::Exec, Self::Exit];
+
+    /// The kernel's tracepoint that the hook is attached to.
+    #[must_use]
+    pub const fn tracepoint(self) -> &'static str {
+        match self {
+            Self::CtimeSwap => "ctime_ns_xchg",
+            Self::CtimeSkip => "ctime_xchg_skip",
+            Self::CtimeSet => "inode_set_ctime_to_ts",
+            Self::Exec => "sched_process_exec",
+            Self::Exit => "sched_process_exit",
+        }
+    }
+
+    /// The eBPF program that the hook runs.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::CtimeSwap => "on_ctime_swap",
+            Self::CtimeSkip => "on_ctime_skip",
+            Self::CtimeSet => "on_ctime_set",
+            Self::Exec => "on_exec",
+            Self::Exit => "on_exit",
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Key>() == 16 && align_of::<Key>() == 8);
+    assert!(size_of::<Observer>() == 16 && offset_of!(Observer, tgid) == 12);
+    assert!(size_of::<RecordHeader>() == 32 && align_of::<RecordHeader>() == 8);
+    assert!(offset_of!(RecordHeader, kind) == 8 && offset_of!(RecordHeader, pid) == 12);
+    assert!(offset_of!(RecordHeader, comm) == 16);
+    assert!(size_of::<ChangeRecord>() == 48 && offset_of!(ChangeRecord, syscall) == 32);
+    assert!(offset_of!(ChangeRecord, place) == 40);
+    assert!(size_of::<ProcessRecord>() == 32);
+    let mut number = 0;
+    while number < Hook::ALL.len() {
+        assert!(Hook::ALL[number] as usize == number);
+        number += 1;
+    }
+};

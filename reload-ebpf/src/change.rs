@@ -1,0 +1,74 @@
+//! Changes of watched inodes.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::task_struct,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    },
+    programs::BtfTracePointContext,
+};
+use reload_ebpf::{CANARY, ChangeRecord, Hook, Key, NO_SYSCALL, RecordKind};
+
+use crate::{
+    emit::{Priority, emit, header},
+    maps::{ARMED, OBSERVER, PLACES},
+    offsets::{OFF_INODE_INO, OFF_INODE_SB, OFF_REGS_SYSCALL, OFF_SB_DEV, member, peek},
+};
+
+/// Sends a [`ChangeRecord`] if the inode, the hook's first argument, is watched and armed.
+///
+/// Everything before the look-up runs for every inode of the machine: three loads.
+#[inline(always)]
+pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
+    let inode: *const u8 = ctx.arg(0);
+    // SAFETY: the hook's first argument is a `struct inode`.
+    let number = unsafe { member::<u64>(inode, &OFF_INODE_INO) };
+    // SAFETY: as above.
+    let superblock = unsafe { member::<*const u8>(inode, &OFF_INODE_SB) };
+    // SAFETY: `superblock` is the pointer that was just read from the inode.
+    let device = unsafe { member::<u32>(superblock, &OFF_SB_DEV) };
+    let key = Key { inode: number, device: u64::from(device) };
+    // SAFETY: the value is copied at once; places are numbered once and never renumbered, so a
+    // value that the agent replaces meanwhile is the old number or the new one.
+    let Some(place) = (unsafe { PLACES.get(key) }).copied() else {
+        return;
+    };
+    let Some(armed) = ARMED.get_ptr_mut(place) else {
+        return;
+    };
+    // SAFETY: the pointer is of a map value, which lives as long as the map. Two processors may
+    // both see 1 here: then there are two records of one change, which is harmless.
+    let is_armed = unsafe { armed.read_volatile() } != 0;
+    if !is_armed || (place != CANARY && is_own()) {
+        return;
+    }
+    let record = ChangeRecord {
+        header: header(ctx, RecordKind::Change),
+        syscall: syscall(),
+        place,
+        reserved: 0,
+    };
+    // Disarmed only once the record is in the ring: a place whose record is dropped stays armed, so
+    // that its next change is a new chance.
+    if emit(ctx, record, hook, Priority::Low) {
+        // SAFETY: as above.
+        unsafe { armed.write_volatile(0) };
+    }
+}
+
+/// Whether the agent itself is the process that acts.
+fn is_own() -> bool {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    OBSERVER.get(0).is_some_and(|observer| observer.tgid == tgid)
+}
+
+/// The number of the system call that the current task is in.
+fn syscall() -> i64 {
+    // SAFETY: the helper takes no argument and every tracing program may call it (Linux 5.11).
+    let task: *mut task_struct = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: the task is the one that the helper above gave (Linux 5.15).
+    let registers = unsafe { bpf_task_pt_regs(task) } as *const u8;
+    peek(registers, &OFF_REGS_SYSCALL).unwrap_or(NO_SYSCALL)
+}

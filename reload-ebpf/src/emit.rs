@@ -1,0 +1,101 @@
+//! The way of a record into the ring.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_task,
+        generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_query},
+    },
+};
+use aya_log_ebpf::debug;
+use reload_ebpf::{COMM_LEN, Hook, RecordHeader, RecordKind};
+
+use crate::{
+    maps::{DROPPED, OBSERVER, RECORDS, RING_BYTES},
+    offsets::{
+        OFF_PID_LEVEL, OFF_PID_NUMBERS, OFF_TASK_LEADER, OFF_TASK_PID, OFF_UPID_NR, OFF_UPID_NS,
+        SIZE_UPID, peek,
+    },
+};
+
+/// Which records still find room when the ring runs full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Changes of files leave the last quarter of the ring to the others: they can be repeated by
+    /// looking, an exec cannot.
+    Low,
+    /// Processes.
+    High,
+}
+
+/// Sends `record` to the agent, or counts it as dropped where the ring has no room for it.
+///
+/// Says whether it was sent. A full ring never blocks the process that is being traced.
+#[inline(always)]
+pub(crate) fn emit<T: 'static>(
+    ctx: &impl EbpfContext,
+    record: T,
+    hook: Hook,
+    priority: Priority,
+) -> bool {
+    /// How many bytes wait in the ring (`BPF_RB_AVAIL_DATA`).
+    const WAITING: u64 = 0;
+    // SAFETY: the helper reads the ring's own counters.
+    let waiting = unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), WAITING) };
+    let is_spared = priority == Priority::Low && waiting > u64::from(RING_BYTES / 4 * 3);
+    let slot = if is_spared { None } else { RECORDS.reserve::<T>(0) };
+    let Some(mut slot) = slot else {
+        count_drop(hook);
+        debug!(ctx, "the ring is full: hook {} dropped a record", hook as u32);
+        return false;
+    };
+    slot.write(record);
+    slot.submit(0);
+    debug!(ctx, "hook {} sent a record", hook as u32);
+    true
+}
+
+/// The header of a record on what the current task does.
+#[inline(always)]
+pub(crate) fn header(ctx: &impl EbpfContext, kind: RecordKind) -> RecordHeader {
+    // SAFETY: the helper takes no argument and every tracing program may call it (Linux 5.8).
+    let boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+    RecordHeader {
+        boot_ns,
+        kind: kind as u32,
+        pid: visible_pid().unwrap_or(0),
+        // The helper fails only on a null buffer. An empty name still says that it happened.
+        comm: ctx.command().unwrap_or([0; COMM_LEN]),
+    }
+}
+
+/// The current process as the agent's pid namespace numbers it, or `None` where it is not in there.
+fn visible_pid() -> Option<u32> {
+    let observer = OBSERVER.get(0)?;
+    // SAFETY: the helper takes no argument and every tracing program may call it.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let leader: *const u8 = peek(task, &OFF_TASK_LEADER)?;
+    let pid: *const u8 = peek(leader, &OFF_TASK_PID)?;
+    let level: u32 = peek(pid, &OFF_PID_LEVEL)?;
+    if level < observer.level {
+        return None;
+    }
+    let upid = number_at(pid, observer.level);
+    let namespace: u64 = peek(upid, &OFF_UPID_NS)?;
+    if namespace == observer.namespace { peek(upid, &OFF_UPID_NR) } else { None }
+}
+
+/// Where a `struct pid` keeps its number in the namespace at `level`.
+pub(crate) fn number_at(pid: *const u8, level: u32) -> *const u8 {
+    let offset = OFF_PID_NUMBERS.load() + level * SIZE_UPID.load();
+    pid.wrapping_add(offset as usize)
+}
+
+fn count_drop(hook: Hook) {
+    let Some(dropped) = DROPPED.get_ptr_mut(hook as u32) else {
+        return;
+    };
+    // SAFETY: the map gave this CPU's own slot, aligned for a `u64` and alive as long as the map.
+    // A tracing program is not migrated, and one that interrupts us can at worst lose one count.
+    unsafe { *dropped += 1 };
+}

@@ -1,0 +1,75 @@
+//! How the kernel sees a file that the agent has open, and the agent itself.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task},
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::debug;
+use reload_ebpf::{Key, Observer};
+
+use crate::{
+    emit::number_at,
+    maps::{LEARNED, OBSERVER},
+    offsets::{
+        OFF_FDT_FD, OFF_FILE_INODE, OFF_FILES_FDT, OFF_INODE_INO, OFF_INODE_SB,
+        OFF_INODE_WRITECOUNT, OFF_PID_LEVEL, OFF_SB_DEV, OFF_TASK_FILES, OFF_TASK_LEADER,
+        OFF_TASK_PID, OFF_UPID_NS, peek,
+    },
+};
+
+/// Leaves the key of the file behind a descriptor in `LEARNED`, and gives its count of writers.
+///
+/// Where the descriptor is not open the key is zero. The agent's own identity is learned on the way:
+/// both are read in the agent's context, and nothing else would know its pid in the initial
+/// namespace.
+pub(crate) fn inode(ctx: &RawTracePointContext) -> i32 {
+    // SAFETY: the helper takes no argument and every tracing program may call it.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    if let Some(observer) = observer(task) {
+        store(OBSERVER.get_ptr_mut(0), observer);
+    }
+    let descriptor: u64 = ctx.arg(0);
+    let found = file_inode(task, descriptor).and_then(|inode| Some((key(inode)?, writers(inode)?)));
+    let (key, writers) = found.unwrap_or_default();
+    store(LEARNED.get_ptr_mut(0), key);
+    debug!(ctx, "inode {} of device {} has {} writers", key.inode, key.device, writers);
+    writers
+}
+
+fn file_inode(task: *const u8, descriptor: u64) -> Option<*const u8> {
+    let files: *const u8 = peek(task, &OFF_TASK_FILES)?;
+    let table: *const u8 = peek(files, &OFF_FILES_FDT)?;
+    let slots: *const u8 = peek(table, &OFF_FDT_FD)?;
+    let slot = slots.wrapping_add(descriptor as usize * size_of::<*const u8>());
+    // SAFETY: the helper checks the address itself, and fails where nothing is mapped.
+    let file = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(slot.cast::<*const u8>()) }.ok()?;
+    peek(file, &OFF_FILE_INODE)
+}
+
+fn key(inode: *const u8) -> Option<Key> {
+    let number = peek(inode, &OFF_INODE_INO)?;
+    let superblock: *const u8 = peek(inode, &OFF_INODE_SB)?;
+    let device: u32 = peek(superblock, &OFF_SB_DEV)?;
+    Some(Key { inode: number, device: u64::from(device) })
+}
+
+fn writers(inode: *const u8) -> Option<i32> {
+    peek(inode, &OFF_INODE_WRITECOUNT)
+}
+
+fn observer(task: *const u8) -> Option<Observer> {
+    let leader: *const u8 = peek(task, &OFF_TASK_LEADER)?;
+    let pid: *const u8 = peek(leader, &OFF_TASK_PID)?;
+    let level: u32 = peek(pid, &OFF_PID_LEVEL)?;
+    let namespace: u64 = peek(number_at(pid, level), &OFF_UPID_NS)?;
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    Some(Observer { namespace, level, tgid })
+}
+
+fn store<T>(slot: Option<*mut T>, value: T) {
+    if let Some(slot) = slot {
+        // SAFETY: the pointer is of a map value, aligned and alive as long as the map; only the
+        // agent's one thread runs this program.
+        unsafe { slot.write(value) };
+    }
+}

@@ -1,0 +1,12 @@
+//! What crosses between the eBPF program and the agent, compiled once for each half.
+//!
+//! This library knows neither the kernel nor aya: plain `no_std`, so that it builds on any host.
+
+#![no_std]
+
+mod abi;
+
+pub use abi::{
+    CANARY, COMM_LEN, ChangeRecord, Hook, Key, NO_SYSCALL, Observer, ProcessRecord, RecordHeader,
+    RecordKind,
+};

@@ -1,0 +1,98 @@
+//! The eBPF program: one entry point per kernel hook, and nothing else.
+//!
+//! An entry point names its hook, says what the kernel promises there, and calls the module that
+//! does the work. Reading this file tells what the agent sees of the machine.
+
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "eBPF helpers and map values are raw pointers to the kernel's memory")]
+#![expect(clippy::needless_pass_by_value, reason = "the hook macros pass the context by value")]
+
+mod change;
+mod emit;
+mod learn;
+mod maps;
+mod offsets;
+mod process;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use reload_ebpf::{Hook, RecordKind};
+
+/// An inode of a multigrain filesystem (ext4, xfs, btrfs, tmpfs) got a new change time.
+///
+/// Hook: `ctime_ns_xchg` (Linux 6.13), in `inode_set_ctime_current`. Every write, truncation,
+/// creation, link, unlink and rename sets the change time of the inodes that it touches, in the
+/// task that asked for it (or its io_uring worker), and only when it has succeeded or cannot fail
+/// any more. It fires *within* the operation: the agent must wait for the inode's lock, or for its
+/// last writer, before it reads.
+#[btf_tracepoint]
+fn on_ctime_swap(ctx: BtfTracePointContext) -> i32 {
+    change::record(&ctx, Hook::CtimeSwap);
+    0
+}
+
+/// As [`on_ctime_swap`], where the change time was already that of the current clock tick.
+///
+/// Hook: `ctime_xchg_skip` (Linux 6.13). Without it the second rename of a tick would be unseen.
+#[btf_tracepoint]
+fn on_ctime_skip(ctx: BtfTracePointContext) -> i32 {
+    change::record(&ctx, Hook::CtimeSkip);
+    0
+}
+
+/// An inode's change time was set to a given value.
+///
+/// Hook: `inode_set_ctime_to_ts` (Linux 6.13). Filesystems without multigrain timestamps come here,
+/// overlayfs above all, which copies the times of the upper inode when an operation is done; so does
+/// every inode that is read from a disk, which changes nothing and costs a look at most.
+#[btf_tracepoint]
+fn on_ctime_set(ctx: BtfTracePointContext) -> i32 {
+    change::record(&ctx, Hook::CtimeSet);
+    0
+}
+
+/// A process replaced its image, so what we know of that pid is out of date.
+///
+/// Hook: `sched_process_exec`. It fires in the process that called `execve`, after the point of no
+/// return, so the current pid is the one that a signal would reach. It does not fire for an exec
+/// that failed.
+#[btf_tracepoint]
+fn on_exec(ctx: BtfTracePointContext) -> i32 {
+    process::record(&ctx, Hook::Exec, RecordKind::Exec);
+    0
+}
+
+/// A task ended.
+///
+/// Hook: `sched_process_exit`. It fires for every thread; only that of the whole process, the thread
+/// group's leader, is recorded.
+#[btf_tracepoint]
+fn on_exit(ctx: BtfTracePointContext) -> i32 {
+    process::record(&ctx, Hook::Exit, RecordKind::Exit);
+    0
+}
+
+/// Tells the agent how the kernel sees the file behind one of the agent's own descriptors.
+///
+/// Never attached: the agent runs it with `BPF_PROG_TEST_RUN` (Linux 5.10), in its own context, with
+/// the descriptor as the argument. It returns how many have the file open for writing
+/// (`inode.i_writecount`; negative while it is executed), and leaves the key in `LEARNED`.
+#[raw_tracepoint]
+fn learn(ctx: RawTracePointContext) -> i32 {
+    learn::inode(&ctx)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses an endless loop: a panic that can be reached fails at load, not at run.
+    loop {}
+}
+
+/// The kernel grants GPL-only helpers by this string.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

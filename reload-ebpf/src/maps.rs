@@ -1,0 +1,50 @@
+//! The maps that the eBPF program shares with the agent.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use reload_ebpf::{COMM_LEN, Hook, Key, Observer};
+
+/// How many places can be watched: the agent overrides it when it loads the program.
+const MAX_PLACES: u32 = 16_384;
+
+/// How many process names can be looked for.
+const MAX_NAMES: u32 = 256;
+
+/// The size of the ring in bytes: 4,000 records, where a place has at most one at a time.
+pub(crate) const RING_BYTES: u32 = 256 * 1024;
+
+/// Records on their way to the agent.
+#[map]
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// The inodes that are watched, and the number of the place that each belongs to.
+///
+/// Never an LRU map: one that forgets would lose changes in silence.
+#[map]
+pub(crate) static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(MAX_PLACES, 0);
+
+/// Whether the next change of a place is to be recorded, by the place's number: 1 or 0.
+///
+/// The agent sets it before it looks at the place; the first change after that clears it and is
+/// recorded. So a storm of writes costs one record, and a place can never fill the ring.
+#[map]
+pub(crate) static ARMED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
+
+/// The task names whose execs and exits are recorded.
+#[map]
+pub(crate) static NAMES: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(MAX_NAMES, 0);
+
+/// Records that found no room in the ring, by [`Hook`].
+#[map]
+pub(crate) static DROPPED: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Hook::ALL.len() as u32, 0);
+
+/// Who the agent is, once `learn` has run.
+#[map]
+pub(crate) static OBSERVER: Array<Observer> = Array::with_max_entries(1, 0);
+
+/// The key of the inode that `learn` was last asked for.
+#[map]
+pub(crate) static LEARNED: Array<Key> = Array::with_max_entries(1, 0);
