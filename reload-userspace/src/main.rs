@@ -1,1 +1,104 @@
-fn main(){}
+//! Arguments in, exit code out.
+
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use reload_userspace::{
+    agent::Agent,
+    cli::{self, Cli, Command, Format, LogLevel, RunArgs},
+    report::Log,
+    rule::{Pace, Rule, RuleError},
+    source::{EbpfSource, SourceName},
+    sys,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+/// The exit status where the command line or a rule is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let done = match cli.command {
+        Command::Run(args) => run(args),
+        Command::Doctor(args) => todo!(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` puts the whole chain on one line: what we tried, then each cause.
+            complain(&format!("{error:#}"));
+            if error.is::<RuleError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Prints help where it was asked for, and otherwise what is wrong with the command line: one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody is left to be told that standard output is closed.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let said = said.collect::<Vec<_>>().join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    complain(&format!("{said}; see `reload-agent --help`"));
+    ExitCode::from(USAGE)
+}
+
+fn complain(text: &str) {
+    drop(writeln!(io::stderr(), "reload-agent: {text}"));
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(args: RunArgs) -> Result<()> {
+    let started = sys::now();
+    let log = Log { format: args.log_format, level: args.log_level };
+    let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
+    let from_environment = || cli::first_set(&cli::SIGNAL_VARIABLES, |name| env::var_os(name));
+    let signal_name = args.signal.clone().or_else(from_environment);
+    let rule = Rule::new(&rule_args, signal_name.as_deref())?;
+    let pace = Pace::new(&args)?;
+    diagnose(log);
+
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+
+    let source = EbpfSource::open(log.level == LogLevel::Debug)
+        .await
+        .with_context(|| format!("source {} cannot be had", SourceName::Ebpf))?;
+    let agent = Agent::new(source, SourceName::Ebpf, rule, pace, log)?;
+    agent.run(started, EbpfSource::STRATEGY, stop).await
+}
+
+/// Writes what is not a decision to standard error as well: what led to one, at the level `debug`.
+fn diagnose(log: Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn | LogLevel::Info => LevelFilter::WARN,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false);
+    match log.format {
+        Format::Text => builder.init(),
+        Format::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,380 @@
+//! The loop: from events to looks, from looks to changes, from changes to reloads.
+
+mod crew;
+mod places;
+mod watched;
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    io,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{
+    crew::{Crew, Manner, Outcome, Wanted},
+    places::Places,
+    watched::Watched,
+};
+use crate::{
+    content::{Content, Digest},
+    event::{Boot, Event},
+    report::{Awaited, Decision, Log},
+    rule::{Pace, Rule},
+    settle::Next,
+    source::{Source, SourceName, WatchError},
+    sys,
+    target::{Procfs, TargetError},
+    watch::Obstacle,
+};
+
+/// How long after a reload the content is compared once more.
+///
+/// It catches what a kernel lock or a clock tick may have hidden from the look that led to it: a
+/// write within the same tick on a filesystem without multigrain timestamps.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+
+/// How long after an event the source is asked for losses.
+const LOSS_DELAY: Duration = Duration::from_millis(50);
+
+/// What the agent is made of, and where it tells of itself.
+pub struct Agent<S> {
+    source: S,
+    name: SourceName,
+    rule: Rule,
+    pace: Pace,
+    log: Log,
+    places: Places,
+    watches: Vec<Watched>,
+    crew: Crew,
+    wanted: Wanted,
+    /// Whether it has been told that there is nobody to reload.
+    has_told_waiting: bool,
+    /// What cannot be watched, as far as it has been told.
+    failures: HashSet<PathBuf>,
+    /// When to do without any event what events are for.
+    reconcile_at: Boot,
+    /// When to compare the content although nothing was seen.
+    verify_at: Option<Boot>,
+    /// When to ask the source for losses.
+    losses_at: Option<Boot>,
+}
+
+impl<S: Source> Agent<S> {
+    /// Watches what the rule names and finds whom it means: every change from here on is seen.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
+    /// not exist yet is waited for.
+    pub fn new(mut source: S, name: SourceName, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
+        let now = sys::now();
+        let selector = rule.selector().clone();
+        source.follow(&[selector.process.clone()]).context("cannot follow the process")?;
+        let mut places = Places::new();
+        let mut watches = Vec::new();
+        for (index, path) in rule.watches().iter().enumerate() {
+            let (watched, failures) =
+                Watched::new(index, path, pace.limits, &mut places, &mut source);
+            if let Some((path, error)) = failures.into_iter().next() {
+                return Err(error).with_context(|| format!("cannot watch {}", path.display()));
+            }
+            match watched.obstacle() {
+                None | Some(Obstacle::Missing(_)) => {}
+                Some(obstacle) => bail!(
+                    "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
+                    path.display()
+                ),
+            }
+            watches.push(watched);
+        }
+        let wanted = Wanted { digest: digest(&watches), since: Boot(Duration::ZERO) };
+        let mut crew = Crew::new(Procfs::default(), selector, rule.signal());
+        crew.call_roll(now, wanted).context("cannot find the process to reload")?;
+        Ok(Self {
+            source,
+            name,
+            rule,
+            pace,
+            log,
+            places,
+            watches,
+            crew,
+            wanted,
+            has_told_waiting: false,
+            failures: HashSet::new(),
+            reconcile_at: now.after(pace.reconcile),
+            verify_at: None,
+            losses_at: None,
+        })
+    }
+
+    /// Reloads until `stop` says why not to go on.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source breaks or processes cannot be listed any more.
+    pub async fn run(
+        mut self,
+        started: Boot,
+        strategy: &'static str,
+        stop: impl Future<Output = &'static str>,
+    ) -> Result<()> {
+        self.log.tell(&Decision::Ready {
+            source: self.name,
+            strategy,
+            rules: vec![self.rule.name().to_owned()],
+            watches: self.watches.len(),
+            targets: self.crew.len(),
+            after: sys::now().since(started),
+        });
+        self.tell_of_obstacles();
+        self.tell_of_unreadable();
+        self.tell_whether_anybody_is_there();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let deadline = self.step()?;
+            let pause = tokio::time::sleep(deadline.since(sys::now()));
+            tokio::select! {
+                biased;
+                reason = &mut stop => {
+                    self.log.tell(&Decision::Stopped { reason });
+                    return Ok(());
+                }
+                event = self.source.next() => {
+                    self.take(event.with_context(|| format!("source {} broke", self.name))?);
+                }
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Notes what an event means; what is due is done by [`Agent::step`].
+    fn take(&mut self, event: Event) {
+        let now = sys::now();
+        self.losses_at.get_or_insert(now.after(LOSS_DELAY));
+        match event {
+            Event::Changed { place, at, by } => {
+                for index in self.places.fired(place) {
+                    self.watches[index].touch(at, by.clone());
+                }
+            }
+            Event::Started { pid, at } => self.crew.started(pid, at, self.wanted),
+            Event::Ended { .. } => self.crew.expect_change(now),
+            Event::Lost { reason, hook, count } => {
+                self.log.tell(&Decision::Lost { source: self.name, reason, hook, count });
+                self.reconcile_at = now;
+            }
+        }
+    }
+
+    /// Does everything that is due, and says when the next thing is.
+    fn step(&mut self) -> Result<Boot> {
+        let now = sys::now();
+        if self.losses_at.is_some_and(|at| at <= now) {
+            self.losses_at = None;
+            for loss in self.source.losses() {
+                self.take(loss);
+            }
+        }
+        if self.reconcile_at <= now {
+            self.reconcile_at = now.after(self.pace.reconcile);
+            self.verify_at = Some(now);
+            self.losses_at = Some(now);
+            self.crew.forgive();
+            self.crew.expect_change(now);
+        }
+        let is_verifying = self.verify_at.is_some_and(|at| at <= now);
+        if is_verifying {
+            self.verify_at = None;
+        }
+        self.look(now, is_verifying);
+        let is_idle = self.watches.iter().all(|watched| watched.next(now) == Next::Idle);
+        if self.is_complete(now) || (is_verifying && is_idle) {
+            self.complete(now);
+        }
+        self.reload()?;
+        Ok(self.deadline(now))
+    }
+
+    /// When something is due although nothing happens.
+    fn deadline(&self, now: Boot) -> Boot {
+        let looks = self.watches.iter().filter_map(|watched| watched.look_at(now));
+        let others = [
+            self.verify_at,
+            self.losses_at,
+            self.crew.roll_call_at(),
+            self.crew.reload_at(self.wanted),
+        ];
+        looks.chain(others.into_iter().flatten()).fold(self.reconcile_at, Boot::min)
+    }
+
+    /// Looks at the paths that there is a reason to look at; at all of them to verify.
+    fn look(&mut self, now: Boot, is_verifying: bool) {
+        let mut failures = Vec::new();
+        for watched in &mut self.watches {
+            let glance = if is_verifying {
+                watched.look(now, &mut self.places, &mut self.source)
+            } else {
+                watched.look_if_due(now, &mut self.places, &mut self.source)
+            };
+            failures.extend(glance.failures);
+        }
+        self.tell_of_failures(failures);
+        self.tell_of_obstacles();
+    }
+
+    /// Whether a change is under way and complete, in every path that it is in.
+    fn is_complete(&self, now: Boot) -> bool {
+        let mut changes = self.watches.iter().map(|watched| watched.next(now));
+        changes.clone().any(|next| next == Next::Complete)
+            && changes.all(|next| !matches!(next, Next::Look(_)))
+    }
+
+    /// Reads the content and, if nothing happened meanwhile, wants everybody to have it.
+    fn complete(&mut self, now: Boot) {
+        let last = self.watches.iter().filter_map(Watched::last).max();
+        let mut contents = Vec::new();
+        for watched in &mut self.watches {
+            contents.push(watched.read());
+            watched.finish();
+        }
+        if last.is_some() {
+            // What was read is a state that there was only if nothing happened while it was read.
+            let glances = self
+                .watches
+                .iter_mut()
+                .map(|watched| watched.look(now, &mut self.places, &mut self.source).changed);
+            if glances.fold(false, |any, changed| any | changed) {
+                return;
+            }
+            self.verify_at = Some(now.after(SECOND_LOOK));
+        }
+        let mut paths = Vec::new();
+        let mut by = None;
+        for (watched, content) in self.watches.iter_mut().zip(contents) {
+            by = watched.take_by().or(by);
+            paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
+        }
+        if !paths.is_empty() {
+            self.wanted = Wanted { digest: digest(&self.watches), since: last.unwrap_or(now) };
+            let rule = self.rule.name().to_owned();
+            self.log.tell(&Decision::Changed { rule, paths, by });
+            self.tell_of_unreadable();
+            if self.crew.is_empty() {
+                self.crew.expect_change(now);
+            }
+        } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none()) {
+            self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
+        }
+    }
+
+    /// Reloads whoever is owed it.
+    fn reload(&mut self) -> Result<()> {
+        let now = sys::now();
+        let is_due = self.crew.roll_call_at().is_some_and(|at| {
+            at <= now || self.crew.is_empty() || self.crew.reload_at(self.wanted).is_some()
+        });
+        if is_due {
+            self.crew.call_roll(now, self.wanted).context("cannot find the process to reload")?;
+            self.tell_whether_anybody_is_there();
+        }
+        let manner = Manner {
+            caution: self.pace.caution,
+            min_interval: self.pace.min_interval,
+            is_dry: self.pace.is_dry,
+        };
+        for outcome in self.crew.reload(now, self.wanted, manner) {
+            self.tell_of_outcome(outcome);
+        }
+        Ok(())
+    }
+
+    fn tell_of_outcome(&self, outcome: Outcome) {
+        let rule = self.rule.name().to_owned();
+        self.log.tell(&match outcome {
+            Outcome::Reloaded { pid, at } => Decision::Reloaded {
+                rule,
+                pid: pid.as_raw(),
+                signal: self.rule.signal().to_string(),
+                change_to_signal: at.since(self.wanted.since),
+                dry_run: self.pace.is_dry,
+            },
+            Outcome::Refused { pid, reason } => {
+                Decision::Refused { rule, pid: pid.as_raw(), reason, remedy: reason.remedy() }
+            }
+            Outcome::Failed { pid, error } => {
+                Decision::Failed { rule, pid: Some(pid.as_raw()), reason: explain(error) }
+            }
+        });
+    }
+
+    fn tell_whether_anybody_is_there(&mut self) {
+        if self.crew.is_empty() && !self.has_told_waiting {
+            let rule = self.rule.name().to_owned();
+            let object = self.rule.selector().to_string();
+            self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+        }
+        self.has_told_waiting = self.crew.is_empty();
+    }
+
+    fn tell_of_obstacles(&mut self) {
+        for watched in &mut self.watches {
+            let rule = self.rule.name().to_owned();
+            match watched.news_of_obstacle() {
+                None => {}
+                Some(Obstacle::Missing(path)) => {
+                    let object = path.to_string_lossy().into_owned();
+                    self.log.tell(&Decision::Waiting { rule, what: Awaited::Path, object });
+                }
+                Some(obstacle) => {
+                    let reason = format!("{obstacle}; keeping what was read before");
+                    self.log.tell(&Decision::Degraded { source: self.name, reason });
+                }
+            }
+        }
+    }
+
+    fn tell_of_unreadable(&mut self) {
+        for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
+            if self.failures.insert(path.clone()) {
+                let reason = format!(
+                    "cannot read {}: its inode, size and time stand for its content;                      let the agent read it",
+                    path.display()
+                );
+                self.log.tell(&Decision::Degraded { source: self.name, reason });
+            }
+        }
+    }
+
+    fn tell_of_failures(&mut self, failures: Vec<(PathBuf, WatchError)>) {
+        for (path, error) in failures {
+            if self.failures.insert(path.clone()) {
+                let error = anyhow::Error::new(error);
+                let reason = format!("cannot watch {}: {error:#}", path.display());
+                self.log.tell(&Decision::Degraded { source: self.name, reason });
+            }
+        }
+    }
+}
+
+/// One digest of all that is watched.
+fn digest(watches: &[Watched]) -> Digest {
+    Content::digest(&watches.iter().map(Watched::content).collect::<Vec<_>>())
+}
+
+/// Why a signal was not sent, and what to do about it.
+fn explain(error: TargetError) -> String {
+    let is_forbidden = matches!(&error, TargetError::Signal { source, .. }
+        if source.kind() == io::ErrorKind::PermissionDenied);
+    let text = format!("{:#}", anyhow::Error::new(error));
+    if is_forbidden {
+        text + "; run the agent as the uid of that process, or give it CAP_KILL as an effective \
+                capability"
+    } else {
+        text
+    }
+}

@@ -1,0 +1,210 @@
+//! One watched path: what it meant when it was last looked at, and the change that is under way.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::places::{Index, Looked, Places};
+use crate::{
+    content::Content,
+    event::{Actor, Boot},
+    settle::{Limits, Next, Seen, Settle, Volume},
+    source::{Source, WatchError, Writers},
+    watch::{Obstacle, View},
+};
+
+/// How long a look costs that has found nothing, in time until the next one.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// How many such looks in a row are free, in time.
+///
+/// So a directory full of other people's files costs 50 looks a second at most, and the first 16
+/// events after a pause are looked at the moment they come.
+const IDLE_LOOKS: Duration = Duration::from_millis(320);
+
+/// What came of a look.
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    /// Whether a file was not as it was.
+    pub(super) changed: bool,
+    /// What cannot be watched.
+    pub(super) failures: Vec<(PathBuf, WatchError)>,
+}
+
+/// One watched path.
+#[derive(Debug)]
+pub(super) struct Watched {
+    index: Index,
+    path: PathBuf,
+    view: View,
+    content: Content,
+    settle: Settle,
+    /// The directories that kubelet volumes led to before the swap that is under way.
+    old_directories: Vec<PathBuf>,
+    /// Something happened, first at this moment: look.
+    dirty: Option<Boot>,
+    /// Who did it.
+    by: Option<Actor>,
+    /// When all idle looks so far are paid for.
+    paid: Boot,
+    /// What has been told of being in the way.
+    told: Option<Obstacle>,
+}
+
+impl Watched {
+    /// Looks for the first time, and takes what is there for what everybody knows already.
+    pub(super) fn new<S: Source>(
+        index: Index,
+        path: &Path,
+        limits: Limits,
+        places: &mut Places,
+        source: &mut S,
+    ) -> (Self, Vec<(PathBuf, WatchError)>) {
+        let looked = places.look(source, index, path, &View::default());
+        let content = Content::read(&looked.view);
+        let watched = Self {
+            index,
+            path: path.to_owned(),
+            view: looked.view,
+            content,
+            settle: Settle::new(limits),
+            old_directories: Vec::new(),
+            dirty: None,
+            by: None,
+            paid: Boot(Duration::ZERO),
+            told: None,
+        };
+        (watched, looked.failures)
+    }
+
+    /// What is in the way, if it has not been told yet.
+    pub(super) fn news_of_obstacle(&mut self) -> Option<Obstacle> {
+        if self.told == self.view.obstacle {
+            return None;
+        }
+        self.told.clone_from(&self.view.obstacle);
+        self.told.clone()
+    }
+
+    /// What is in the way.
+    pub(super) fn obstacle(&self) -> Option<&Obstacle> {
+        self.view.obstacle.as_ref()
+    }
+
+    /// What the files contained when they were last complete.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Notes that something happened to what the path depends on.
+    pub(super) fn touch(&mut self, at: Boot, by: Option<Actor>) {
+        self.dirty.get_or_insert(at);
+        self.by = by.or(self.by.take());
+    }
+
+    /// Whoever did the last of the change under way.
+    pub(super) fn take_by(&mut self) -> Option<Actor> {
+        self.by.take()
+    }
+
+    /// Looks, if there is a reason to look by `now`.
+    pub(super) fn look_if_due<S: Source>(
+        &mut self,
+        now: Boot,
+        places: &mut Places,
+        source: &mut S,
+    ) -> Glance {
+        if self.look_at(now).is_none_or(|at| at > now) {
+            return Glance::default();
+        }
+        let was_idle = self.next(now) == Next::Idle;
+        let glance = self.look(now, places, source);
+        if was_idle && self.next(now) == Next::Idle {
+            self.paid = self.paid.max(now).after(IDLE_LOOK);
+        }
+        glance
+    }
+
+    /// Looks now.
+    pub(super) fn look<S: Source>(
+        &mut self,
+        now: Boot,
+        places: &mut Places,
+        source: &mut S,
+    ) -> Glance {
+        let at = self.dirty.take().unwrap_or(now);
+        let Looked { view, failures } = places.look(source, self.index, &self.path, &self.view);
+        let changed = view.files != self.view.files;
+        let volume = self.volume(&view);
+        let writers = view.writers.unwrap_or(Writers::None);
+        self.view = view;
+        self.settle.observe(at, Seen { changed, writers, volume });
+        Glance { changed, failures }
+    }
+
+    /// When to look next, if ever, unless something happens before.
+    pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
+        if self.dirty.is_some() {
+            let is_under_way = self.settle.next(now) != Next::Idle;
+            let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
+            return Some(if is_under_way { now } else { affordable });
+        }
+        match self.settle.next(now) {
+            Next::Look(at) => Some(at),
+            Next::Idle | Next::Complete => None,
+        }
+    }
+
+    /// How far the change is.
+    pub(super) fn next(&self, now: Boot) -> Next {
+        self.settle.next(now)
+    }
+
+    /// When the change under way last went on.
+    pub(super) fn last(&self) -> Option<Boot> {
+        self.settle.last()
+    }
+
+    /// Reads the files, or gives `None` where the path leads nowhere: it is waited for, and what it
+    /// contained before still holds.
+    pub(super) fn read(&self) -> Option<Content> {
+        self.view.obstacle.is_none().then(|| Content::read(&self.view))
+    }
+
+    /// Takes `content` for that of a complete change, and gives the files that differ.
+    pub(super) fn accept(&mut self, content: Content) -> Vec<PathBuf> {
+        let changes = content.changes_since(&self.content);
+        self.content = content;
+        changes
+    }
+
+    /// The change has been dealt with.
+    pub(super) fn finish(&mut self) {
+        self.settle.finish();
+        self.old_directories.clear();
+    }
+
+    /// How far the kubelet is with a volume on the way.
+    fn volume(&mut self, view: &View) -> Volume {
+        let mut is_first = false;
+        for (link, new) in &view.volumes {
+            match self.view.volumes.get(link) {
+                Some(old) if old != new => self.old_directories.push(old.clone()),
+                Some(_) => {}
+                None => is_first = true,
+            }
+        }
+        let had_any = !self.old_directories.is_empty();
+        let is_current = |old: &PathBuf| view.volumes.values().any(|current| current == old);
+        self.old_directories.retain(|old| !is_current(old) && fs::symlink_metadata(old).is_ok());
+        match (self.old_directories.is_empty(), had_any) {
+            (false, _) => Volume::Swapped,
+            (true, true) => Volume::Cleared,
+            // The first `..data` of a volume: the symlinks of its keys are yet to come.
+            (true, false) if is_first => Volume::Swapped,
+            (true, false) => Volume::Still,
+        }
+    }
+}

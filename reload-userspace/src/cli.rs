@@ -1,0 +1,240 @@
+//! The command line as the user typed it.
+//!
+//! Nothing here touches the system or judges a combination of options; [`crate::rule`] does.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Reload a process when its configuration has changed, and prove that it took
+///
+/// reload-agent sees a change of configuration files in the kernel, waits until it is complete, makes
+/// sure that a signal is safe and needed, and signals exactly the right process.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "reload-agent", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Watch configuration and reload the process that reads it
+    ///
+    /// Example: reload-agent run --watch /etc/nginx --process nginx
+    ///
+    /// Every option can be given as an environment variable instead, RELOAD_ and its name.
+    Run(RunArgs),
+    /// Say what works here, what does not, why, and what to grant
+    ///
+    /// The exit status is 0 where `run` with these options would work.
+    Doctor(DoctorArgs),
+}
+
+/// The options of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// What to watch and whom to reload
+    #[command(flatten)]
+    pub rule: RuleArgs,
+
+    /// Signal to send: a name (HUP, SIGUSR1, RTMIN+3) or a number [default: HUP]
+    ///
+    /// [env: RELOAD_SIGNAL, SIGNAL]
+    #[arg(long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+
+    /// Send the signal even where the process does not catch it
+    ///
+    /// Without a handler most signals end a process, so they are withheld otherwise.
+    #[arg(long, env = "RELOAD_FORCE")]
+    pub force: bool,
+
+    /// How long a process that has just started is given to install its handler
+    #[arg(long, value_name = "DURATION", env = "RELOAD_HANDLER_TIMEOUT", default_value = "2s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub handler_timeout: Duration,
+
+    /// Quiet after which an in-place write counts as complete
+    ///
+    /// It only matters where the source cannot see that the last writer has closed the file.
+    #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE", default_value = "100ms")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub settle: Duration,
+
+    /// Longest wait for the end of a change, however busy its writer is
+    #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE_MAX", default_value = "2s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub settle_max: Duration,
+
+    /// Shortest time between two reloads of the same process
+    ///
+    /// Changes within it become one reload: the last state is always delivered.
+    #[arg(long, value_name = "DURATION", env = "RELOAD_MIN_INTERVAL", default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub min_interval: Duration,
+
+    /// How often to compare the content even though nothing was seen
+    #[arg(long, value_name = "DURATION", env = "RELOAD_RECONCILE", default_value = "30s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub reconcile: Duration,
+
+    /// Where events come from
+    #[arg(long, value_name = "NAME", env = "RELOAD_SOURCE", value_enum, default_value = "auto")]
+    pub source: SourceChoice,
+
+    /// Tell what would be signalled, and signal nothing
+    #[arg(long, env = "RELOAD_DRY_RUN")]
+    pub dry_run: bool,
+
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", env = "RELOAD_LOG_FORMAT", value_enum)]
+    #[arg(default_value = "text")]
+    pub log_format: Format,
+
+    /// How much is logged
+    #[arg(long, value_name = "LEVEL", env = "RELOAD_LOG_LEVEL", value_enum)]
+    #[arg(default_value = "info")]
+    pub log_level: LogLevel,
+}
+
+/// The options of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// What to watch and whom to reload
+    #[command(flatten)]
+    pub rule: RuleArgs,
+
+    /// Signal that would be sent [default: HUP]
+    ///
+    /// [env: RELOAD_SIGNAL, SIGNAL]
+    #[arg(long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+
+    /// How the report is written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// What to watch and whom to reload.
+#[derive(Args, Clone, Debug)]
+pub struct RuleArgs {
+    /// File or directory to watch; repeat for more
+    ///
+    /// A directory stands for the files in it, but not for those of its subdirectories. Symlinks are
+    /// followed and watched at every hop, as a mounted ConfigMap needs. What does not exist yet is
+    /// waited for. As an environment variable: paths, separated by commas.
+    ///
+    /// [env: RELOAD_WATCH, FILE, CONFIG_DIR]
+    #[arg(long, value_name = "PATH")]
+    pub watch: Vec<PathBuf>,
+
+    /// Name of the process to reload
+    ///
+    /// The name of the task, of the executable, or of argv[0]. Of several processes the topmost of
+    /// each process tree is meant: nginx's master, not its workers.
+    ///
+    /// [env: RELOAD_PROCESS, PROCESS, PROCESS_NAME]
+    #[arg(long, value_name = "NAME")]
+    pub process: Option<String>,
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceChoice {
+    /// The best source that works here
+    Auto,
+    /// eBPF programs in the kernel
+    Ebpf,
+}
+
+/// How something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// Only what ends the agent
+    Error,
+    /// And what someone should look at
+    Warn,
+    /// And every decision
+    Info,
+    /// And what led to it, the eBPF side's diagnostics included
+    Debug,
+}
+
+/// The environment variables that may name what to watch, the best known first.
+pub const WATCH_VARIABLES: [&str; 3] = ["RELOAD_WATCH", "FILE", "CONFIG_DIR"];
+/// The environment variables that may name the process.
+pub const PROCESS_VARIABLES: [&str; 3] = ["RELOAD_PROCESS", "PROCESS", "PROCESS_NAME"];
+/// The environment variables that may name the signal.
+pub const SIGNAL_VARIABLES: [&str; 2] = ["RELOAD_SIGNAL", "SIGNAL"];
+
+impl RuleArgs {
+    /// Fills in from the environment what was not typed; the first variable that is set wins.
+    #[must_use]
+    pub fn or_environment(self, get: impl Fn(&str) -> Option<OsString>) -> Self {
+        let Self { watch, process } = self;
+        let from_environment = || {
+            let paths = WATCH_VARIABLES.into_iter().find_map(&get).unwrap_or_default();
+            let paths = paths.to_string_lossy().into_owned();
+            paths.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+        };
+        Self {
+            watch: if watch.is_empty() { from_environment() } else { watch },
+            process: process.or_else(|| first_set(&PROCESS_VARIABLES, &get)),
+        }
+    }
+}
+
+/// The value of the first variable that is set.
+pub fn first_set(names: &[&str], get: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+    let value = names.iter().find_map(|name| get(name))?;
+    Some(value.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_wins() {
+        fn check(set: &[(&str, &str)], watch: &[&str], process: Option<&str>) {
+            let get = |name: &str| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            let args = RuleArgs { watch: Vec::new(), process: None }.or_environment(get);
+            let expected: Vec<_> = watch.iter().map(PathBuf::from).collect();
+            assert_eq!((args.watch, args.process.as_deref()), (expected, process), "for {set:?}");
+        }
+        check(&[], &[], None);
+        check(&[("FILE", "/a"), ("PROCESS", "nginx")], &["/a"], Some("nginx"));
+        check(&[("CONFIG_DIR", "/c,/d"), ("PROCESS_NAME", "x")], &["/c", "/d"], Some("x"));
+        check(&[("RELOAD_WATCH", "/r"), ("FILE", "/a")], &["/r"], None);
+        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "r")], &[], Some("r"));
+    }
+
+    #[test]
+    fn what_is_typed_wins_over_the_environment() {
+        let typed = RuleArgs { watch: vec!["/typed".into()], process: Some("typed".to_owned()) };
+        let args = typed.or_environment(|_| Some("environment".into()));
+        assert_eq!(args.watch, [PathBuf::from("/typed")]);
+        assert_eq!(args.process.as_deref(), Some("typed"));
+    }
+}

@@ -1,0 +1,152 @@
+//! What the files of a rule contain, as far as one needs to know whether it is the same.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags, open};
+use sha2::{Digest as _, Sha256};
+
+use crate::watch::{FileState, View};
+
+/// A SHA-256: of a file's content, or of all the files of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The digests of a rule's files, each under the path that its reader would use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    files: BTreeMap<PathBuf, Digest>,
+    /// The files whose content cannot be read, so that their identity stands for it.
+    pub unreadable: Vec<PathBuf>,
+}
+
+impl Content {
+    /// Reads the files of a view.
+    ///
+    /// A file that has vanished since the view was taken is left out: the source tells of that. One
+    /// that may not be read is stood for by its inode, size and times.
+    pub fn read(view: &View) -> Self {
+        let mut content = Self { files: BTreeMap::new(), unreadable: Vec::new() };
+        for (path, state) in &view.files {
+            match digest_of(path) {
+                Ok(Some(digest)) => drop(content.files.insert(path.clone(), digest)),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => {
+                    content.files.insert(path.clone(), stand_in(state));
+                    content.unreadable.push(path.clone());
+                }
+            }
+        }
+        content
+    }
+
+    /// One digest of several contents: the names of the files and what is in them.
+    pub fn digest(contents: &[&Self]) -> Digest {
+        let mut hash = Sha256::new();
+        for (path, Digest(digest)) in contents.iter().flat_map(|content| &content.files) {
+            let name = path.as_os_str().as_bytes();
+            hash.update(u64::try_from(name.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hash.update(name);
+            hash.update(digest);
+        }
+        Digest(hash.finalize().into())
+    }
+
+    /// The files that differ from those of `before`: changed, added or removed.
+    #[must_use]
+    pub fn changes_since(&self, before: &Self) -> Vec<PathBuf> {
+        let differs = |path: &&PathBuf| self.files.get(*path) != before.files.get(*path);
+        let mut paths: Vec<_> = self
+            .files
+            .keys()
+            .chain(before.files.keys().filter(|path| !self.files.contains_key(*path)))
+            .filter(differs)
+            .cloned()
+            .collect();
+        paths.sort_unstable();
+        paths
+    }
+}
+
+/// The digest of a file's content, or `None` where it is no regular file (any more).
+fn digest_of(path: &Path) -> io::Result<Option<Digest>> {
+    // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut file = File::from(open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut hash = Sha256::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Some(Digest(hash.finalize().into()))),
+            Ok(length) => hash.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What stands for the content of a file that may not be read.
+fn stand_in(state: &FileState) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update(b"unreadable");
+    hash.update(state.identity.device.to_le_bytes());
+    hash.update(state.identity.inode.to_le_bytes());
+    hash.update(state.size.to_le_bytes());
+    hash.update(state.modified.0.to_le_bytes());
+    hash.update(state.modified.1.to_le_bytes());
+    Digest(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(files: &[(&str, &str)]) -> Content {
+        let digest = |text: &str| Digest(Sha256::digest(text).into());
+        let files = files.iter().map(|(path, text)| (PathBuf::from(path), digest(text)));
+        Content { files: files.collect(), unreadable: Vec::new() }
+    }
+
+    #[test]
+    fn the_digest_is_of_names_and_contents() {
+        let digest = |files: &[(&str, &str)]| Content::digest(&[&content(files)]);
+        let one = digest(&[("a", "1"), ("b", "2")]);
+        assert_eq!(one, digest(&[("b", "2"), ("a", "1")]));
+        assert_ne!(one, digest(&[("a", "1"), ("b", "3")]));
+        assert_ne!(one, digest(&[("a", "1"), ("c", "2")]));
+        assert_ne!(one, digest(&[("a", "1")]));
+    }
+
+    #[test]
+    fn changes_are_named() {
+        let before = content(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let after = content(&[("a", "1"), ("b", "9"), ("d", "4")]);
+        let expected = ["b", "c", "d"].map(PathBuf::from);
+        assert_eq!(after.changes_since(&before), expected);
+        assert_eq!(before.changes_since(&before), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn a_fifo_does_not_hold_the_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(digest_of(&fifo).unwrap(), None);
+    }
+}

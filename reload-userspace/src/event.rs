@@ -1,0 +1,148 @@
+//! What happened, in our words.
+
+use std::{fmt, time::Duration};
+
+use nix::unistd::Pid;
+use serde::Serialize;
+
+/// A moment, as the time since boot, suspended time included (`CLOCK_BOOTTIME`).
+///
+/// It is the clock of the kernel's records, so that a latency is a difference of two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Boot(pub Duration);
+
+impl Boot {
+    /// The moment `later` after this one.
+    #[must_use]
+    pub fn after(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(later))
+    }
+
+    /// How long it has been since `earlier`; nothing where that lies ahead.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The number of a place that a source watches: a directory or a file behind some rule's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlaceId(pub u32);
+
+/// Who did something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Actor {
+    /// The process in the agent's own pid namespace, or `None` where it is not visible there.
+    pub pid: Option<i32>,
+    /// The name of the task, cut to 15 bytes by the kernel.
+    pub comm: String,
+    /// What it did.
+    pub operation: Operation,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, comm, operation } = self;
+        match pid {
+            Some(pid) => write!(f, "{operation} by {comm} (pid {pid})"),
+            None => write!(f, "{operation} by {comm}"),
+        }
+    }
+}
+
+/// What an actor did, as far as the system call that it is in tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// `rename(2)` and its kin.
+    Rename,
+    /// `write(2)` and its kin, `splice(2)`, `copy_file_range(2)`.
+    Write,
+    /// `open(2)` and its kin: a file was created or truncated.
+    Open,
+    /// `truncate(2)`, `ftruncate(2)`, `fallocate(2)`.
+    Truncate,
+    /// `symlink(2)`, `symlinkat(2)`.
+    Symlink,
+    /// `link(2)`, `linkat(2)`.
+    Link,
+    /// `unlink(2)`, `unlinkat(2)`, `rmdir(2)`.
+    Unlink,
+    /// `mkdir(2)`, `mkdirat(2)`.
+    Mkdir,
+    /// `chmod(2)`, `chown(2)`, `utimensat(2)` and their kin.
+    Attributes,
+    /// Another call, or none: a store to a mapped page.
+    Change,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rename => "rename",
+            Self::Write => "write",
+            Self::Open => "open",
+            Self::Truncate => "truncate",
+            Self::Symlink => "symlink",
+            Self::Link => "link",
+            Self::Unlink => "unlink",
+            Self::Mkdir => "mkdir",
+            Self::Attributes => "change of attributes",
+            Self::Change => "change",
+        })
+    }
+}
+
+/// What a source tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A watched place changed, and stays silent until it is armed again.
+    Changed {
+        /// Which one.
+        place: PlaceId,
+        /// When.
+        at: Boot,
+        /// Who did it, where the source can tell.
+        by: Option<Actor>,
+    },
+    /// A process with a name that is followed started a program.
+    Started {
+        /// The process.
+        pid: Pid,
+        /// When.
+        at: Boot,
+    },
+    /// A process with a name that is followed ended.
+    Ended {
+        /// The process.
+        pid: Pid,
+    },
+    /// Events are known to be missing: everything must be looked at again.
+    Lost {
+        /// How they were lost.
+        reason: LossReason,
+        /// Which hook of the source lost them.
+        hook: &'static str,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// How events were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// The ring between kernel and agent had no room.
+    RingFull,
+    /// The kernel skipped a program that was already running on that processor.
+    Recursion,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RingFull => "the ring between kernel and agent was full",
+            Self::Recursion => "the kernel skipped a program that was already running",
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! What the agent tells: one line for every decision that an operator may ask about.
+
+mod text;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    cli::{Format, LogLevel},
+    event::{Actor, LossReason},
+    preflight::Refusal,
+    source::SourceName,
+};
+
+/// A decision, as operators see it. The names of variants and fields are a contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Decision {
+    /// Every change from here on is seen.
+    Ready {
+        /// Where events come from.
+        source: SourceName,
+        /// How the eBPF programs are attached.
+        strategy: &'static str,
+        /// The rules by name.
+        rules: Vec<String>,
+        /// How many paths are watched.
+        watches: usize,
+        /// How many processes there are to reload now.
+        targets: usize,
+        /// How long it took from the start of the agent, in milliseconds.
+        #[serde(rename = "after_ms", serialize_with = "millis")]
+        after: Duration,
+    },
+    /// A change is complete, and the content is not what it was.
+    Changed {
+        /// Whose content.
+        rule: String,
+        /// The files that differ.
+        #[serde(serialize_with = "lossy")]
+        paths: Vec<PathBuf>,
+        /// Who did the last of it.
+        by: Option<Actor>,
+    },
+    /// A change is complete, and the content is what it was: nothing is sent.
+    Unchanged {
+        /// Whose content.
+        rule: String,
+        /// Who did the last of it.
+        by: Option<Actor>,
+    },
+    /// The signal was sent.
+    Reloaded {
+        /// For which rule.
+        rule: String,
+        /// To whom.
+        pid: i32,
+        /// Which signal.
+        signal: String,
+        /// From the last event of the change to the signal, in microseconds.
+        #[serde(rename = "change_to_signal_us", serialize_with = "micros")]
+        change_to_signal: Duration,
+        /// Whether it was only told and not done.
+        dry_run: bool,
+    },
+    /// The signal was withheld.
+    Refused {
+        /// For which rule.
+        rule: String,
+        /// From whom.
+        pid: i32,
+        /// Why.
+        reason: Refusal,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// There is nobody to reload, or nothing to watch, yet.
+    Waiting {
+        /// For which rule.
+        rule: String,
+        /// What for.
+        #[serde(rename = "for")]
+        what: Awaited,
+        /// Its name.
+        object: String,
+    },
+    /// The signal could not be sent.
+    Failed {
+        /// For which rule.
+        rule: String,
+        /// To whom.
+        pid: Option<i32>,
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// Something works less well than it should.
+    Degraded {
+        /// Where events come from.
+        source: SourceName,
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// Events are missing: everything is looked at again.
+    Lost {
+        /// Where they got lost.
+        source: SourceName,
+        /// How.
+        reason: LossReason,
+        /// On which hook.
+        hook: &'static str,
+        /// How many.
+        count: u64,
+    },
+    /// The agent ends.
+    Stopped {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Awaited {
+    /// A path that does not exist.
+    Path,
+    /// A process.
+    Target,
+}
+
+impl Decision {
+    /// How much it matters.
+    #[must_use]
+    pub fn level(&self) -> LogLevel {
+        match self {
+            Self::Refused { .. } | Self::Failed { .. } | Self::Degraded { .. } | Self::Lost { .. } => {
+                LogLevel::Warn
+            }
+            _ => LogLevel::Info,
+        }
+    }
+}
+
+/// Where decisions are written to: standard error, one line each.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// How they are written.
+    pub format: Format,
+    /// How much is written.
+    pub level: LogLevel,
+}
+
+/// A decision with its time, as it is written in JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    level: &'static str,
+    #[serde(flatten)]
+    decision: &'a Decision,
+}
+
+impl Log {
+    /// Writes down a decision.
+    pub fn tell(self, decision: &Decision) {
+        if decision.level() > self.level {
+            return;
+        }
+        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let level = name(decision.level());
+        let line = match self.format {
+            Format::Text => format!("{time} {level:5} {}\n", text::sentence(decision)),
+            Format::Json => serde_json::to_string(&Line { time, level, decision })
+                .map_or_else(|error| format!("{{\"message\":{:?}}}\n", error.to_string()), |json| json + "\n"),
+        };
+        // In one piece, so that lines of several writers do not mix. There is nobody to tell that
+        // standard error is closed.
+        drop(io::stderr().lock().write_all(line.as_bytes()));
+    }
+}
+
+fn name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+    }
+}
+
+/// JSON is UTF-8 and paths need not be: what is not UTF-8 in them is replaced.
+fn lossy<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}
+
+fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,220 @@
+//! What to watch, whom to reload, and how: what the user typed, judged.
+//!
+//! **Invariant:** a [`Rule`] is valid. Its fields are private, and [`Rule::new`] is the only way to
+//! one, so no code past this file asks again whether a path is absolute.
+
+mod signal;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    cli::{self, RuleArgs, RunArgs},
+    preflight::Caution,
+    settle::Limits,
+    target::Selector,
+};
+
+pub use signal::{SignalError, SignalNumber};
+
+/// How long the kubelet is given to remove the old directory of a volume after the swap.
+const VOLUME_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What to watch, whom to reload, and how.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    name: String,
+    watches: Vec<PathBuf>,
+    selector: Selector,
+    signal: SignalNumber,
+}
+
+/// How the agent carries out its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// When a change is complete.
+    pub limits: Limits,
+    /// When a signal is safe.
+    pub caution: Caution,
+    /// The shortest time between two reloads of one target.
+    pub min_interval: Duration,
+    /// How often the content is compared although nothing was seen.
+    pub reconcile: Duration,
+    /// Whether signals are only told of and not sent.
+    pub is_dry: bool,
+}
+
+/// Why the command line cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// There is no path.
+    #[error("there is nothing to watch; give --watch PATH, or set {}", cli::WATCH_VARIABLES.join(", "))]
+    NoWatch,
+    /// A path is empty.
+    #[error("--watch is empty; give the path of a file or directory")]
+    EmptyWatch,
+    /// The current directory, from which a relative path starts, is not known.
+    #[error("cannot make {} absolute; give an absolute path", path.display())]
+    Relative {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no selector.
+    #[error("there is nobody to reload; give --process NAME, or set {}", cli::PROCESS_VARIABLES.join(", "))]
+    NoProcess,
+    /// The selector matches nothing.
+    #[error("--process is empty; give the name of a process, as in /proc/<pid>/comm")]
+    EmptyProcess,
+    /// The selector is a path.
+    #[error("--process {name:?} has a slash in it; give the name without its directories")]
+    ProcessIsPath {
+        /// What was given.
+        name: String,
+    },
+    /// There is no such signal.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    /// A duration is nothing.
+    #[error("--reconcile is 0; give at least 1s, for it is how often every file is read")]
+    NoReconcile,
+}
+
+impl Rule {
+    /// Judges what the user typed.
+    ///
+    /// # Errors
+    ///
+    /// Each says what is wrong with which option, and what to give instead.
+    pub fn new(args: &RuleArgs, signal: Option<&str>) -> Result<Self, RuleError> {
+        let RuleArgs { watch, process } = args;
+        if watch.is_empty() {
+            return Err(RuleError::NoWatch);
+        }
+        let watches = watch.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
+        let process = process.clone().ok_or(RuleError::NoProcess)?;
+        if process.trim().is_empty() {
+            return Err(RuleError::EmptyProcess);
+        }
+        if process.contains('/') {
+            return Err(RuleError::ProcessIsPath { name: process });
+        }
+        let signal = signal.map_or(Ok(SignalNumber::HUP), str::parse)?;
+        Ok(Self { name: process.clone(), watches, selector: Selector { process }, signal })
+    }
+
+    /// What the rule is called in logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The paths to watch, all absolute.
+    #[must_use]
+    pub fn watches(&self) -> &[PathBuf] {
+        &self.watches
+    }
+
+    /// Whom to reload.
+    #[must_use]
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
+    /// What to send.
+    #[must_use]
+    pub fn signal(&self) -> SignalNumber {
+        self.signal
+    }
+}
+
+impl Pace {
+    /// Judges what the user typed.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a duration makes no sense.
+    pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
+        if args.reconcile < Duration::from_secs(1) {
+            return Err(RuleError::NoReconcile);
+        }
+        Ok(Self {
+            limits: Limits {
+                quiet: args.settle,
+                max: args.settle_max,
+                volume: VOLUME_TIMEOUT,
+            },
+            caution: Caution { is_forced: args.force, handler_timeout: args.handler_timeout },
+            min_interval: args.min_interval,
+            reconcile: args.reconcile,
+            is_dry: args.dry_run,
+        })
+    }
+}
+
+/// The path from the root; symlinks stay, for they are what is watched.
+fn absolute(path: &Path) -> Result<PathBuf, RuleError> {
+    if path.as_os_str().is_empty() {
+        return Err(RuleError::EmptyWatch);
+    }
+    std::path::absolute(path)
+        .map_err(|source| RuleError::Relative { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(watch: &[&str], process: Option<&str>, signal: Option<&str>) -> Result<Rule, String> {
+        let args = RuleArgs {
+            watch: watch.iter().map(PathBuf::from).collect(),
+            process: process.map(str::to_owned),
+        };
+        Rule::new(&args, signal).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_bad_value_is_named_with_its_remedy() {
+        #[track_caller]
+        fn check(rule: Result<Rule, String>, expected: &str) {
+            assert_eq!(rule.map(|rule| rule.name).unwrap_err(), expected);
+        }
+        check(
+            rule(&[], Some("x"), None),
+            "there is nothing to watch; give --watch PATH, or set RELOAD_WATCH, FILE, CONFIG_DIR",
+        );
+        check(
+            rule(&[""], Some("x"), None),
+            "--watch is empty; give the path of a file or directory",
+        );
+        check(
+            rule(&["/etc"], None, None),
+            "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, PROCESS, \
+             PROCESS_NAME",
+        );
+        check(
+            rule(&["/etc"], Some(" "), None),
+            "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+        );
+        check(
+            rule(&["/etc"], Some("/usr/sbin/nginx"), None),
+            "--process \"/usr/sbin/nginx\" has a slash in it; give the name without its directories",
+        );
+        check(
+            rule(&["/etc"], Some("x"), Some("HUPP")),
+            "--signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a \
+             number from 1 to 64",
+        );
+    }
+
+    #[test]
+    fn a_relative_path_starts_at_the_current_directory() {
+        let rule = rule(&["conf.d/../x"], Some("x"), None).unwrap();
+        assert_eq!(rule.watches, [std::env::current_dir().unwrap().join("conf.d/../x")]);
+        assert_eq!(rule.signal, SignalNumber::HUP);
+    }
+}

@@ -1,0 +1,253 @@
+//! Is the change complete? Pure: time is an argument, and nothing is asked of the machine.
+
+use std::time::Duration;
+
+use crate::{event::Boot, source::Writers};
+
+/// How long to wait for the end of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The quiet after which an in-place write counts as complete where its end cannot be seen.
+    pub quiet: Duration,
+    /// The longest that a change is waited for, however busy its writer is.
+    pub max: Duration,
+    /// How long the kubelet is given to remove the old directory of a volume.
+    pub volume: Duration,
+}
+
+/// What a look at a path has found since the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether a file was written to, replaced, added or removed.
+    pub changed: bool,
+    /// Whether somebody may still be writing.
+    pub writers: Writers,
+    /// What became of a kubelet's volume.
+    pub volume: Volume,
+}
+
+/// How far the kubelet is with the update of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// There is no update under way that has been seen.
+    Still,
+    /// `..data` leads elsewhere, and the directory that it led to is still there: the symlinks of new
+    /// keys are yet to come, those of removed keys yet to go.
+    Swapped,
+    /// The old directory is gone: the last step of an update.
+    Cleared,
+}
+
+/// When to do what about a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// There is no change under way.
+    Idle,
+    /// Look again at that moment, or when the source tells of something, whichever is first.
+    Look(Boot),
+    /// The change is complete.
+    Complete,
+}
+
+/// The change of one path, from its first event to its completion.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    limits: Limits,
+    pending: Option<Pending>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// When the change began.
+    since: Boot,
+    /// When it was last seen to go on.
+    last: Boot,
+    /// When `..data` was swapped, until the old directory is gone.
+    swapped: Option<Boot>,
+    writers: Writers,
+    /// How often the writers were looked for in vain.
+    looks: u32,
+}
+
+impl Settle {
+    /// Nothing is under way yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, pending: None }
+    }
+
+    /// Takes in what a look has found of what happened at `at`.
+    pub fn observe(&mut self, at: Boot, seen: Seen) {
+        if self.pending.is_none() && !seen.changed && seen.volume != Volume::Swapped {
+            return;
+        }
+        let fresh =
+            Pending { since: at, last: at, swapped: None, writers: Writers::None, looks: 0 };
+        let pending = self.pending.get_or_insert(fresh);
+        if seen.changed {
+            pending.last = pending.last.max(at);
+        }
+        pending.looks = pending.looks.saturating_add(1);
+        pending.writers = seen.writers;
+        pending.swapped = match seen.volume {
+            Volume::Still => pending.swapped,
+            Volume::Swapped => pending.swapped.or(Some(at)),
+            Volume::Cleared => None,
+        };
+    }
+
+    /// What to do at `now`.
+    #[must_use]
+    pub fn next(&self, now: Boot) -> Next {
+        let Some(pending) = &self.pending else {
+            return Next::Idle;
+        };
+        let waits = [self.volume_end(pending), self.write_end(pending, now)];
+        let ahead = waits.into_iter().flatten().filter(|&end| end > now);
+        ahead.min().map_or(Next::Complete, Next::Look)
+    }
+
+    /// When the change under way was last seen to go on: the moment that its content dates from.
+    #[must_use]
+    pub fn last(&self) -> Option<Boot> {
+        self.pending.map(|pending| pending.last)
+    }
+
+    /// Forgets the change: it has been dealt with.
+    pub fn finish(&mut self) {
+        self.pending = None;
+    }
+
+    fn volume_end(&self, pending: &Pending) -> Option<Boot> {
+        pending.swapped.map(|at| at.after(self.limits.volume))
+    }
+
+    fn write_end(&self, pending: &Pending, now: Boot) -> Option<Boot> {
+        /// How long the last wait between two looks for writers may become, in doublings of 1 ms.
+        const DOUBLINGS: u32 = 4;
+        let latest = pending.since.after(self.limits.max);
+        let end = match pending.writers {
+            Writers::None => return None,
+            Writers::Some => now.after(Duration::from_millis(1 << pending.looks.min(DOUBLINGS))),
+            Writers::Unknown => pending.last.after(self.limits.quiet),
+        };
+        Some(end.min(latest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        quiet: Duration::from_millis(100),
+        max: Duration::from_millis(2000),
+        volume: Duration::from_millis(200),
+    };
+
+    fn at(millis: u64) -> Boot {
+        Boot(Duration::from_millis(millis))
+    }
+
+    const REPLACED: Seen = Seen { changed: true, writers: Writers::None, volume: Volume::Still };
+    const NOTHING: Seen = Seen { changed: false, writers: Writers::None, volume: Volume::Still };
+
+    fn written(writers: Writers) -> Seen {
+        Seen { changed: true, writers, volume: Volume::Still }
+    }
+
+    fn volume(changed: bool, volume: Volume) -> Seen {
+        Seen { changed, writers: Writers::None, volume }
+    }
+
+    /// Plays what was seen when, and compares what is to be done at the end of it.
+    #[track_caller]
+    fn check(seen: &[(u64, Seen)], now: u64, expected: Next) {
+        let mut settle = Settle::new(LIMITS);
+        for &(millis, seen) in seen {
+            settle.observe(at(millis), seen);
+        }
+        assert_eq!(settle.next(at(now)), expected, "for {seen:?} at {now}");
+    }
+
+    #[test]
+    fn a_replaced_file_is_complete_at_once() {
+        check(&[(1000, REPLACED)], 1000, Next::Complete);
+    }
+
+    #[test]
+    fn nothing_is_nothing() {
+        check(&[], 1000, Next::Idle);
+        check(&[(1000, NOTHING)], 1000, Next::Idle);
+        check(&[(1000, volume(false, Volume::Cleared))], 1000, Next::Idle);
+    }
+
+    #[test]
+    fn a_write_is_complete_when_the_last_writer_has_closed() {
+        let open = (1000, written(Writers::Some));
+        check(&[open], 1000, Next::Look(at(1002)));
+        check(&[open, (1002, written(Writers::Some))], 1002, Next::Look(at(1006)));
+        check(&[open, (1002, NOTHING)], 1002, Next::Complete);
+    }
+
+    #[test]
+    fn the_wait_between_looks_stops_growing() {
+        let mut seen = vec![(1000, written(Writers::Some)); 40];
+        check(&seen, 1000, Next::Look(at(1016)));
+        seen.push((1500, written(Writers::Some)));
+        check(&seen, 1500, Next::Look(at(1516)));
+    }
+
+    #[test]
+    fn a_write_whose_end_cannot_be_seen_is_complete_after_the_quiet() {
+        let unknown = written(Writers::Unknown);
+        check(&[(1000, unknown)], 1000, Next::Look(at(1100)));
+        check(&[(1000, unknown), (1090, unknown)], 1100, Next::Look(at(1190)));
+        check(&[(1000, unknown), (1090, unknown)], 1190, Next::Complete);
+    }
+
+    #[test]
+    fn no_writer_holds_a_change_for_longer_than_the_maximum() {
+        let busy = [(1000, written(Writers::Some)), (2995, written(Writers::Some))];
+        check(&busy, 2995, Next::Look(at(2999)));
+        check(&busy, 2999, Next::Look(at(3000)));
+        check(&busy, 3000, Next::Complete);
+        let unknown = [(1000, written(Writers::Unknown)), (2990, written(Writers::Unknown))];
+        check(&unknown, 2990, Next::Look(at(3000)));
+        check(&unknown, 3000, Next::Complete);
+    }
+
+    #[test]
+    fn a_volume_is_complete_when_its_old_directory_is_gone() {
+        let swap = (1000, volume(true, Volume::Swapped));
+        check(&[swap], 1000, Next::Look(at(1200)));
+        check(&[swap, (1001, volume(true, Volume::Swapped))], 1001, Next::Look(at(1200)));
+        check(&[swap, (1003, volume(false, Volume::Cleared))], 1003, Next::Complete);
+        // The older kubelet makes the symlinks first; they change nothing before the swap.
+        check(&[(990, NOTHING), swap], 1000, Next::Look(at(1200)));
+    }
+
+    #[test]
+    fn a_volume_without_an_old_directory_is_complete_after_the_timeout() {
+        check(&[(1000, volume(true, Volume::Swapped))], 1199, Next::Look(at(1200)));
+        check(&[(1000, volume(true, Volume::Swapped))], 1200, Next::Complete);
+    }
+
+    #[test]
+    fn both_must_be_over() {
+        let both = Seen { changed: true, writers: Writers::Some, volume: Volume::Swapped };
+        check(&[(1000, both)], 1000, Next::Look(at(1002)));
+        check(&[(1000, both), (1002, volume(false, Volume::Swapped))], 1002, Next::Look(at(1200)));
+        check(&[(1000, both), (1002, volume(false, Volume::Cleared))], 1002, Next::Complete);
+    }
+
+    #[test]
+    fn a_finished_change_is_over() {
+        let mut settle = Settle::new(LIMITS);
+        settle.observe(at(1000), REPLACED);
+        assert_eq!(settle.last(), Some(at(1000)));
+        settle.finish();
+        assert_eq!(settle.next(at(1000)), Next::Idle);
+        assert_eq!(settle.last(), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! Where events come from.
+
+mod ebpf;
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use serde::Serialize;
+
+use crate::event::{Event, PlaceId};
+
+pub use ebpf::{EbpfSource, Unavailable};
+pub(crate) use ebpf::{effective_capabilities, missing_capabilities};
+
+/// Yields what happens to the watched places and the followed processes.
+///
+/// A place is *armed* or silent. An armed place that changes yields one [`Event::Changed`] and falls
+/// silent, so that a busy writer costs one event and not thousands. Whoever wants to know of the next
+/// change arms it again, **and only then** looks at the place: what happens after the arming yields
+/// a new event, what happened before it is there to be seen.
+///
+/// # Contract
+///
+/// - **Ordering.** Events of one place come in the order in which the kernel saw the changes. There is
+///   none between places, nor between places and processes.
+/// - **Completeness.** A change may be announced while it is still being carried out. A directory
+///   entry is visible once the lock of its directory is free, which reading the directory waits for;
+///   a write once [`Source::writers`] finds no writer.
+/// - **Loss.** A source that loses events says so with [`Event::Lost`]; it never loses them silently.
+/// - **Cancel safety.** Dropping the future of `next` loses no event. The agent polls it in `select!`.
+/// - **Own doing.** What the agent's own process changes yields no event.
+pub trait Source {
+    /// Watches the file or directory behind `handle` (`O_PATH` will do) as `place`, armed.
+    ///
+    /// # Errors
+    ///
+    /// Fails where this place cannot be watched; the others are.
+    fn watch(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Result<(), WatchError>;
+
+    /// Stops watching `place`. Its events that are already on their way still come.
+    fn forget(&mut self, place: PlaceId);
+
+    /// Arms a place that has yielded its event.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source is broken.
+    fn arm(&mut self, place: PlaceId) -> Result<(), WatchError>;
+
+    /// Whether somebody has the file behind `handle` open for writing.
+    fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers;
+
+    /// Yields the starts and ends of processes that bear one of these names.
+    ///
+    /// The names are those of tasks and executables, compared up to their 15th byte: an event may
+    /// be of another process whose longer name begins alike.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source cannot take so many names.
+    fn follow(&mut self, names: &[String]) -> Result<(), WatchError>;
+
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    ///
+    /// An error is final: the source is broken, and the agent stops or falls back.
+    fn next(&mut self) -> impl Future<Output = Result<Event, SourceError>>;
+
+    /// The losses since the last call, as [`Event::Lost`].
+    ///
+    /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
+    /// happens only while records arrive.
+    fn losses(&mut self) -> Vec<Event>;
+}
+
+/// Whether a file is open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody can write to it without opening it anew.
+    None,
+    /// Somebody may still write to it.
+    Some,
+    /// The source cannot tell.
+    Unknown,
+}
+
+impl Writers {
+    /// What holds of two files together.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Some, _) | (_, Self::Some) => Self::Some,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::None, Self::None) => Self::None,
+        }
+    }
+}
+
+/// The names of the sources, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceName {
+    /// The eBPF programs.
+    Ebpf,
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ebpf => "ebpf",
+        })
+    }
+}
+
+/// Why a place or a name cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel side has no room for another place or name.
+    #[error("the source can watch no more than {limit} {things}; use fewer rules or narrower paths")]
+    Full {
+        /// How many there can be.
+        limit: u32,
+        /// What there are too many of.
+        things: &'static str,
+    },
+    /// The kernel side did not take it.
+    #[error("the kernel refused to watch it")]
+    Refused {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel side did not find the file.
+    #[error("the kernel does not know the file that is to be watched")]
+    Unknown,
+}
+
+/// Why a source broke.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Its descriptor cannot be waited for.
+    #[error("cannot wait for records of the kernel")]
+    Wait {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A record makes no sense: the two halves are not of one build.
+    #[error("a record of {length} bytes from the kernel makes no sense")]
+    Malformed {
+        /// How long it is.
+        length: usize,
+    },
+}
+
+/// The number of a descriptor, as the kernel's interfaces want it.
+pub(crate) fn number(handle: BorrowedFd<'_>) -> u64 {
+    use std::os::fd::AsRawFd as _;
+    u64::try_from(handle.as_fd().as_raw_fd()).unwrap_or(u64::MAX)
+}

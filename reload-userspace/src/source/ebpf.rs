@@ -1,0 +1,368 @@
+//! The source `ebpf`: programs in the kernel that record the changes of watched inodes.
+//!
+//! Only this module and its folder name aya.
+
+mod decode;
+mod layout;
+mod unavailable;
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use aya_log::EbpfLogger;
+use reload_ebpf::{CANARY, COMM_LEN, Hook, Key};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
+use zerocopy::transmute;
+
+use self::{decode::decode, unavailable::BTF};
+use super::{Source, SourceError, WatchError, Writers, number};
+use crate::{
+    event::{Event, LossReason, PlaceId},
+    sys,
+};
+
+pub use self::unavailable::Unavailable;
+pub(crate) use self::unavailable::{effective_capabilities, missing_capabilities};
+
+/// The eBPF object, made by `cargo xtask build`.
+#[cfg(ebpf_object)]
+const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("RELOAD_EBPF_OBJECT")));
+#[cfg(not(ebpf_object))]
+const OBJECT: Option<&[u8]> = None;
+
+/// How many places can be watched (`MAX_PLACES` of the eBPF program), the canary's left out.
+const MAX_PLACES: u32 = 16_383;
+
+/// How many process names can be followed (`MAX_NAMES` of the eBPF program).
+const MAX_NAMES: u32 = 256;
+
+/// How long the canary may take; it takes microseconds.
+const CANARY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The eBPF programs, loaded, attached and proved to work.
+///
+/// Strategy `tracepoint`: typed raw tracepoints (`tp_btf`) on the kernel's own notes of change times,
+/// which a locked-down kernel allows, which need no tracefs, and which cost nothing where no inode
+/// changes.
+pub struct EbpfSource {
+    /// Owns the programs: they are detached when it is dropped.
+    ebpf: Ebpf,
+    records: RingBuf<MapData>,
+    ready: AsyncFd<OwnedFd>,
+    places: MapOf<MapData, [u64; 2], u32>,
+    armed: Array<MapData, u32>,
+    names: MapOf<MapData, [u8; COMM_LEN], u8>,
+    dropped: PerCpuArray<MapData, u64>,
+    learned: Array<MapData, [u64; 2]>,
+    /// What to take out of `places` when a place is forgotten.
+    keys: HashMap<PlaceId, Key>,
+    /// What has been told of the dropped records.
+    told: Told,
+    /// Carries the eBPF side's own diagnostics to the log.
+    diagnostics: Option<JoinHandle<()>>,
+}
+
+/// The losses that have been told already, by hook.
+#[derive(Default)]
+struct Told {
+    dropped: [u64; Hook::ALL.len()],
+    skipped: [u64; Hook::ALL.len()],
+}
+
+impl EbpfSource {
+    /// How the programs are attached.
+    pub const STRATEGY: &str = "tracepoint";
+
+    /// Loads the programs, attaches them, and proves with a canary that records arrive.
+    ///
+    /// With `diagnostics` the eBPF side tells of itself at the level `debug`; otherwise the code for
+    /// that is removed when the object is loaded.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing here, and what to grant.
+    pub async fn open(diagnostics: bool) -> Result<Self, Unavailable> {
+        let object = OBJECT.ok_or(Unavailable::NotBuiltIn)?;
+        let mut ebpf = load(object, diagnostics)?;
+        let diagnostics = diagnostics.then(|| follow_diagnostics(&mut ebpf)).transpose();
+        let records = take(&mut ebpf, "RECORDS", RingBuf::try_from)?;
+        let mut source = Self {
+            ready: sys::readable(&records).map_err(setup)?,
+            records,
+            places: take(&mut ebpf, "PLACES", MapOf::try_from)?,
+            armed: take(&mut ebpf, "ARMED", Array::try_from)?,
+            names: take(&mut ebpf, "NAMES", MapOf::try_from)?,
+            dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
+            learned: take(&mut ebpf, "LEARNED", Array::try_from)?,
+            keys: HashMap::new(),
+            told: Told::default(),
+            diagnostics: diagnostics.map_err(setup)?,
+            ebpf,
+        };
+        source.prove().await?;
+        Ok(source)
+    }
+
+    /// Writes to a private file in memory and waits for the record.
+    async fn prove(&mut self) -> Result<(), Unavailable> {
+        let canary = memfd_create("reload-agent", MemfdFlags::CLOEXEC).map_err(setup)?;
+        let place = PlaceId(CANARY);
+        self.watch(place, canary.as_fd()).map_err(|error| setup(io::Error::other(error)))?;
+        let mut canary = fs::File::from(canary);
+        // Once its times have been asked for, the kernel must give the file another one at the next
+        // write, even within a tick of the clock.
+        canary.metadata().map_err(setup)?;
+        canary.write_all(b"chirp").map_err(setup)?;
+        let chirp = async {
+            loop {
+                match self.next().await {
+                    Ok(Event::Changed { place: seen, .. }) if seen == place => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        };
+        let is_heard = tokio::time::timeout(CANARY_PATIENCE, chirp).await.unwrap_or(false);
+        self.forget(place);
+        if is_heard { Ok(()) } else { Err(Unavailable::Canary) }
+    }
+
+    /// Asks the kernel how it sees a file of ours.
+    fn learn(&mut self, handle: BorrowedFd<'_>) -> io::Result<(Key, i32)> {
+        let program = self.ebpf.program("learn").ok_or(io::ErrorKind::NotFound)?;
+        let program: &RawTracePoint = program.try_into().map_err(io::Error::other)?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = number(handle);
+        let result = program.test_run(options).map_err(io::Error::other)?;
+        let key: Key = transmute!(self.learned.get(&0, 0).map_err(io::Error::other)?);
+        Ok((key, result.return_value.cast_signed()))
+    }
+
+    /// What the kernel has dropped since the last call: a full ring by hook.
+    fn dropped(&mut self) -> Vec<Event> {
+        let count = |hook: Hook| self.dropped.get(&(hook as u32), 0).map_or(0, |per_processor| {
+            per_processor.iter().sum()
+        });
+        let counts = Hook::ALL.map(count);
+        tell(&mut self.told.dropped, counts, LossReason::RingFull)
+    }
+
+    /// What the kernel has skipped since the last call, because the program was running already on
+    /// that processor: `recursion_misses` of `/proc/self/fdinfo` (Linux 5.12).
+    fn skipped(&mut self) -> Vec<Event> {
+        let misses = |hook: Hook| {
+            let program: &BtfTracePoint = self.ebpf.program(hook.program())?.try_into().ok()?;
+            let descriptor = number(program.fd().ok()?.as_fd());
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+            line.trim().parse().ok()
+        };
+        let counts = Hook::ALL.map(|hook| misses(hook).unwrap_or(0));
+        tell(&mut self.told.skipped, counts, LossReason::Recursion)
+    }
+}
+
+impl Drop for EbpfSource {
+    fn drop(&mut self) {
+        if let Some(diagnostics) = &self.diagnostics {
+            diagnostics.abort();
+        }
+    }
+}
+
+impl Source for EbpfSource {
+    fn watch(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Result<(), WatchError> {
+        if place.0 > MAX_PLACES {
+            return Err(WatchError::Full { limit: MAX_PLACES, things: "files and directories" });
+        }
+        let (key, _) = self.learn(handle).map_err(refused)?;
+        if key == Key::default() {
+            return Err(WatchError::Unknown);
+        }
+        // Armed first: from the moment that the key is known its changes count.
+        self.arm(place)?;
+        let words: [u64; 2] = transmute!(key);
+        self.places.insert(words, place.0, 0).map_err(full(MAX_PLACES, "files and directories"))?;
+        self.keys.insert(place, key);
+        Ok(())
+    }
+
+    fn forget(&mut self, place: PlaceId) {
+        let Some(key) = self.keys.remove(&place) else {
+            return;
+        };
+        let words: [u64; 2] = transmute!(key);
+        // An inode number is handed out again, so the key may be another place's by now.
+        if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
+            && let Err(error) = self.places.remove(&words)
+        {
+            tracing::debug!(place = place.0, %error, "a place was not there to be forgotten");
+        }
+    }
+
+    fn arm(&mut self, place: PlaceId) -> Result<(), WatchError> {
+        self.armed.set(place.0, 1, 0).map_err(|error| refused(io::Error::other(error)))
+    }
+
+    fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers {
+        match self.learn(handle) {
+            Ok((key, _)) if key == Key::default() => Writers::Unknown,
+            Ok((_, writers)) if writers > 0 => Writers::Some,
+            Ok(_) => Writers::None,
+            Err(_) => Writers::Unknown,
+        }
+    }
+
+    fn follow(&mut self, names: &[String]) -> Result<(), WatchError> {
+        for name in names {
+            let mut comm = [0; COMM_LEN];
+            let length = name.len().min(COMM_LEN - 1);
+            comm[..length].copy_from_slice(&name.as_bytes()[..length]);
+            self.names.insert(comm, 1, 0).map_err(full(MAX_NAMES, "process names"))?;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Event, SourceError> {
+        loop {
+            let mut ready =
+                self.ready.readable().await.map_err(|source| SourceError::Wait { source })?;
+            // From here to the return there is no await, so a cancelled call has taken no record.
+            if let Some(record) = self.records.next() {
+                let malformed = SourceError::Malformed { length: record.len() };
+                return decode(&record).ok_or(malformed);
+            }
+            ready.clear_ready();
+        }
+    }
+
+    fn losses(&mut self) -> Vec<Event> {
+        let mut losses = self.dropped();
+        losses.extend(self.skipped());
+        losses
+    }
+}
+
+/// Loads the object with the constants of this kernel, and attaches its programs.
+fn load(object: &[u8], diagnostics: bool) -> Result<Ebpf, Unavailable> {
+    let text = fs::read(BTF).map_err(|source| Unavailable::Btf { source })?;
+    let constants =
+        layout::constants(&text).map_err(|source| Unavailable::Layout { source })?;
+    drop(text);
+    let btf = Btf::from_sys_fs().map_err(|source| Unavailable::BtfMalformed { source })?;
+
+    let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(&btf)).override_global(aya_log::LEVEL, &log_level, true);
+    for (name, offset) in &constants {
+        loader.override_global(name, offset, true);
+    }
+    let mut ebpf = loader.load(object).map_err(Unavailable::load)?;
+
+    let learn: &mut RawTracePoint = program(&mut ebpf, "learn")?;
+    learn.load().map_err(|error| Unavailable::program("learn", error))?;
+    for hook in Hook::ALL {
+        let (name, tracepoint) = (hook.program(), hook.tracepoint());
+        let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        program.load(tracepoint, &btf).map_err(|error| match error {
+            ProgramError::Btf(_) => Unavailable::NoTracepoint { tracepoint },
+            error => Unavailable::program(name, error),
+        })?;
+        program.attach().map_err(|error| Unavailable::program(name, error))?;
+    }
+    Ok(ebpf)
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Unavailable>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program = ebpf.program_mut(name).ok_or(Unavailable::Incomplete { name })?;
+    program.try_into().ok().ok_or(Unavailable::Incomplete { name })
+}
+
+/// Takes a map out of the object.
+fn take<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(aya::maps::Map) -> Result<T, MapError>,
+) -> Result<T, Unavailable> {
+    let map = ebpf.take_map(name).ok_or(Unavailable::Incomplete { name })?;
+    convert(map).map_err(|source| Unavailable::Map { name, source })
+}
+
+/// Forwards what the eBPF side says of itself to the log, until the source is dropped.
+fn follow_diagnostics(ebpf: &mut Ebpf) -> io::Result<JoinHandle<()>> {
+    let mut logger = EbpfLogger::init(ebpf).map_err(io::Error::other)?;
+    let ready = sys::readable(&logger)?;
+    Ok(tokio::spawn(async move {
+        while let Ok(mut guard) = ready.readable().await {
+            logger.flush();
+            guard.clear_ready();
+        }
+    }))
+}
+
+/// Compares counts, by hook, with those that have been told, and tells the difference.
+fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReason) -> Vec<Event> {
+    let news = told.iter().zip(counts).zip(Hook::ALL).filter_map(|((&told, count), hook)| {
+        let count = count.saturating_sub(told);
+        (count > 0).then_some(Event::Lost { reason, hook: hook.tracepoint(), count })
+    });
+    let news = news.collect();
+    *told = counts;
+    news
+}
+
+fn setup(error: impl Into<io::Error>) -> Unavailable {
+    Unavailable::Setup { source: error.into() }
+}
+
+fn refused(source: io::Error) -> WatchError {
+    WatchError::Refused { source }
+}
+
+/// Names the limit where the kernel says that a map is full (`E2BIG`).
+fn full(limit: u32, things: &'static str) -> impl Fn(MapError) -> WatchError {
+    move |error| match error {
+        MapError::SyscallError(call) if call.io_error.kind() == io::ErrorKind::ArgumentListTooLong => {
+            WatchError::Full { limit, things }
+        }
+        error => refused(io::Error::other(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_once_and_by_its_hook() {
+        let mut told = [0; Hook::ALL.len()];
+        let lost = |hook: Hook, count| Event::Lost {
+            reason: LossReason::RingFull,
+            hook: hook.tracepoint(),
+            count,
+        };
+        assert_eq!(tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull), [
+            lost(Hook::CtimeSkip, 3),
+            lost(Hook::Exec, 1)
+        ]);
+        assert_eq!(tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull), []);
+        assert_eq!(tell(&mut told, [0, 5, 0, 1, 0], LossReason::RingFull), [lost(
+            Hook::CtimeSkip,
+            2
+        )]);
+    }
+}

@@ -1,0 +1,144 @@
+//! From the bytes of a record to an event: pure, so that it is tested without a kernel.
+
+use std::time::Duration;
+
+use nix::{libc, unistd::Pid};
+use reload_ebpf::{ChangeRecord, ProcessRecord, RecordHeader, RecordKind};
+use zerocopy::FromBytes as _;
+
+use crate::event::{Actor, Boot, Event, Operation, PlaceId};
+
+/// Translates a record of the ring to an event, or gives `None` where it is no record of ours.
+pub(super) fn decode(record: &[u8]) -> Option<Event> {
+    let (header, _) = RecordHeader::read_from_prefix(record).ok()?;
+    let at = Boot(Duration::from_nanos(header.boot_ns));
+    match header.kind {
+        kind if kind == RecordKind::Change as u32 => {
+            let (change, _) = ChangeRecord::read_from_prefix(record).ok()?;
+            let by = Actor {
+                pid: i32::try_from(header.pid).ok().filter(|&pid| pid != 0),
+                comm: text(&header.comm),
+                operation: operation(change.syscall),
+            };
+            Some(Event::Changed { place: PlaceId(change.place), at, by: Some(by) })
+        }
+        kind if kind == RecordKind::Exec as u32 => {
+            Some(Event::Started { pid: process(record)?, at })
+        }
+        kind if kind == RecordKind::Exit as u32 => Some(Event::Ended { pid: process(record)? }),
+        _ => None,
+    }
+}
+
+fn process(record: &[u8]) -> Option<Pid> {
+    let (process, _) = ProcessRecord::read_from_prefix(record).ok()?;
+    Some(Pid::from_raw(i32::try_from(process.header.pid).ok()?))
+}
+
+/// The bytes up to the first zero; what is not UTF-8 is replaced.
+fn text(comm: &[u8]) -> String {
+    let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// What a system call does, by its number on this architecture.
+fn operation(syscall: i64) -> Operation {
+    #[cfg(target_arch = "x86_64")]
+    match syscall {
+        libc::SYS_rename | libc::SYS_renameat => return Operation::Rename,
+        libc::SYS_open | libc::SYS_creat => return Operation::Open,
+        libc::SYS_symlink => return Operation::Symlink,
+        libc::SYS_link => return Operation::Link,
+        libc::SYS_unlink | libc::SYS_rmdir => return Operation::Unlink,
+        libc::SYS_mkdir => return Operation::Mkdir,
+        libc::SYS_chmod | libc::SYS_chown | libc::SYS_lchown => return Operation::Attributes,
+        _ => {}
+    }
+    match syscall {
+        libc::SYS_renameat2 => Operation::Rename,
+        libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_pwrite64
+        | libc::SYS_pwritev
+        | libc::SYS_pwritev2
+        | libc::SYS_splice
+        | libc::SYS_sendfile
+        | libc::SYS_copy_file_range => Operation::Write,
+        libc::SYS_openat | libc::SYS_openat2 => Operation::Open,
+        libc::SYS_truncate | libc::SYS_ftruncate | libc::SYS_fallocate => Operation::Truncate,
+        libc::SYS_symlinkat => Operation::Symlink,
+        libc::SYS_linkat => Operation::Link,
+        libc::SYS_unlinkat => Operation::Unlink,
+        libc::SYS_mkdirat => Operation::Mkdir,
+        libc::SYS_fchmod
+        | libc::SYS_fchmodat
+        | libc::SYS_fchown
+        | libc::SYS_fchownat
+        | libc::SYS_utimensat => Operation::Attributes,
+        _ => Operation::Change,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reload_ebpf::{COMM_LEN, NO_SYSCALL};
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn header(kind: u32, pid: u32) -> RecordHeader {
+        let mut comm = [0; COMM_LEN];
+        comm[..5].copy_from_slice(b"nginx");
+        RecordHeader { boot_ns: 1_500, kind, pid, comm }
+    }
+
+    fn change(pid: u32, syscall: i64) -> ChangeRecord {
+        ChangeRecord {
+            header: header(RecordKind::Change as u32, pid),
+            syscall,
+            place: 7,
+            reserved: 0,
+        }
+    }
+
+    fn changed(pid: Option<i32>, operation: Operation) -> Event {
+        Event::Changed {
+            place: PlaceId(7),
+            at: Boot(Duration::from_nanos(1_500)),
+            by: Some(Actor { pid, comm: "nginx".to_owned(), operation }),
+        }
+    }
+
+    #[test]
+    fn a_change_tells_who_did_what() {
+        fn check(pid: u32, syscall: i64, expected: &Event) {
+            let record = change(pid, syscall);
+            assert_eq!(decode(record.as_bytes()).as_ref(), Some(expected), "for call {syscall}");
+        }
+        check(12, libc::SYS_renameat2, &changed(Some(12), Operation::Rename));
+        check(12, libc::SYS_write, &changed(Some(12), Operation::Write));
+        check(12, libc::SYS_unlinkat, &changed(Some(12), Operation::Unlink));
+        // A process of another pid namespace, and a store to a mapped page.
+        check(0, NO_SYSCALL, &changed(None, Operation::Change));
+    }
+
+    #[test]
+    fn a_process_is_named_by_its_pid() {
+        let at = Boot(Duration::from_nanos(1_500));
+        let exec = ProcessRecord { header: header(RecordKind::Exec as u32, 9) };
+        let exit = ProcessRecord { header: header(RecordKind::Exit as u32, 9) };
+        let pid = Pid::from_raw(9);
+        assert_eq!(decode(exec.as_bytes()), Some(Event::Started { pid, at }));
+        assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid }));
+    }
+
+    #[test]
+    fn what_is_no_record_is_not_decoded() {
+        assert_eq!(decode(header(0, 1).as_bytes()), None);
+        assert_eq!(decode(header(99, 1).as_bytes()), None);
+        let whole = change(1, 0);
+        for length in 0..whole.as_bytes().len() {
+            assert_eq!(decode(&whole.as_bytes()[..length]), None, "for the first {length} bytes");
+        }
+    }
+}

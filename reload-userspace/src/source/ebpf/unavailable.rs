@@ -1,0 +1,206 @@
+//! Why the eBPF programs cannot be had, and what to grant.
+
+use std::{error::Error as _, fs, io, path::Path};
+
+use aya::{BtfError, programs::ProgramError};
+
+use super::layout::LayoutError;
+
+/// Why the source `ebpf` cannot be had here. Every message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// A plain `cargo build` made this agent.
+    #[error("this reload-agent was built without its eBPF program; build it with `cargo xtask build`")]
+    NotBuiltIn,
+    /// The kernel does not describe its types.
+    #[error(
+        "the kernel's type information cannot be read at {BTF}; \
+         it needs CONFIG_DEBUG_INFO_BTF and a mounted /sys"
+    )]
+    Btf {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// aya does not understand the kernel's types.
+    #[error("the kernel's type information at {BTF} is not understood; please report the kernel")]
+    BtfMalformed {
+        /// What aya said.
+        source: BtfError,
+    },
+    /// The kernel's types are not as expected.
+    #[error("the kernel's structures are not as expected; please report the kernel")]
+    Layout {
+        /// What is missing.
+        source: LayoutError,
+    },
+    /// The kernel has no such tracepoint.
+    #[error(
+        "this kernel has no tracepoint {tracepoint}; the strategy tracepoint needs Linux 6.13 or later"
+    )]
+    NoTracepoint {
+        /// The one that was looked for first.
+        tracepoint: &'static str,
+    },
+    /// Capabilities are missing.
+    #[error(
+        "eBPF needs {missing}; grant it (Kubernetes: securityContext.capabilities.add \
+         [BPF, PERFMON]; systemd: AmbientCapabilities=CAP_BPF CAP_PERFMON; or run as root)"
+    )]
+    Privilege {
+        /// The capabilities that are not effective.
+        missing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The capabilities are there, and the kernel refuses all the same.
+    #[error("the kernel refuses eBPF although the capabilities are there: {because}")]
+    Forbidden {
+        /// What is known to forbid it.
+        because: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The eBPF maps or programs cannot be loaded.
+    #[error("the kernel did not take the eBPF object")]
+    Load {
+        /// What aya said.
+        source: aya::EbpfError,
+    },
+    /// The verifier or the attaching failed.
+    #[error("the kernel did not take the eBPF program {program}; please report the kernel")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// What aya said.
+        source: ProgramError,
+    },
+    /// The object lacks what the agent looks for: the two halves are not of one build.
+    #[error("the eBPF object has no {name}; build both halves with `cargo xtask build`")]
+    Incomplete {
+        /// The map or program.
+        name: &'static str,
+    },
+    /// A map of the object is not of the expected kind.
+    #[error("the eBPF map {name} is not as expected; build both halves with `cargo xtask build`")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What aya said.
+        source: aya::maps::MapError,
+    },
+    /// The ring cannot be waited for, or the canary cannot be made.
+    #[error("cannot make what the eBPF source needs")]
+    Setup {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Everything was attached, and yet a change of the agent's own canary was not seen.
+    #[error(
+        "the eBPF programs were attached, but a test write of the agent did not arrive; \
+         please report the kernel"
+    )]
+    Canary,
+}
+
+/// Where the kernel describes its types.
+pub(super) const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+impl Unavailable {
+    /// Finds the reason for a failure to load or attach: what is missing is only asked after the
+    /// kernel has refused, for only the kernel decides.
+    pub(super) fn load(source: aya::EbpfError) -> Self {
+        match io_error(&source) {
+            Some(error) if is_refusal(&error) => Self::refusal(error),
+            _ => Self::Load { source },
+        }
+    }
+
+    /// As [`Unavailable::load`], for one program.
+    pub(super) fn program(program: &'static str, source: ProgramError) -> Self {
+        match io_error(&source) {
+            // With a verdict of the verifier, a refusal is about the program, not about rights.
+            Some(error) if is_refusal(&error) && !has_verdict(&source) => Self::refusal(error),
+            _ => Self::Program { program, source },
+        }
+    }
+
+    fn refusal(source: io::Error) -> Self {
+        let missing = missing_capabilities(&effective_capabilities().unwrap_or_default());
+        if !missing.is_empty() {
+            return Self::Privilege { missing: missing.join(" and "), source };
+        }
+        Self::Forbidden { because: forbidder(), source }
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn has_verdict(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { verifier_log, .. }
+        if !verifier_log.to_string().trim().is_empty())
+}
+
+/// The system error at the root of an error of aya's.
+fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(io::Error::from_raw_os_error(code));
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The effective capabilities of this process, from `CapEff` in `/proc/self/status`.
+///
+/// # Errors
+///
+/// Fails where `/proc` is not mounted.
+pub(crate) fn effective_capabilities() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    Ok(line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0))
+}
+
+/// The capabilities that eBPF needs and `effective` has not.
+///
+/// Before Linux 5.8 there was only `CAP_SYS_ADMIN`, which still stands for both.
+pub(crate) fn missing_capabilities(effective: &u64) -> Vec<&'static str> {
+    const SYS_ADMIN: u32 = 21;
+    const NEEDED: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
+    let has = |bit: u32| effective >> bit & 1 != 0;
+    if has(SYS_ADMIN) {
+        return Vec::new();
+    }
+    NEEDED.into_iter().filter(|&(bit, _)| !has(bit)).map(|(_, name)| name).collect()
+}
+
+/// What may forbid eBPF to a process that has the capabilities.
+fn forbidder() -> &'static str {
+    let lockdown = fs::read_to_string(Path::new("/sys/kernel/security/lockdown"));
+    if lockdown.is_ok_and(|text| text.contains("[confidentiality]")) {
+        return "the kernel is locked down (lockdown=confidentiality)";
+    }
+    "a seccomp profile, an LSM or the kernel's lockdown forbids bpf(2); \
+     use another profile (Docker: --security-opt seccomp=unconfined)"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        fn check(effective: u64, expected: &[&str]) {
+            assert_eq!(missing_capabilities(&effective), expected, "for {effective:#x}");
+        }
+        check(0, &["CAP_BPF", "CAP_PERFMON"]);
+        check(1 << 39, &["CAP_PERFMON"]);
+        check(1 << 38, &["CAP_BPF"]);
+        check(1 << 38 | 1 << 39, &[]);
+        check(1 << 21, &[]);
+    }
+}

@@ -1,0 +1,57 @@
+//! The only `unsafe` of the agent, and what else speaks to the kernel without a word of our own.
+//!
+//! **Invariant:** what this module exports is safe for every argument.
+
+#![expect(unsafe_code, reason = "two constructors that cannot know what their argument is")]
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    process::Signal,
+    time::{ClockId, clock_gettime},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::event::Boot;
+
+/// The time since boot, suspended time included: the clock of `bpf_ktime_get_boot_ns`.
+#[must_use]
+pub fn now() -> Boot {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Boot(Duration::new(seconds, nanos))
+}
+
+/// Lets the runtime wait until there is something to read from `source`.
+///
+/// The runtime watches a duplicate of the descriptor, so `source` stays free to be read.
+///
+/// # Errors
+///
+/// Fails where the process or the runtime is out of descriptors.
+pub fn readable(source: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let duplicate = source.as_fd().try_clone_to_owned()?;
+    // SAFETY: an `OwnedFd` owns its descriptor, so it is open, and the same one, for as long as the
+    // `AsyncFd` that takes it lives.
+    unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// The highest signal number of Linux.
+const SIGNAL_MAX: i32 = 64;
+
+/// The signal with this number, real-time ones included, or `None` where there is none to send.
+///
+/// Numbers 32 and 33 belong to the C library (`nptl(7)`), so nobody can mean them.
+#[must_use]
+pub fn signal(number: i32) -> Option<Signal> {
+    if !(1..=SIGNAL_MAX).contains(&number) || (32..=33).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is one of the kernel's signals, and none that the C library keeps.
+    Some(unsafe { Signal::from_raw_unchecked(number) })
+}

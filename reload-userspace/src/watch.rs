@@ -1,0 +1,406 @@
+//! A path and the chain of directories and symlinks behind it.
+//!
+//! A [`look`] walks from the root to what the path means *now*, one component at a time, and shows
+//! every directory and file on the way to a [`Visitor`] **before** it reads it. A visitor that arms
+//! what it is shown therefore misses no later change, and the walk needs no second pass.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::{OsStr, OsString},
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, open, openat, readlinkat},
+    io::Errno,
+};
+
+use crate::source::Writers;
+
+/// The name of the symlink that the kubelet swaps to update a volume.
+const VOLUME_LINK: &str = "..data";
+
+/// How many symlinks the kernel follows in one path (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// A file or directory for as long as it exists: its device and inode, as `stat(2)` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+/// One state of a file, as far as it shows without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileState {
+    /// Which file it is.
+    pub identity: Identity,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When its content was changed, in seconds and nanoseconds since 1970.
+    pub modified: (i64, u64),
+    /// When its inode was changed, likewise.
+    pub changed: (i64, u64),
+}
+
+/// What a path means at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The files that the path stands for: itself or, of a directory, those in it; each under the
+    /// path that its reader would use.
+    pub files: BTreeMap<PathBuf, FileState>,
+    /// The kubelet's volumes on the way: each `..data`, and the directory that it leads to.
+    pub volumes: BTreeMap<PathBuf, PathBuf>,
+    /// Why there is nothing, if so.
+    pub obstacle: Option<Obstacle>,
+    /// Whether somebody has one of the files open for writing.
+    pub writers: Option<Writers>,
+}
+
+/// Why a path leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Nothing is there yet, or no longer.
+    #[error("{} does not exist", .0.display())]
+    Missing(PathBuf),
+    /// It is a FIFO, a device or a socket, or a file where a directory should be.
+    #[error("{} is neither a regular file nor a directory", .0.display())]
+    WrongKind(PathBuf),
+    /// It cannot be entered or listed.
+    #[error("{} cannot be read: {}", .0.display(), io::Error::from_raw_os_error(*.1))]
+    Denied(PathBuf, i32),
+    /// Too many symlinks.
+    #[error("{} leads through more than {MAX_LINKS} symlinks", .0.display())]
+    Loop(PathBuf),
+}
+
+/// Is shown everything that a path depends on.
+pub trait Visitor {
+    /// A directory in which a name is about to be looked up.
+    fn directory(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path);
+
+    /// A file that the path stands for. Its times are asked for after this.
+    fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path);
+
+    /// Whether somebody may still write to the file in this state.
+    fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers;
+}
+
+/// Walks to what `path`, which is absolute, means now.
+///
+/// # Errors
+///
+/// None: what is in the way is [`View::obstacle`]; what vanishes meanwhile is not there.
+pub fn look(path: &Path, visitor: &mut impl Visitor) -> View {
+    let mut walk = Walk { visitor, view: View::default(), links: 0 };
+    if let Err(obstacle) = walk.all(path) {
+        walk.view.obstacle = Some(obstacle);
+    }
+    walk.view
+}
+
+/// Whether an editor or a tool has made this file for its own use, so that it is no configuration.
+///
+/// Vim's swap files and its probe `4913`, Emacs' locks and autosaves, and backups.
+fn is_scratch(name: &[u8]) -> bool {
+    let is_swap = name.starts_with(b".")
+        && [".swp", ".swo", ".swx"].iter().any(|end| name.ends_with(end.as_bytes()));
+    let is_autosave = name.starts_with(b"#") && name.ends_with(b"#");
+    is_swap || is_autosave || name.ends_with(b"~") || name.starts_with(b".#") || name == b"4913"
+}
+
+/// A walk under way.
+struct Walk<'a, V> {
+    visitor: &'a mut V,
+    view: View,
+    links: usize,
+}
+
+/// Where a walk has arrived.
+struct Arrival {
+    handle: OwnedFd,
+    stat: Stat,
+}
+
+impl<V: Visitor> Walk<'_, V> {
+    fn all(&mut self, path: &Path) -> Result<(), Obstacle> {
+        let root = Path::new("/");
+        let handle = open(root, PATH_ONLY, Mode::empty()).map_err(|errno| denied(root, errno))?;
+        let found = self.walk(handle, PathBuf::from("/"), path)?;
+        match FileType::from_raw_mode(found.stat.st_mode) {
+            FileType::RegularFile => self.file(&found, path),
+            FileType::Directory => self.directory(&found, path)?,
+            _ => return Err(Obstacle::WrongKind(path.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Follows `path` from the directory `at`, whose own path is `here`.
+    fn walk(
+        &mut self,
+        mut at: OwnedFd,
+        mut here: PathBuf,
+        path: &Path,
+    ) -> Result<Arrival, Obstacle> {
+        self.links = 0;
+        let mut stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
+        let mut rest: VecDeque<OsString> = names(path).collect();
+        while let Some(name) = rest.pop_front() {
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                return Err(Obstacle::WrongKind(here));
+            }
+            self.visitor.directory(at.as_fd(), identity(&stat), &here);
+            let next = here.join(&name);
+            let handle = openat(&at, &name, PATH_ONLY, Mode::empty()).map_err(|errno| match errno {
+                Errno::NOENT => Obstacle::Missing(next.clone()),
+                errno => denied(&next, errno),
+            })?;
+            let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+                (at, stat) = (handle, found);
+                // What `..` leads to has a name of its own, which we need not find out.
+                here = if name == ".." { parent(&here) } else { next };
+                continue;
+            }
+            self.links += 1;
+            if self.links > MAX_LINKS {
+                return Err(Obstacle::Loop(next));
+            }
+            let link = readlinkat(&handle, "", Vec::new()).map_err(|errno| denied(&next, errno))?;
+            let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
+            if name == VOLUME_LINK {
+                self.view.volumes.insert(next, here.join(&link));
+            }
+            if link.is_absolute() {
+                here = PathBuf::from("/");
+                at = open(&here, PATH_ONLY, Mode::empty()).map_err(|errno| denied(&here, errno))?;
+                stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
+            }
+            for name in names(&link).collect::<Vec<_>>().into_iter().rev() {
+                rest.push_front(name);
+            }
+        }
+        Ok(Arrival { handle: at, stat })
+    }
+
+    /// Takes the files of a directory, whatever symlinks they are behind; not those of its
+    /// subdirectories.
+    fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
+        self.visitor.directory(found.handle.as_fd(), identity(&found.stat), path);
+        for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
+            let at = found.handle.try_clone().map_err(|_| denied(path, Errno::MFILE))?;
+            // Not there any more, dangling, or no file: nothing that a reader could read.
+            if let Ok(found) = self.walk(at, path.to_owned(), Path::new(&name))
+                && FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile
+            {
+                self.file(&found, &path.join(&name));
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, found: &Arrival, path: &Path) {
+        let handle = found.handle.as_fd();
+        self.visitor.file(handle, identity(&found.stat), path);
+        // Asked for only now: from here on the next write gets a time of its own (multigrain
+        // timestamps, Linux 6.13), and is therefore announced even within a tick of the clock.
+        let Ok(stat) = fstat(handle) else {
+            return;
+        };
+        let state = state(&stat);
+        let writers = self.visitor.writers(handle, path, &state);
+        self.view.writers = Some(self.view.writers.map_or(writers, |others| others.or(writers)));
+        self.view.files.insert(path.to_owned(), state);
+    }
+}
+
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The names in a directory that may be configuration, in the order of their bytes.
+///
+/// Reading a directory takes its lock, so that a rename that is being carried out is waited for.
+fn entries(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
+    const BUFFER: usize = 8192;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let readable = openat(directory, ".", flags, Mode::empty())?;
+    let mut buffer = [const { MaybeUninit::<u8>::uninit() }; BUFFER];
+    let mut listing = RawDir::new(readable, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        // `.`, `..`, and what the kubelet keeps beside the keys of a volume.
+        let is_internal = name == b"." || name.starts_with(b"..");
+        let is_directory = entry.file_type() == FileType::Directory;
+        if !is_internal && !is_directory && !is_scratch(name) {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Waits until no change of a directory is being carried out any more.
+///
+/// Reading a directory takes its lock (`iterate_dir` of the kernel), which every change of it holds
+/// until the new entry can be seen. Where the directory cannot be read there is no such wait; the
+/// agent looks again a little later in any case.
+pub fn wait_for_changes(directory: BorrowedFd<'_>) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(readable) = openat(directory, ".", flags, Mode::empty()) else {
+        return;
+    };
+    let mut buffer = [const { MaybeUninit::<u8>::uninit() }; 512];
+    let mut listing = RawDir::new(readable, &mut buffer);
+    drop(listing.next());
+}
+
+/// The components of a path as the kernel resolves them: `..` stays, for it may follow a symlink.
+fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).to_owned()
+}
+
+fn denied(path: &Path, errno: Errno) -> Obstacle {
+    match errno {
+        Errno::NOENT => Obstacle::Missing(path.to_owned()),
+        Errno::NOTDIR => Obstacle::WrongKind(path.to_owned()),
+        errno => Obstacle::Denied(path.to_owned(), errno.raw_os_error()),
+    }
+}
+
+fn identity(stat: &Stat) -> Identity {
+    Identity { device: stat.st_dev, inode: stat.st_ino }
+}
+
+fn state(stat: &Stat) -> FileState {
+    FileState {
+        identity: identity(stat),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: (stat.st_mtime, stat.st_mtime_nsec),
+        changed: (stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Writes down what it is shown.
+    #[derive(Default)]
+    struct Notes {
+        directories: Vec<PathBuf>,
+        files: Vec<PathBuf>,
+    }
+
+    impl Visitor for Notes {
+        fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, path: &Path) {
+            self.directories.push(path.to_owned());
+        }
+
+        fn file(&mut self, _: BorrowedFd<'_>, _: Identity, path: &Path) {
+            self.files.push(path.to_owned());
+        }
+
+        fn writers(&mut self, _: BorrowedFd<'_>, _: &Path, _: &FileState) -> Writers {
+            Writers::None
+        }
+    }
+
+    /// A temporary directory without symlinks in its own path.
+    fn temporary() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        (directory, path)
+    }
+
+    fn files(view: &View) -> Vec<&Path> {
+        view.files.keys().map(PathBuf::as_path).collect()
+    }
+
+    #[test]
+    fn every_directory_of_a_chain_is_shown() {
+        let (_directory, root) = temporary();
+        fs::create_dir_all(root.join("releases/1")).unwrap();
+        fs::write(root.join("releases/1/app.conf"), "x").unwrap();
+        symlink("releases/1", root.join("current")).unwrap();
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink(root.join("current/app.conf"), root.join("etc/app.conf")).unwrap();
+
+        let mut notes = Notes::default();
+        let view = look(&root.join("etc/app.conf"), &mut notes);
+
+        assert_eq!(files(&view), [root.join("etc/app.conf")]);
+        for wanted in ["etc", "", "releases", "releases/1"] {
+            let wanted = root.join(wanted);
+            assert!(notes.directories.contains(&wanted), "{wanted:?} in {:?}", notes.directories);
+        }
+    }
+
+    #[test]
+    fn a_volume_is_known_by_its_link() {
+        let (_directory, root) = temporary();
+        fs::create_dir(root.join("..2024")).unwrap();
+        fs::write(root.join("..2024/b.conf"), "b").unwrap();
+        symlink("..2024", root.join("..data")).unwrap();
+        symlink("..data/b.conf", root.join("b.conf")).unwrap();
+        symlink("..data/gone.conf", root.join("gone.conf")).unwrap();
+
+        let view = look(&root, &mut Notes::default());
+
+        assert_eq!(files(&view), [root.join("b.conf")]);
+        let expected = BTreeMap::from([(root.join("..data"), root.join("..2024"))]);
+        assert_eq!(view.volumes, expected);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named() {
+        let (_directory, root) = temporary();
+        fs::write(root.join("file"), "x").unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let fifo = root.join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let check = |path: &str, expected: Obstacle| {
+            let view = look(&root.join(path), &mut Notes::default());
+            assert_eq!(view.obstacle, Some(expected), "for {path}");
+        };
+        check("nothing/at/all", Obstacle::Missing(root.join("nothing")));
+        check("file/below", Obstacle::WrongKind(root.join("file")));
+        check("fifo", Obstacle::WrongKind(fifo.clone()));
+        check("loop", Obstacle::Loop(root.join("loop")));
+    }
+
+    #[test]
+    fn scratch_files_are_no_configuration() {
+        fn check(name: &str, expected: bool) {
+            assert_eq!(is_scratch(name.as_bytes()), expected, "for {name}");
+        }
+        check("app.conf", false);
+        check(".env", false);
+        check("swp", false);
+        check(".app.conf.swp", true);
+        check("app.conf~", true);
+        check("#app.conf#", true);
+        check(".#app.conf", true);
+        check("4913", true);
+    }
+}
