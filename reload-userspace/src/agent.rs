@@ -51,6 +51,8 @@ pub struct Agent<S> {
     watches: Vec<Watched>,
     crew: Crew,
     wanted: Wanted,
+    /// What has been decided and will be told when the signals are out.
+    untold: Vec<Decision>,
     /// Whether it has been told that there is nobody to reload.
     has_told_waiting: bool,
     /// What cannot be watched, as far as it has been told.
@@ -104,6 +106,7 @@ impl<S: Source> Agent<S> {
             watches,
             crew,
             wanted,
+            untold: Vec::new(),
             has_told_waiting: false,
             failures: HashSet::new(),
             reconcile_at: now.after(pace.reconcile),
@@ -262,8 +265,7 @@ impl<S: Source> Agent<S> {
         if !paths.is_empty() {
             self.wanted = Wanted { digest: digest(&self.watches), since: last.unwrap_or(now) };
             let rule = self.rule.name().to_owned();
-            self.log.tell(&Decision::Changed { rule, paths, by });
-            self.tell_of_unreadable();
+            self.untold.push(Decision::Changed { rule, paths, by });
             if self.crew.is_empty() {
                 self.crew.expect_change(now);
             }
@@ -280,15 +282,23 @@ impl<S: Source> Agent<S> {
         });
         if is_due {
             self.crew.call_roll(now, self.wanted).context("cannot find the process to reload")?;
-            self.tell_whether_anybody_is_there();
         }
         let manner = Manner {
             caution: self.pace.caution,
             min_interval: self.pace.min_interval,
             is_dry: self.pace.is_dry,
         };
-        for outcome in self.crew.reload(now, self.wanted, manner) {
+        let outcomes = self.crew.reload(now, self.wanted, manner);
+        // The log is written when the signals are out: it is the slower of the two.
+        if !self.untold.is_empty() {
+            self.untold.drain(..).for_each(|decision| self.log.tell(&decision));
+            self.tell_of_unreadable();
+        }
+        for outcome in outcomes {
             self.tell_of_outcome(outcome);
+        }
+        if is_due {
+            self.tell_whether_anybody_is_there();
         }
         Ok(())
     }

@@ -53,6 +53,12 @@ impl Content {
         content
     }
 
+    /// Whether there was a file under this path.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
     /// One digest of several contents: the names of the files and what is in them.
     pub fn digest(contents: &[&Self]) -> Digest {
         let mut hash = Sha256::new();

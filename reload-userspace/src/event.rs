@@ -76,6 +76,14 @@ pub enum Operation {
     Change,
 }
 
+impl Operation {
+    /// Whether a name that came with it is complete: it was made elsewhere, or is nothing but a name.
+    #[must_use]
+    pub fn is_arrival(self) -> bool {
+        matches!(self, Self::Rename | Self::Link | Self::Symlink)
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** what this module exports is safe for every argument.
 
-#![expect(unsafe_code, reason = "two constructors that cannot know what their argument is")]
+#![expect(unsafe_code, reason = "calls that cannot know what their argument is, and one of the allocator")]
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    process::Signal,
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -39,6 +39,29 @@ pub fn readable(source: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` owns its descriptor, so it is open, and the same one, for as long as the
     // `AsyncFd` that takes it lives.
     unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Calls `make` while this process can open no file, so that a library that would read one goes
+/// without it.
+///
+/// Only to be used while there is one thread.
+pub fn without_opening<T>(make: impl FnOnce() -> T) -> T {
+    let limit = getrlimit(Resource::Nofile);
+    let shut = Rlimit { current: Some(0), maximum: limit.maximum };
+    let is_shut = setrlimit(Resource::Nofile, shut).is_ok();
+    let made = make();
+    if is_shut && let Err(error) = setrlimit(Resource::Nofile, limit) {
+        // Lowering the soft limit and raising it again needs no right; this is never seen.
+        tracing::error!(%error, "cannot raise the limit of open files again");
+    }
+    made
+}
+
+/// Gives memory that is free but not returned, after the start has used a lot, back to the kernel.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes an integer, is safe at any time, and touches only free memory.
+    let _has_released = unsafe { libc::malloc_trim(0) };
 }
 
 /// The highest signal number of Linux.

@@ -49,6 +49,8 @@ pub struct FileState {
     pub modified: (i64, u64),
     /// When its inode was changed, likewise.
     pub changed: (i64, u64),
+    /// Whether the path leads to it through a symlink.
+    pub is_linked: bool,
 }
 
 /// What a path means at one moment.
@@ -215,7 +217,7 @@ impl<V: Visitor> Walk<'_, V> {
         let Ok(stat) = fstat(handle) else {
             return;
         };
-        let state = state(&stat);
+        let state = state(&stat, self.links > 0);
         let writers = self.visitor.writers(handle, path, &state);
         self.view.writers = Some(self.view.writers.map_or(writers, |others| others.or(writers)));
         self.view.files.insert(path.to_owned(), state);
@@ -288,12 +290,13 @@ fn identity(stat: &Stat) -> Identity {
     Identity { device: stat.st_dev, inode: stat.st_ino }
 }
 
-fn state(stat: &Stat) -> FileState {
+fn state(stat: &Stat, is_linked: bool) -> FileState {
     FileState {
         identity: identity(stat),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: (stat.st_mtime, stat.st_mtime_nsec),
         changed: (stat.st_ctime, stat.st_ctime_nsec),
+        is_linked,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One watched path: what it meant when it was last looked at, and the change that is under way.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -43,6 +44,8 @@ pub(super) struct Watched {
     settle: Settle,
     /// The directories that kubelet volumes led to before the swap that is under way.
     old_directories: Vec<PathBuf>,
+    /// The names that have come or gone, and may not be all there is to it.
+    in_making: BTreeSet<PathBuf>,
     /// Something happened, first at this moment: look.
     dirty: Option<Boot>,
     /// Who did it.
@@ -71,6 +74,7 @@ impl Watched {
             content,
             settle: Settle::new(limits),
             old_directories: Vec::new(),
+            in_making: BTreeSet::new(),
             dirty: None,
             by: None,
             paid: Boot(Duration::ZERO),
@@ -138,7 +142,9 @@ impl Watched {
         let Looked { view, failures } = places.look(source, self.index, &self.path, &self.view);
         let changed = view.files != self.view.files;
         let volume = self.volume(&view);
-        let writers = view.writers.unwrap_or(Writers::None);
+        self.note_names(&view);
+        let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
+        let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
         self.settle.observe(at, Seen { changed, writers, volume });
         Glance { changed, failures }
@@ -183,7 +189,35 @@ impl Watched {
     /// The change has been dealt with.
     pub(super) fn finish(&mut self) {
         self.settle.finish();
+        self.in_making.clear();
         self.old_directories.clear();
+    }
+
+    /// Notes which names have come or gone in a way that does not tell whether that is all.
+    ///
+    /// A file that is made in place is not yet open when its name appears, and a tool may be about to
+    /// rename it over another (`sed -i`), or to put a new one in the place of one that it has moved
+    /// away (vim). Only some quiet tells that this is not so.
+    fn note_names(&mut self, view: &View) {
+        let has_arrived = self.by.as_ref().is_some_and(|by| by.operation.is_arrival());
+        for (path, state) in &view.files {
+            let before = self.view.files.get(path);
+            if before.is_none() && !has_arrived && !state.is_linked {
+                self.in_making.insert(path.clone());
+            } else if before.is_none_or(|before| before.identity != state.identity) {
+                self.in_making.remove(path);
+            }
+        }
+        for (path, state) in &self.view.files {
+            if view.files.contains_key(path) {
+                continue;
+            }
+            if self.content.has(path) && !state.is_linked {
+                self.in_making.insert(path.clone());
+            } else {
+                self.in_making.remove(path);
+            }
+        }
     }
 
     /// How far the kubelet is with a volume on the way.

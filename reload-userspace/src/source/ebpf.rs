@@ -15,9 +15,9 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
 use reload_ebpf::{CANARY, COMM_LEN, Hook, Key};
@@ -25,7 +25,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
-use self::{decode::decode, unavailable::BTF};
+use self::{decode::decode, layout::Layout, unavailable::BTF};
 use super::{Source, SourceError, WatchError, Writers, number};
 use crate::{
     event::{Event, LossReason, PlaceId},
@@ -257,30 +257,32 @@ impl Source for EbpfSource {
 /// Loads the object with the constants of this kernel, and attaches its programs.
 fn load(object: &[u8], diagnostics: bool) -> Result<Ebpf, Unavailable> {
     let text = fs::read(BTF).map_err(|source| Unavailable::Btf { source })?;
-    let constants =
-        layout::constants(&text).map_err(|source| Unavailable::Layout { source })?;
+    let layout = Layout::parse(&text, &Hook::ALL.map(Hook::tracepoint))
+        .map_err(|source| Unavailable::Layout { source })?;
     drop(text);
-    let btf = Btf::from_sys_fs().map_err(|source| Unavailable::BtfMalformed { source })?;
 
     let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
-    let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf)).override_global(aya_log::LEVEL, &log_level, true);
-    for (name, offset) in &constants {
+    // aya would parse all types of the kernel here, 30 MB of them, of which we need none.
+    let mut loader = sys::without_opening(EbpfLoader::new);
+    loader.btf(None).override_global(aya_log::LEVEL, &log_level, true);
+    for (name, offset) in &layout.constants {
         loader.override_global(name, offset, true);
     }
     let mut ebpf = loader.load(object).map_err(Unavailable::load)?;
 
     let learn: &mut RawTracePoint = program(&mut ebpf, "learn")?;
     learn.load().map_err(|error| Unavailable::program("learn", error))?;
-    for hook in Hook::ALL {
+    for (hook, number) in Hook::ALL.into_iter().zip(layout.tracepoints) {
         let (name, tracepoint) = (hook.program(), hook.tracepoint());
+        let number = number.ok_or(Unavailable::NoTracepoint { tracepoint })?;
         let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
-        program.load(tracepoint, &btf).map_err(|error| match error {
-            ProgramError::Btf(_) => Unavailable::NoTracepoint { tracepoint },
-            error => Unavailable::program(name, error),
-        })?;
+        let stand_in = layout::stand_in(tracepoint, number);
+        let btf = Btf::parse(&stand_in, Endianness::default())
+            .map_err(|source| Unavailable::StandIn { source })?;
+        program.load(tracepoint, &btf).map_err(|error| Unavailable::program(name, error))?;
         program.attach().map_err(|error| Unavailable::program(name, error))?;
     }
+    sys::give_back_memory();
     Ok(ebpf)
 }
 

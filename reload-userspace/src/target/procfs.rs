@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -14,6 +15,9 @@ use super::{Held, Selector, Target, TargetError};
 
 /// How many bytes of a task's name the kernel keeps (`TASK_COMM_LEN` without the zero).
 const COMM_BYTES: usize = 15;
+
+/// How much of a file is read: more than any of them holds that matters here.
+const MOST_READ: usize = 4096;
 
 /// A procfs: the machine's own, or one that a test has made up.
 #[derive(Clone, Debug)]
@@ -88,7 +92,7 @@ impl Procfs {
     #[must_use]
     pub fn matches(&self, pid: Pid, selector: &Selector) -> bool {
         let name = selector.process.as_bytes();
-        let comm = fs::read(self.file(pid, "comm")).unwrap_or_default();
+        let comm = self.read(pid, "comm").unwrap_or_default();
         let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
         if comm == name && name.len() <= COMM_BYTES {
             return true;
@@ -96,7 +100,7 @@ impl Procfs {
         if self.executable(pid).as_deref() == Some(name) {
             return true;
         }
-        let arguments = fs::read(self.file(pid, "cmdline")).unwrap_or_default();
+        let arguments = self.read(pid, "cmdline").unwrap_or_default();
         let mut arguments = arguments.split(|&byte| byte == 0).map(base_name);
         if arguments.next() == Some(name) {
             return true;
@@ -108,7 +112,7 @@ impl Procfs {
     /// What the process does with its signals, or `None` where it is gone.
     #[must_use]
     pub fn signal_sets(&self, pid: Pid) -> Option<SignalSets> {
-        parse_status(&fs::read_to_string(self.file(pid, "status")).ok()?)
+        parse_status(&String::from_utf8_lossy(&self.read(pid, "status")?))
     }
 
     /// The base name of the executable. Only visible to its owner and to root.
@@ -137,7 +141,15 @@ impl Procfs {
 
     fn stat(&self, pid: Pid) -> Option<Stat> {
         // The name in it may be of any bytes.
-        parse_stat(&String::from_utf8_lossy(&fs::read(self.file(pid, "stat")).ok()?))
+        parse_stat(&String::from_utf8_lossy(&self.read(pid, "stat")?))
+    }
+
+    /// The beginning of a file, in one read: that is how procfs gives one state of a process.
+    fn read(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
+        let mut text = vec![0; MOST_READ];
+        let length = File::open(self.file(pid, name)).ok()?.read(&mut text).ok()?;
+        text.truncate(length);
+        Some(text)
     }
 
     fn file(&self, pid: Pid, name: &str) -> PathBuf {

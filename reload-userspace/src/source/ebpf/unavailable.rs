@@ -1,6 +1,6 @@
 //! Why the eBPF programs cannot be had, and what to grant.
 
-use std::{error::Error as _, fs, io, path::Path};
+use std::{fs, io};
 
 use aya::{BtfError, programs::ProgramError};
 
@@ -21,9 +21,9 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
-    /// aya does not understand the kernel's types.
-    #[error("the kernel's type information at {BTF} is not understood; please report the kernel")]
-    BtfMalformed {
+    /// aya does not understand what we tell it of the kernel's types.
+    #[error("aya does not take the number of a tracepoint; please report it")]
+    StandIn {
         /// What aya said.
         source: BtfError,
     },
@@ -180,7 +180,7 @@ pub(crate) fn missing_capabilities(effective: &u64) -> Vec<&'static str> {
 
 /// What may forbid eBPF to a process that has the capabilities.
 fn forbidder() -> &'static str {
-    let lockdown = fs::read_to_string(Path::new("/sys/kernel/security/lockdown"));
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
     if lockdown.is_ok_and(|text| text.contains("[confidentiality]")) {
         return "the kernel is locked down (lockdown=confidentiality)";
     }

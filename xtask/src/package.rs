@@ -1,0 +1,190 @@
+//! What apt installs, as data: each package, what proves that it is there, and why it is needed.
+
+use std::{path::Path, process::Command, sync::OnceLock};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    exec,
+    place::{as_root, is_program, printed},
+};
+
+/// A package of Debian, or the same thing under another name elsewhere.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// Its name for `apt-get install`.
+    pub(crate) name: &'static str,
+    /// What shows that it is there, whoever installed it.
+    pub(crate) proof: Proof,
+    /// Why the project wants it, for the person who is asked to let it in.
+    pub(crate) why: &'static str,
+}
+
+/// What shows that a package is there.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// A file or folder.
+    File(&'static str),
+    /// A program on PATH.
+    Program(&'static str),
+    /// A program that says it is 1.96 or newer.
+    Rust196(&'static str),
+}
+
+/// The compiler of the eBPF program. Only complete it is of use.
+pub(crate) const COMPILER: &[Package] = &[
+    Package {
+        name: "rustc-web",
+        proof: Proof::Rust196("/usr/bin/rustc"),
+        why: "compiles the eBPF program",
+    },
+    Package {
+        name: "cargo-web",
+        proof: Proof::Rust196("/usr/bin/cargo"),
+        why: "builds the eBPF program",
+    },
+    Package {
+        name: "libstd-rust-web-dev-bpf",
+        proof: Proof::File("/usr/lib/rustlib/bpfel-unknown-none/lib"),
+        why: "has Rust's `core`, compiled for eBPF",
+    },
+];
+
+/// What building bpf-linker takes, besides the [`COMPILER`].
+pub(crate) const LINKER: &[Package] = &[
+    Package {
+        name: "llvm-22-dev",
+        proof: Proof::File("/usr/lib/llvm-22/lib/cmake/llvm"),
+        why: "has the LLVM that bpf-linker is built on",
+    },
+    Package {
+        name: "g++",
+        proof: Proof::Program("c++"),
+        why: "links bpf-linker to LLVM, which is C++",
+    },
+];
+
+/// What the tests and the demo run.
+pub(crate) const TESTS: &[Package] = &[
+    Package {
+        name: "gcc",
+        proof: Proof::Program("cc"),
+        why: "links Rust programs, and compiles the C programs that tests signal and measure",
+    },
+    Package {
+        name: "libc6-dev",
+        proof: Proof::File("/usr/include/stdio.h"),
+        why: "has the headers and start-up files for gcc",
+    },
+    Package {
+        name: "nginx-light",
+        proof: Proof::Program("nginx"),
+        why: "is reloaded by the tests and the demo",
+    },
+];
+
+/// What `.ci/run` wants besides.
+pub(crate) const CI: &[Package] = &[Package {
+    name: "rust-web-clippy",
+    proof: Proof::Rust196("/usr/bin/clippy-driver"),
+    why: "lints the eBPF program",
+}];
+
+impl Package {
+    /// Whether it is there.
+    pub(crate) fn is_there(&self) -> bool {
+        match self.proof {
+            Proof::File(path) => Path::new(path).exists(),
+            Proof::Program(name) => is_program(name),
+            Proof::Rust196(program) => printed(Command::new(program).arg("--version"))
+                .and_then(|text| parse_version(&text))
+                .is_some_and(|version| version >= (1, 96)),
+        }
+    }
+}
+
+/// Lists the packages of a table that are not there.
+pub(crate) fn missing(table: &'static [Package]) -> Vec<&'static Package> {
+    table.iter().filter(|package| !package.is_there()).collect()
+}
+
+/// Takes `(1, 96)` from `rustc 1.96.0 (…)`, and from `clippy 0.1.96 (…)`, which hides its own.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let version = text.split_ascii_whitespace().nth(1)?;
+    let mut numbers = version.strip_prefix("0.").unwrap_or(version).split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Whether this machine installs packages with apt.
+pub(crate) fn has_apt() -> bool {
+    is_program("apt-get")
+}
+
+/// Whether apt, as it is configured here, knows a package of this name.
+pub(crate) fn apt_knows(name: &str) -> bool {
+    printed(Command::new("apt-cache").args(["show", "--no-all-versions", name]))
+        .is_some_and(|text| !text.is_empty())
+}
+
+/// Lets apt read what there is to install, once however often it is asked.
+///
+/// # Errors
+///
+/// Fails where apt does, or where sudo is needed and refuses.
+pub(crate) fn apt_update() -> Result<()> {
+    static UPDATED: OnceLock<()> = OnceLock::new();
+    if UPDATED.get().is_none() {
+        exec(apt_get().args(["update", "--quiet"])).context("cannot read the lists of packages")?;
+        UPDATED.get_or_init(|| ());
+    }
+    Ok(())
+}
+
+/// Installs `packages` with apt.
+///
+/// # Errors
+///
+/// Fails where apt does, or where sudo is needed and refuses; names the packages.
+pub(crate) fn apt_install(packages: &[&Package]) -> Result<()> {
+    let names: Vec<_> = packages.iter().map(|package| package.name).collect();
+    exec(apt_get().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(&names))
+        .with_context(|| format!("cannot install {}", names.join(", ")))
+}
+
+fn apt_get() -> Command {
+    // `env` and not `Command::env`, because sudo passes no environment on.
+    let mut command = as_root("env");
+    // Packages of servers start them where the runlevel is one that serves, `invoke-rc.d(8)`.
+    // Runlevel 1 is not, so nginx is installed and not started.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_what_the_tools_print() {
+        fn check(text: &str, expected: Option<(u32, u32)>) {
+            assert_eq!(parse_version(text), expected, "for {text:?}");
+        }
+        check("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)", Some((1, 96)));
+        check("cargo 1.101.0-nightly", Some((1, 101)));
+        check("clippy 0.1.96 (ac68faa20c 2026-05-25)", Some((1, 96)));
+        check("rustc", None);
+        check("error: no such toolchain", None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_missing() {
+        const TABLE: &[Package] = &[
+            Package { name: "there", proof: Proof::File("/proc/self"), why: "always" },
+            Package { name: "not-there", proof: Proof::File("/proc/self/nope"), why: "never" },
+            Package { name: "nor-this", proof: Proof::Program("no-such-program"), why: "never" },
+            Package { name: "nor-that", proof: Proof::Rust196("/proc/self/nope"), why: "never" },
+        ];
+        let names: Vec<_> = missing(TABLE).iter().map(|package| package.name).collect();
+        assert_eq!(names, ["not-there", "nor-this", "nor-that"]);
+    }
+}
