@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     crew::{Crew, Manner, Outcome, Wanted},
-    places::Places,
+    places::{Patience, Places},
     watched::Watched,
 };
 use crate::{
@@ -220,7 +220,7 @@ impl<S: Source> Agent<S> {
         let mut failures = Vec::new();
         for watched in &mut self.watches {
             let glance = if is_verifying {
-                watched.look(now, &mut self.places, &mut self.source)
+                watched.look(now, &mut self.places, &mut self.source, Patience::Patient)
             } else {
                 watched.look_if_due(now, &mut self.places, &mut self.source)
             };
@@ -250,7 +250,10 @@ impl<S: Source> Agent<S> {
             let glances = self
                 .watches
                 .iter_mut()
-                .map(|watched| watched.look(now, &mut self.places, &mut self.source).changed);
+                .map(|watched| {
+                    let (places, source) = (&mut self.places, &mut self.source);
+                    watched.look(now, places, source, Patience::Hasty).changed
+                });
             if glances.fold(false, |any, changed| any | changed) {
                 return;
             }

@@ -35,6 +35,20 @@ struct Place {
     watches: BTreeSet<Index>,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
+    /// Whether what was announced may not have been visible yet when the place was looked at.
+    may_be_under_way: bool,
+}
+
+/// Whether a look waits for changes that are being carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It does not: it sees what is visible, which is enough if that is something new.
+    ///
+    /// A rename on ext4 is visible long before the kernel lets go of the directory, for it removes
+    /// the file that was replaced first: 200 µs.
+    Hasty,
+    /// It does: whatever has been announced is visible.
+    Patient,
 }
 
 /// What a look has found.
@@ -71,12 +85,14 @@ impl Places {
         index: Index,
         path: &Path,
         before: &View,
+        patience: Patience,
     ) -> Looked {
         let mut eyes = Eyes {
             places: self,
             source,
             index,
             before,
+            patience,
             seen: BTreeSet::new(),
             failures: Vec::new(),
             is_fresh: false,
@@ -107,6 +123,25 @@ impl Places {
         }
     }
 
+    /// Has the source watch a new place.
+    fn add<S: Source>(
+        &mut self,
+        source: &mut S,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+    ) -> Result<PlaceId, WatchError> {
+        let id = self.number();
+        if let Err(error) = source.watch(id, handle) {
+            self.free.push(id);
+            return Err(error);
+        }
+        let watches = BTreeSet::new();
+        let place = Place { identity, watches, has_fired: false, may_be_under_way: true };
+        self.by_identity.insert(identity, id);
+        self.places.insert(id, place);
+        Ok(id)
+    }
+
     fn number(&mut self) -> PlaceId {
         self.free.pop().unwrap_or_else(|| {
             let id = PlaceId(self.next);
@@ -122,6 +157,7 @@ struct Eyes<'a, S> {
     source: &'a mut S,
     index: Index,
     before: &'a View,
+    patience: Patience,
     seen: BTreeSet<PlaceId>,
     failures: Vec<(PathBuf, WatchError)>,
     /// Whether the file that was shown last may have been written to since it was looked at.
@@ -129,59 +165,58 @@ struct Eyes<'a, S> {
 }
 
 impl<S: Source> Eyes<'_, S> {
-    /// Watches or arms a place, and says whether it may have changed since it was looked at.
-    fn meet(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) -> bool {
-        match self.try_meet(handle, identity) {
-            Ok(is_fresh) => is_fresh,
-            Err(error) => {
-                self.failures.push((path.to_owned(), error));
-                true
-            }
-        }
+    /// Watches or arms a place, and gives it if that went well.
+    fn meet(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) -> Option<Met> {
+        let met = self.try_meet(handle, identity);
+        met.map_err(|error| self.failures.push((path.to_owned(), error))).ok()
     }
 
     fn try_meet(
         &mut self,
         handle: BorrowedFd<'_>,
         identity: Identity,
-    ) -> Result<bool, WatchError> {
-        let known = self.places.by_identity.get(&identity).copied();
-        let Some(id) = known else {
-            let id = self.places.number();
-            if let Err(error) = self.source.watch(id, handle) {
-                self.places.free.push(id);
-                return Err(error);
-            }
-            let watches = BTreeSet::from([self.index]);
-            self.places.by_identity.insert(identity, id);
-            self.places.places.insert(id, Place { identity, watches, has_fired: false });
-            self.seen.insert(id);
-            return Ok(true);
-        };
-        let Some(place) = self.places.places.get_mut(&id) else {
-            return Ok(true);
+    ) -> Result<Met, WatchError> {
+        let id = match self.places.by_identity.get(&identity) {
+            Some(&id) => id,
+            None => self.places.add(self.source, handle, identity)?,
         };
         self.seen.insert(id);
-        let is_new_here = place.watches.insert(self.index);
+        let Some(place) = self.places.places.get_mut(&id) else {
+            return Ok(Met { id, is_fresh: true });
+        };
+        let mut is_fresh = place.watches.insert(self.index);
         if place.has_fired {
             self.source.arm(id)?;
-            place.has_fired = false;
             // The others that depend on it have been told; what they see from now on is new.
-            return Ok(true);
+            place.has_fired = false;
+            place.may_be_under_way = true;
+            is_fresh = true;
         }
-        Ok(is_new_here)
+        Ok(Met { id, is_fresh })
     }
+}
+
+/// A place on the way of a look.
+struct Met {
+    id: PlaceId,
+    /// Whether it may have changed since it was looked at.
+    is_fresh: bool,
 }
 
 impl<S: Source> Visitor for Eyes<'_, S> {
     fn directory(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        if self.meet(handle, identity, path) {
+        let met = self.meet(handle, identity, path);
+        if self.patience == Patience::Hasty {
+            return;
+        }
+        let place = met.and_then(|met| self.places.places.get_mut(&met.id));
+        if place.is_some_and(|place| std::mem::take(&mut place.may_be_under_way)) {
             watch::wait_for_changes(handle);
         }
     }
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        self.is_fresh = self.meet(handle, identity, path);
+        self.is_fresh = self.meet(handle, identity, path).is_none_or(|met| met.is_fresh);
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::places::{Index, Looked, Places};
+use super::places::{Index, Looked, Patience, Places};
 use crate::{
     content::Content,
     event::{Actor, Boot},
@@ -17,13 +17,19 @@ use crate::{
 };
 
 /// How long a look costs that has found nothing, in time until the next one.
-const IDLE_LOOK: Duration = Duration::from_millis(20);
+const IDLE_LOOK: Duration = Duration::from_millis(5);
 
 /// How many such looks in a row are free, in time.
 ///
-/// So a directory full of other people's files costs 50 looks a second at most, and the first 16
+/// So a directory full of other people's files costs 200 looks a second at most, and the first 40
 /// events after a pause are looked at the moment they come.
-const IDLE_LOOKS: Duration = Duration::from_millis(320);
+const IDLE_LOOKS: Duration = Duration::from_millis(200);
+
+/// How long after an event that a look found nothing of it is looked for again, with patience.
+///
+/// The change may not have been visible yet. It nearly always is, and to wait at once would mean to
+/// miss the next one.
+const PATIENT_LOOK: Duration = Duration::from_millis(2);
 
 /// What came of a look.
 #[derive(Debug, Default)]
@@ -48,6 +54,8 @@ pub(super) struct Watched {
     in_making: BTreeSet<PathBuf>,
     /// Something happened, first at this moment: look.
     dirty: Option<Boot>,
+    /// When to wait for what was announced and not found.
+    look_patiently_at: Option<Boot>,
     /// Who did it.
     by: Option<Actor>,
     /// When all idle looks so far are paid for.
@@ -65,7 +73,7 @@ impl Watched {
         places: &mut Places,
         source: &mut S,
     ) -> (Self, Vec<(PathBuf, WatchError)>) {
-        let looked = places.look(source, index, path, &View::default());
+        let looked = places.look(source, index, path, &View::default(), Patience::Patient);
         let content = Content::read(&looked.view);
         let watched = Self {
             index,
@@ -76,6 +84,7 @@ impl Watched {
             old_directories: Vec::new(),
             in_making: BTreeSet::new(),
             dirty: None,
+            look_patiently_at: None,
             by: None,
             paid: Boot(Duration::ZERO),
             told: None,
@@ -124,9 +133,14 @@ impl Watched {
             return Glance::default();
         }
         let was_idle = self.next(now) == Next::Idle;
-        let glance = self.look(now, places, source);
-        if was_idle && self.next(now) == Next::Idle {
+        let is_late = self.look_patiently_at.is_some_and(|at| at <= now);
+        let patience = if is_late { Patience::Patient } else { Patience::Hasty };
+        let glance = self.look(now, places, source, patience);
+        if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
             self.paid = self.paid.max(now).after(IDLE_LOOK);
+        }
+        if patience == Patience::Hasty && !glance.changed {
+            self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
         }
         glance
     }
@@ -137,9 +151,14 @@ impl Watched {
         now: Boot,
         places: &mut Places,
         source: &mut S,
+        patience: Patience,
     ) -> Glance {
+        if patience == Patience::Patient {
+            self.look_patiently_at = None;
+        }
         let at = self.dirty.take().unwrap_or(now);
-        let Looked { view, failures } = places.look(source, self.index, &self.path, &self.view);
+        let Looked { view, failures } =
+            places.look(source, self.index, &self.path, &self.view, patience);
         let changed = view.files != self.view.files;
         let volume = self.volume(&view);
         self.note_names(&view);
@@ -147,20 +166,20 @@ impl Watched {
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
         self.settle.observe(at, Seen { changed, writers, volume });
-        Glance { changed, failures }
+        Glance { changed: changed || volume != Volume::Still, failures }
     }
 
     /// When to look next, if ever, unless something happens before.
     pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
-        if self.dirty.is_some() {
-            let is_under_way = self.settle.next(now) != Next::Idle;
-            let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
-            return Some(if is_under_way { now } else { affordable });
-        }
-        match self.settle.next(now) {
+        let next = self.settle.next(now);
+        let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
+        let for_event =
+            self.dirty.map(|_| if next == Next::Idle { affordable } else { Boot(Duration::ZERO) });
+        let for_settling = match next {
             Next::Look(at) => Some(at),
             Next::Idle | Next::Complete => None,
-        }
+        };
+        [for_event, for_settling, self.look_patiently_at].into_iter().flatten().min()
     }
 
     /// How far the change is.
