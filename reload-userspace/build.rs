@@ -3,8 +3,6 @@
 //! Without `RELOAD_EBPF_OBJECT`, as in an editor or a plain `cargo build`, the agent is built without
 //! it, and says so when it is asked for the source `ebpf`.
 
-#![expect(clippy::print_stdout, reason = "build scripts talk to cargo on their standard output")]
-
 use std::env;
 
 /// The path of the eBPF object.

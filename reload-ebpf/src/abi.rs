@@ -43,7 +43,9 @@ pub struct Key {
 }
 
 /// Who the agent is, as the kernel sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
 #[repr(C)]
 pub struct Observer {
     /// The address of the agent's pid namespace, which is only compared, never followed.
@@ -120,6 +122,9 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// How many hooks there are.
+    pub const COUNT: u32 = 5;
+
     /// All hooks, in the order of their numbers.
     pub const ALL: [Self; 5] =
         [Self::CtimeSwap, Self::CtimeSkip, Self::CtimeSet, Self::Exec, Self::Exit];
@@ -158,6 +163,7 @@ const _: () = {
     assert!(size_of::<ChangeRecord>() == 48 && offset_of!(ChangeRecord, syscall) == 32);
     assert!(offset_of!(ChangeRecord, place) == 40);
     assert!(size_of::<ProcessRecord>() == 32);
+    assert!(Hook::ALL.len() == Hook::COUNT as usize);
     let mut number = 0;
     while number < Hook::ALL.len() {
         assert!(Hook::ALL[number] as usize == number);

@@ -1,7 +1,6 @@
 //! Changes of watched inodes.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::task_struct,
     helpers::{
         bpf_get_current_pid_tgid,
@@ -20,7 +19,7 @@ use crate::{
 /// Sends a [`ChangeRecord`] if the inode, the hook's first argument, is watched and armed.
 ///
 /// Everything before the look-up runs for every inode of the machine: three loads.
-#[inline(always)]
+#[inline]
 pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
     let inode: *const u8 = ctx.arg(0);
     // SAFETY: the hook's first argument is a `struct inode`.

@@ -31,7 +31,7 @@ pub(crate) enum Priority {
 /// Sends `record` to the agent, or counts it as dropped where the ring has no room for it.
 ///
 /// Says whether it was sent. A full ring never blocks the process that is being traced.
-#[inline(always)]
+#[inline]
 pub(crate) fn emit<T: 'static>(
     ctx: &impl EbpfContext,
     record: T,
@@ -56,7 +56,7 @@ pub(crate) fn emit<T: 'static>(
 }
 
 /// The header of a record on what the current task does.
-#[inline(always)]
+#[inline]
 pub(crate) fn header(ctx: &impl EbpfContext, kind: RecordKind) -> RecordHeader {
     // SAFETY: the helper takes no argument and every tracing program may call it (Linux 5.8).
     let boot_ns = unsafe { bpf_ktime_get_boot_ns() };

@@ -13,7 +13,7 @@ use crate::{
     offsets::{
         OFF_FDT_FD, OFF_FILE_INODE, OFF_FILES_FDT, OFF_INODE_INO, OFF_INODE_SB,
         OFF_INODE_WRITECOUNT, OFF_PID_LEVEL, OFF_SB_DEV, OFF_TASK_FILES, OFF_TASK_LEADER,
-        OFF_TASK_PID, OFF_UPID_NS, peek,
+        OFF_TASK_PID, OFF_UPID_NS, peek, peek_at,
     },
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn inode(ctx: &RawTracePointContext) -> i32 {
     if let Some(observer) = observer(task) {
         store(OBSERVER.get_ptr_mut(0), observer);
     }
-    let descriptor: u64 = ctx.arg(0);
+    let descriptor: usize = ctx.arg(0);
     let found = file_inode(task, descriptor).and_then(|inode| Some((key(inode)?, writers(inode)?)));
     let (key, writers) = found.unwrap_or_default();
     store(LEARNED.get_ptr_mut(0), key);
@@ -36,13 +36,11 @@ pub(crate) fn inode(ctx: &RawTracePointContext) -> i32 {
     writers
 }
 
-fn file_inode(task: *const u8, descriptor: u64) -> Option<*const u8> {
+fn file_inode(task: *const u8, descriptor: usize) -> Option<*const u8> {
     let files: *const u8 = peek(task, &OFF_TASK_FILES)?;
     let table: *const u8 = peek(files, &OFF_FILES_FDT)?;
     let slots: *const u8 = peek(table, &OFF_FDT_FD)?;
-    let slot = slots.wrapping_add(descriptor as usize * size_of::<*const u8>());
-    // SAFETY: the helper checks the address itself, and fails where nothing is mapped.
-    let file = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(slot.cast::<*const u8>()) }.ok()?;
+    let file: *const u8 = peek_at(slots, descriptor * size_of::<*const u8>())?;
     peek(file, &OFF_FILE_INODE)
 }
 

@@ -5,7 +5,10 @@
 
 #![no_std]
 #![no_main]
-#![expect(unsafe_code, reason = "eBPF helpers and map values are raw pointers to the kernel's memory")]
+#![expect(
+    unsafe_code,
+    reason = "eBPF helpers and map values are raw pointers to the kernel's memory"
+)]
 #![expect(clippy::needless_pass_by_value, reason = "the hook macros pass the context by value")]
 
 mod change;
@@ -25,7 +28,7 @@ use reload_ebpf::{Hook, RecordKind};
 ///
 /// Hook: `ctime_ns_xchg` (Linux 6.13), in `inode_set_ctime_current`. Every write, truncation,
 /// creation, link, unlink and rename sets the change time of the inodes that it touches, in the
-/// task that asked for it (or its io_uring worker), and only when it has succeeded or cannot fail
+/// task that asked for it (or its `io_uring` worker), and only when it has succeeded or cannot fail
 /// any more. It fires *within* the operation: the agent must wait for the inode's lock, or for its
 /// last writer, before it reads.
 #[btf_tracepoint]

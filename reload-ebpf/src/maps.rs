@@ -38,8 +38,7 @@ pub(crate) static NAMES: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries
 
 /// Records that found no room in the ring, by [`Hook`].
 #[map]
-pub(crate) static DROPPED: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(Hook::ALL.len() as u32, 0);
+pub(crate) static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Hook::COUNT, 0);
 
 /// Who the agent is, once `learn` has run.
 #[map]

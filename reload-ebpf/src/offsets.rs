@@ -59,8 +59,13 @@ offsets! {
 ///
 /// Gives `None` where the kernel has nothing at that address.
 pub(crate) fn peek<T>(base: *const u8, offset: &Global<u32>) -> Option<T> {
+    peek_at(base, offset.load() as usize)
+}
+
+/// As [`peek`], at an offset that is counted and not known from the BTF.
+pub(crate) fn peek_at<T>(base: *const u8, offset: usize) -> Option<T> {
     // Wrapping, for a wild address is answered by the helper, not by undefined behaviour.
-    let address = base.wrapping_add(offset.load() as usize).cast::<T>();
+    let address = base.wrapping_add(offset).cast::<T>();
     // SAFETY: the helper checks the address itself, and fails where nothing is mapped.
     unsafe { bpf_probe_read_kernel(address) }.ok()
 }

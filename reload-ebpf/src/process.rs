@@ -17,11 +17,11 @@ use crate::{
 ///
 /// A name is that of the task or, at an exec, that of the executable, both cut to 15 bytes as the
 /// kernel cuts the first. The agent compares the whole name.
-#[inline(always)]
+#[inline]
 pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook, kind: RecordKind) {
     let id = bpf_get_current_pid_tgid();
     // A thread that ends is not the end of the process; only its leader's is.
-    if (id >> 32) as u32 != id as u32 {
+    if id >> 32 != id & u64::from(u32::MAX) {
         return;
     }
     let is_named = ctx.command().is_ok_and(is_looked_for)

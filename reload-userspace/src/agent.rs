@@ -4,13 +4,7 @@ mod crew;
 mod places;
 mod watched;
 
-use std::{
-    collections::HashSet,
-    future::Future,
-    io,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::HashSet, future::Future, io, path::PathBuf, slice, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -75,23 +69,21 @@ impl<S: Source> Agent<S> {
     pub fn new(mut source: S, name: SourceName, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
         let now = sys::now();
         let selector = rule.selector().clone();
-        source.follow(&[selector.process.clone()]).context("cannot follow the process")?;
+        source.follow(slice::from_ref(&selector.process)).context("cannot follow the process")?;
         let mut places = Places::new();
         let mut watches = Vec::new();
         for (index, path) in rule.watches().iter().enumerate() {
-            let (watched, failures) =
-                Watched::new(index, path, pace.limits, &mut places, &mut source);
+            let (one, failures) = Watched::new(index, path, pace.limits, &mut places, &mut source);
             if let Some((path, error)) = failures.into_iter().next() {
                 return Err(error).with_context(|| format!("cannot watch {}", path.display()));
             }
-            match watched.obstacle() {
-                None | Some(Obstacle::Missing(_)) => {}
+            match one.obstacle() {
+                None | Some(Obstacle::Missing(_)) => watches.push(one),
                 Some(obstacle) => bail!(
                     "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
                     path.display()
                 ),
             }
-            watches.push(watched);
         }
         let wanted = Wanted { digest: digest(&watches), since: Boot(Duration::ZERO) };
         let mut crew = Crew::new(Procfs::default(), selector, rule.signal());
@@ -247,13 +239,10 @@ impl<S: Source> Agent<S> {
         }
         if last.is_some() {
             // What was read is a state that there was only if nothing happened while it was read.
-            let glances = self
-                .watches
-                .iter_mut()
-                .map(|watched| {
-                    let (places, source) = (&mut self.places, &mut self.source);
-                    watched.look(now, places, source, Patience::Hasty).changed
-                });
+            let glances = self.watches.iter_mut().map(|watched| {
+                let (places, source) = (&mut self.places, &mut self.source);
+                watched.look(now, places, source, Patience::Hasty).changed
+            });
             if glances.fold(false, |any, changed| any | changed) {
                 return;
             }
@@ -272,7 +261,8 @@ impl<S: Source> Agent<S> {
             if self.crew.is_empty() {
                 self.crew.expect_change(now);
             }
-        } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none()) {
+        } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none())
+        {
             self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Nothing here touches the system or judges a combination of options; [`crate::rule`] does.
 
+#![expect(clippy::doc_markdown, reason = "the doc comments are help texts, which are plain text")]
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

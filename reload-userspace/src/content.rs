@@ -37,6 +37,7 @@ impl Content {
     ///
     /// A file that has vanished since the view was taken is left out: the source tells of that. One
     /// that may not be read is stood for by its inode, size and times.
+    #[must_use]
     pub fn read(view: &View) -> Self {
         let mut content = Self { files: BTreeMap::new(), unreadable: Vec::new() };
         for (path, state) in &view.files {
@@ -60,6 +61,7 @@ impl Content {
     }
 
     /// One digest of several contents: the names of the files and what is in them.
+    #[must_use]
     pub fn digest(contents: &[&Self]) -> Digest {
         let mut hash = Sha256::new();
         for (path, Digest(digest)) in contents.iter().flat_map(|content| &content.files) {

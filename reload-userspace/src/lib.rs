@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cli;
 pub mod content;
+pub mod doctor;
 pub mod event;
 pub mod preflight;
 pub mod report;

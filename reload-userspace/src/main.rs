@@ -7,12 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
+use clap::{Parser as _, error::ErrorKind};
 use reload_userspace::{
     agent::Agent,
-    cli::{self, Cli, Command, Format, LogLevel, RunArgs},
+    cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs},
+    doctor::{self, Question},
     report::Log,
-    rule::{Pace, Rule, RuleError},
+    rule::{self, Pace, Rule, RuleError},
     source::{EbpfSource, SourceName},
     sys,
 };
@@ -28,17 +29,19 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let done = match cli.command {
-        Command::Run(args) => run(args),
-        Command::Doctor(args) => todo!(),
+        Command::Run(args) => run(&args),
+        Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // `{:#}` puts the whole chain on one line: what we tried, then each cause.
-            complain(&format!("{error:#}"));
-            if error.is::<RuleError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // `{:#}` puts the whole chain on one line: what we tried, then each cause.
+    complain(&format!("{error:#}"));
+    if error.is::<RuleError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 /// Prints help where it was asked for, and otherwise what is wrong with the command line: one line.
@@ -48,10 +51,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         drop(error.print());
         return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        complain("say what to do: run or doctor; see `reload-agent --help`");
+        return ExitCode::from(USAGE);
+    }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let said = said.collect::<Vec<_>>().join(" ");
+    let said =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let said = said.collect::<Vec<_>>().join("; ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     complain(&format!("{said}; see `reload-agent --help`"));
     ExitCode::from(USAGE)
@@ -62,14 +70,12 @@ fn complain(text: &str) {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(args: RunArgs) -> Result<()> {
+async fn run(args: &RunArgs) -> Result<()> {
     let started = sys::now();
     let log = Log { format: args.log_format, level: args.log_level };
     let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
-    let from_environment = || cli::first_set(&cli::SIGNAL_VARIABLES, |name| env::var_os(name));
-    let signal_name = args.signal.clone().or_else(from_environment);
-    let rule = Rule::new(&rule_args, signal_name.as_deref())?;
-    let pace = Pace::new(&args)?;
+    let rule = Rule::new(&rule_args, signal_name(&args.signal).as_deref())?;
+    let pace = Pace::new(args)?;
     diagnose(log);
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -86,6 +92,29 @@ async fn run(args: RunArgs) -> Result<()> {
         .with_context(|| format!("source {} cannot be had", SourceName::Ebpf))?;
     let agent = Agent::new(source, SourceName::Ebpf, rule, pace, log)?;
     agent.run(started, EbpfSource::STRATEGY, stop).await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
+    let question = Question {
+        watches: rule::watches(&rule_args.watch)?,
+        selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
+    };
+    let report =
+        doctor::examine(&question, rule::signal(signal_name(&args.signal).as_deref())?).await;
+    let text = match args.format {
+        Format::Text => report.text(),
+        Format::Json => report.json().context("the report is no JSON")? + "\n",
+    };
+    io::stdout().write_all(text.as_bytes()).context("cannot write the report")?;
+    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The signal that was typed or is in the environment.
+fn signal_name(typed: &Option<String>) -> Option<String> {
+    let from_environment = || cli::first_set(&cli::SIGNAL_VARIABLES, |name| env::var_os(name));
+    typed.clone().or_else(from_environment)
 }
 
 /// Writes what is not a decision to standard error as well: what led to one, at the level `debug`.

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     const HUP: u64 = 1;
-    const OLD: Duration = Duration::from_secs(60);
+    const OLD: Duration = Duration::from_mins(1);
     const YOUNG: Duration = Duration::from_millis(100);
 
     fn sets(caught: u64, ignored: u64) -> SignalSets {

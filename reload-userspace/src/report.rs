@@ -2,6 +2,8 @@
 
 mod text;
 
+pub(crate) use text::one_line;
+
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -138,9 +140,10 @@ impl Decision {
     #[must_use]
     pub fn level(&self) -> LogLevel {
         match self {
-            Self::Refused { .. } | Self::Failed { .. } | Self::Degraded { .. } | Self::Lost { .. } => {
-                LogLevel::Warn
-            }
+            Self::Refused { .. }
+            | Self::Failed { .. }
+            | Self::Degraded { .. }
+            | Self::Lost { .. } => LogLevel::Warn,
             _ => LogLevel::Info,
         }
     }
@@ -174,8 +177,10 @@ impl Log {
         let level = name(decision.level());
         let line = match self.format {
             Format::Text => format!("{time} {level:5} {}\n", text::sentence(decision)),
-            Format::Json => serde_json::to_string(&Line { time, level, decision })
-                .map_or_else(|error| format!("{{\"message\":{:?}}}\n", error.to_string()), |json| json + "\n"),
+            Format::Json => serde_json::to_string(&Line { time, level, decision }).map_or_else(
+                |error| format!("{{\"message\":{:?}}}\n", error.to_string()),
+                |json| json + "\n",
+            ),
         };
         // In one piece, so that lines of several writers do not mix. There is nobody to tell that
         // standard error is closed.

@@ -95,16 +95,10 @@ impl Rule {
         if watch.is_empty() {
             return Err(RuleError::NoWatch);
         }
-        let watches = watch.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
-        let process = process.clone().ok_or(RuleError::NoProcess)?;
-        if process.trim().is_empty() {
-            return Err(RuleError::EmptyProcess);
-        }
-        if process.contains('/') {
-            return Err(RuleError::ProcessIsPath { name: process });
-        }
-        let signal = signal.map_or(Ok(SignalNumber::HUP), str::parse)?;
-        Ok(Self { name: process.clone(), watches, selector: Selector { process }, signal })
+        let watches = watches(watch)?;
+        let selector = selector(process.as_deref().ok_or(RuleError::NoProcess)?)?;
+        let signal = self::signal(signal)?;
+        Ok(Self { name: selector.process.clone(), watches, selector, signal })
     }
 
     /// What the rule is called in logs.
@@ -143,17 +137,46 @@ impl Pace {
             return Err(RuleError::NoReconcile);
         }
         Ok(Self {
-            limits: Limits {
-                quiet: args.settle,
-                max: args.settle_max,
-                volume: VOLUME_TIMEOUT,
-            },
+            limits: Limits { quiet: args.settle, max: args.settle_max, volume: VOLUME_TIMEOUT },
             caution: Caution { is_forced: args.force, handler_timeout: args.handler_timeout },
             min_interval: args.min_interval,
             reconcile: args.reconcile,
             is_dry: args.dry_run,
         })
     }
+}
+
+/// The paths to watch, all absolute.
+///
+/// # Errors
+///
+/// Fails where one is empty.
+pub fn watches(paths: &[PathBuf]) -> Result<Vec<PathBuf>, RuleError> {
+    paths.iter().map(|path| absolute(path)).collect()
+}
+
+/// Whom a name means.
+///
+/// # Errors
+///
+/// Fails where no process can have that name.
+pub fn selector(name: &str) -> Result<Selector, RuleError> {
+    if name.trim().is_empty() {
+        return Err(RuleError::EmptyProcess);
+    }
+    if name.contains('/') {
+        return Err(RuleError::ProcessIsPath { name: name.to_owned() });
+    }
+    Ok(Selector { process: name.to_owned() })
+}
+
+/// The signal with that name or number, or HUP.
+///
+/// # Errors
+///
+/// Fails where there is no such signal.
+pub fn signal(name: Option<&str>) -> Result<SignalNumber, RuleError> {
+    Ok(name.map_or(Ok(SignalNumber::HUP), str::parse)?)
 }
 
 /// The path from the root; symlinks stay, for they are what is watched.

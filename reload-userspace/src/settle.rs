@@ -141,7 +141,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         quiet: Duration::from_millis(100),
-        max: Duration::from_millis(2000),
+        max: Duration::from_secs(2),
         volume: Duration::from_millis(200),
     };
 

@@ -4,15 +4,15 @@ mod ebpf;
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use serde::Serialize;
 
 use crate::event::{Event, PlaceId};
 
+pub(crate) use ebpf::BTF;
 pub use ebpf::{EbpfSource, Unavailable};
-pub(crate) use ebpf::{effective_capabilities, missing_capabilities};
 
 /// Yields what happens to the watched places and the followed processes.
 ///
@@ -119,7 +119,9 @@ impl fmt::Display for SourceName {
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The kernel side has no room for another place or name.
-    #[error("the source can watch no more than {limit} {things}; use fewer rules or narrower paths")]
+    #[error(
+        "the source can watch no more than {limit} {things}; use fewer rules or narrower paths"
+    )]
     Full {
         /// How many there can be.
         limit: u32,
@@ -156,6 +158,5 @@ pub enum SourceError {
 
 /// The number of a descriptor, as the kernel's interfaces want it.
 pub(crate) fn number(handle: BorrowedFd<'_>) -> u64 {
-    use std::os::fd::AsRawFd as _;
-    u64::try_from(handle.as_fd().as_raw_fd()).unwrap_or(u64::MAX)
+    u64::try_from(handle.as_raw_fd()).unwrap_or(u64::MAX)
 }

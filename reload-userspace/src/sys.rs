@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** what this module exports is safe for every argument.
 
-#![expect(unsafe_code, reason = "calls that cannot know what their argument is, and one of the allocator")]
+#![expect(
+    unsafe_code,
+    reason = "calls that cannot know what their argument is, and one of the allocator"
+)]
 
 use std::{
     io,
@@ -12,6 +15,7 @@ use std::{
 
 use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
+    thread::CapabilitySet,
     time::{ClockId, clock_gettime},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -25,6 +29,12 @@ pub fn now() -> Boot {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
     Boot(Duration::new(seconds, nanos))
+}
+
+/// The capabilities that are effective now; none where the kernel does not say.
+#[must_use]
+pub fn effective_capabilities() -> CapabilitySet {
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
 /// Lets the runtime wait until there is something to read from `source`.
@@ -49,12 +59,12 @@ pub fn without_opening<T>(make: impl FnOnce() -> T) -> T {
     let limit = getrlimit(Resource::Nofile);
     let shut = Rlimit { current: Some(0), maximum: limit.maximum };
     let is_shut = setrlimit(Resource::Nofile, shut).is_ok();
-    let made = make();
+    let result = make();
     if is_shut && let Err(error) = setrlimit(Resource::Nofile, limit) {
         // Lowering the soft limit and raising it again needs no right; this is never seen.
         tracing::error!(%error, "cannot raise the limit of open files again");
     }
-    made
+    result
 }
 
 /// Gives memory that is free but not returned, after the start has used a lot, back to the kernel.

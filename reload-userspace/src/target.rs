@@ -170,9 +170,7 @@ impl Held {
         match sent {
             Ok(()) => Ok(Sent::Delivered),
             Err(Errno::SRCH) => Ok(Sent::Gone),
-            Err(errno) => {
-                Err(TargetError::Signal { pid: self.target.pid, source: errno.into() })
-            }
+            Err(errno) => Err(TargetError::Signal { pid: self.target.pid, source: errno.into() }),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use rustix::{
     fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, open, openat, readlinkat},
-    io::Errno,
+    io::{Errno, fcntl_dupfd_cloexec},
 };
 
 use crate::source::Writers;
@@ -88,6 +88,9 @@ pub enum Obstacle {
 pub trait Visitor {
     /// A directory in which a name is about to be looked up.
     fn directory(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path);
+
+    /// A symlink on the way, and what it says.
+    fn link(&mut self, _path: &Path, _target: &Path) {}
 
     /// A file that the path stands for. Its times are asked for after this.
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path);
@@ -161,10 +164,11 @@ impl<V: Visitor> Walk<'_, V> {
             }
             self.visitor.directory(at.as_fd(), identity(&stat), &here);
             let next = here.join(&name);
-            let handle = openat(&at, &name, PATH_ONLY, Mode::empty()).map_err(|errno| match errno {
-                Errno::NOENT => Obstacle::Missing(next.clone()),
-                errno => denied(&next, errno),
-            })?;
+            let handle =
+                openat(&at, &name, PATH_ONLY, Mode::empty()).map_err(|errno| match errno {
+                    Errno::NOENT => Obstacle::Missing(next.clone()),
+                    errno => denied(&next, errno),
+                })?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 (at, stat) = (handle, found);
@@ -178,6 +182,7 @@ impl<V: Visitor> Walk<'_, V> {
             }
             let link = readlinkat(&handle, "", Vec::new()).map_err(|errno| denied(&next, errno))?;
             let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
+            self.visitor.link(&next, &link);
             if name == VOLUME_LINK {
                 self.view.volumes.insert(next, here.join(&link));
             }
@@ -198,7 +203,7 @@ impl<V: Visitor> Walk<'_, V> {
     fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
         self.visitor.directory(found.handle.as_fd(), identity(&found.stat), path);
         for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
-            let at = found.handle.try_clone().map_err(|_| denied(path, Errno::MFILE))?;
+            let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
             // Not there any more, dangling, or no file: nothing that a reader could read.
             if let Ok(found) = self.walk(at, path.to_owned(), Path::new(&name))
                 && FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile
@@ -262,7 +267,8 @@ pub fn wait_for_changes(directory: BorrowedFd<'_>) {
     };
     let mut buffer = [const { MaybeUninit::<u8>::uninit() }; 512];
     let mut listing = RawDir::new(readable, &mut buffer);
-    drop(listing.next());
+    // What is in it does not matter, nor whether it can be read: where not, there is no wait.
+    let _is_read = listing.next().is_some();
 }
 
 /// The components of a path as the kernel resolves them: `..` stays, for it may follow a symlink.

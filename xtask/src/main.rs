@@ -10,13 +10,18 @@
 )]
 
 mod build;
+mod demo;
 mod lint;
 mod setup;
 mod test;
 mod tidy;
 // ---
+mod agent;
+mod child;
 mod package;
+mod patience;
 mod place;
+mod program;
 mod toolchain;
 
 use std::{
@@ -36,6 +41,7 @@ use clap::Parser;
 enum Chore {
     Setup(setup::Options),
     Build(build::Options),
+    Demo(demo::Options),
     Test(test::Options),
     Lint(lint::Options),
     Tidy(tidy::Options),
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Setup(options) => setup::run(&options),
         Chore::Build(options) => build::run(&options),
+        Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Lint(options) => lint::run(&options),
         Chore::Tidy(options) => tidy::run(&options),

@@ -30,7 +30,9 @@ pub(crate) struct Options {
 /// How much to install.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// What building and testing take.
+    /// What building takes.
+    Build,
+    /// That, and what the tests run.
     Tests,
     /// That, and what `.ci/run` wants.
     Ci,
@@ -55,7 +57,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// As [`run`].
 pub(crate) fn setup(place: &Place, extent: Extent) -> Result<Toolchain> {
     let found = Toolchain::find(place);
-    let mut tasks = Tasks { packages: missing(package::TESTS), ..Tasks::default() };
+    let mut tasks = Tasks { packages: missing(package::BUILD), ..Tasks::default() };
+    if extent != Extent::Build {
+        tasks.packages.extend(missing(package::TESTS));
+    }
     let kind = match &found {
         Ok(toolchain) => toolchain.kind,
         Err(error) => {

@@ -9,7 +9,7 @@ use crate::{
     event::Boot,
     preflight::{self, Caution, Refusal, Verdict},
     rule::SignalNumber,
-    target::{Held, Procfs, Selector, Sent, TargetError},
+    target::{Held, Procfs, Selector, Sent, Target, TargetError},
 };
 
 /// How long until a young target is asked again whether it has its handler.
@@ -19,7 +19,7 @@ const HANDLER_POLL: Duration = Duration::from_millis(10);
 const ROLL_CALL_DELAY: Duration = Duration::from_millis(20);
 
 /// For how long the start of a program is remembered for a process that has not been found yet.
-const START_MEMORY: Duration = Duration::from_secs(60);
+const START_MEMORY: Duration = Duration::from_mins(1);
 
 /// The targets of one rule.
 #[derive(Debug)]
@@ -123,13 +123,11 @@ impl Crew {
         let mut known = std::mem::take(&mut self.members);
         for held in found {
             let target = held.target();
-            let member = match known.iter().position(|member| member.held.target() == target) {
-                Some(index) => known.swap_remove(index),
-                None => {
-                    let start = self.start(&held);
-                    let has = (start >= wanted.since).then_some(wanted.digest);
-                    Member { held, has, denied: None, told: None, not_before: now }
-                }
+            let member = if let Some(index) = known.iter().position(|known| known.is(target)) {
+                known.swap_remove(index)
+            } else {
+                let has = (self.start(&held) >= wanted.since).then_some(wanted.digest);
+                Member { held, has, denied: None, told: None, not_before: now }
             };
             self.members.push(member);
         }
@@ -223,6 +221,10 @@ impl Crew {
 impl Member {
     fn pid(&self) -> Pid {
         self.held.target().pid
+    }
+
+    fn is(&self, target: Target) -> bool {
+        self.held.target() == target
     }
 
     fn is_owed(&self, digest: Digest) -> bool {

@@ -22,7 +22,7 @@ pub(super) type Index = usize;
 #[derive(Debug)]
 pub(super) struct Places {
     by_identity: HashMap<Identity, PlaceId>,
-    places: HashMap<PlaceId, Place>,
+    by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeSet<PlaceId>>,
     /// Numbers that can be handed out again.
     free: Vec<PlaceId>,
@@ -62,7 +62,7 @@ impl Places {
     pub(super) fn new() -> Self {
         Self {
             by_identity: HashMap::new(),
-            places: HashMap::new(),
+            by_id: HashMap::new(),
             by_watch: HashMap::new(),
             free: Vec::new(),
             next: FIRST,
@@ -71,7 +71,7 @@ impl Places {
 
     /// Notes that a place has changed, and gives the paths that depend on it.
     pub(super) fn fired(&mut self, id: PlaceId) -> Vec<Index> {
-        let Some(place) = self.places.get_mut(&id) else {
+        let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
         place.has_fired = true;
@@ -111,13 +111,13 @@ impl Places {
 
     /// Takes a path off a place, and forgets the place if it was the last.
     fn leave<S: Source>(&mut self, source: &mut S, index: Index, id: PlaceId) {
-        let Some(place) = self.places.get_mut(&id) else {
+        let Some(place) = self.by_id.get_mut(&id) else {
             return;
         };
         place.watches.remove(&index);
         if place.watches.is_empty() {
             self.by_identity.remove(&place.identity);
-            self.places.remove(&id);
+            self.by_id.remove(&id);
             source.forget(id);
             self.free.push(id);
         }
@@ -138,7 +138,7 @@ impl Places {
         let watches = BTreeSet::new();
         let place = Place { identity, watches, has_fired: false, may_be_under_way: true };
         self.by_identity.insert(identity, id);
-        self.places.insert(id, place);
+        self.by_id.insert(id, place);
         Ok(id)
     }
 
@@ -171,17 +171,13 @@ impl<S: Source> Eyes<'_, S> {
         met.map_err(|error| self.failures.push((path.to_owned(), error))).ok()
     }
 
-    fn try_meet(
-        &mut self,
-        handle: BorrowedFd<'_>,
-        identity: Identity,
-    ) -> Result<Met, WatchError> {
+    fn try_meet(&mut self, handle: BorrowedFd<'_>, identity: Identity) -> Result<Met, WatchError> {
         let id = match self.places.by_identity.get(&identity) {
             Some(&id) => id,
             None => self.places.add(self.source, handle, identity)?,
         };
         self.seen.insert(id);
-        let Some(place) = self.places.places.get_mut(&id) else {
+        let Some(place) = self.places.by_id.get_mut(&id) else {
             return Ok(Met { id, is_fresh: true });
         };
         let mut is_fresh = place.watches.insert(self.index);
@@ -209,7 +205,7 @@ impl<S: Source> Visitor for Eyes<'_, S> {
         if self.patience == Patience::Hasty {
             return;
         }
-        let place = met.and_then(|met| self.places.places.get_mut(&met.id));
+        let place = met.and_then(|met| self.places.by_id.get_mut(&met.id));
         if place.is_some_and(|place| std::mem::take(&mut place.may_be_under_way)) {
             watch::wait_for_changes(handle);
         }

@@ -51,7 +51,7 @@ fn last(by: Option<&Actor>) -> String {
 }
 
 /// Escapes what would end the line or speak to the terminal: names of files and processes may hold it.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, char| {
         if char.is_control() {
             line.extend(char.escape_default());

@@ -122,7 +122,9 @@ mod tests {
             let error = text.parse::<SignalNumber>().unwrap_err();
             assert_eq!(error, SignalError { given: text.to_owned() });
         }
-        for text in ["", "0", "-1", "32", "33", "65", "HUPP", "SIG", "RTMIN+31", "RTMIN-1", "RTMAX+1"] {
+        for text in
+            ["", "0", "-1", "32", "33", "65", "HUPP", "SIG", "RTMIN+31", "RTMIN-1", "RTMAX+1"]
+        {
             check(text);
         }
     }

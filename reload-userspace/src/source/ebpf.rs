@@ -25,15 +25,15 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
-use self::{decode::decode, layout::Layout, unavailable::BTF};
+use self::{decode::decode, layout::Layout};
 use super::{Source, SourceError, WatchError, Writers, number};
 use crate::{
     event::{Event, LossReason, PlaceId},
     sys,
 };
 
+pub(crate) use self::unavailable::BTF;
 pub use self::unavailable::Unavailable;
-pub(crate) use self::unavailable::{effective_capabilities, missing_capabilities};
 
 /// The eBPF object, made by `cargo xtask build`.
 #[cfg(ebpf_object)]
@@ -151,9 +151,11 @@ impl EbpfSource {
 
     /// What the kernel has dropped since the last call: a full ring by hook.
     fn dropped(&mut self) -> Vec<Event> {
-        let count = |hook: Hook| self.dropped.get(&(hook as u32), 0).map_or(0, |per_processor| {
-            per_processor.iter().sum()
-        });
+        let count = |hook: Hook| {
+            self.dropped
+                .get(&(hook as u32), 0)
+                .map_or(0, |per_processor| per_processor.iter().sum())
+        };
         let counts = Hook::ALL.map(count);
         tell(&mut self.told.dropped, counts, LossReason::RingFull)
     }
@@ -338,7 +340,9 @@ fn refused(source: io::Error) -> WatchError {
 /// Names the limit where the kernel says that a map is full (`E2BIG`).
 fn full(limit: u32, things: &'static str) -> impl Fn(MapError) -> WatchError {
     move |error| match error {
-        MapError::SyscallError(call) if call.io_error.kind() == io::ErrorKind::ArgumentListTooLong => {
+        MapError::SyscallError(call)
+            if call.io_error.kind() == io::ErrorKind::ArgumentListTooLong =>
+        {
             WatchError::Full { limit, things }
         }
         error => refused(io::Error::other(error)),
@@ -357,14 +361,14 @@ mod tests {
             hook: hook.tracepoint(),
             count,
         };
-        assert_eq!(tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull), [
-            lost(Hook::CtimeSkip, 3),
-            lost(Hook::Exec, 1)
-        ]);
+        assert_eq!(
+            tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull),
+            [lost(Hook::CtimeSkip, 3), lost(Hook::Exec, 1)]
+        );
         assert_eq!(tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull), []);
-        assert_eq!(tell(&mut told, [0, 5, 0, 1, 0], LossReason::RingFull), [lost(
-            Hook::CtimeSkip,
-            2
-        )]);
+        assert_eq!(
+            tell(&mut told, [0, 5, 0, 1, 0], LossReason::RingFull),
+            [lost(Hook::CtimeSkip, 2)]
+        );
     }
 }

@@ -72,9 +72,9 @@ impl Procfs {
     /// Fails where processes cannot be listed or held.
     pub fn resolve(&self, selector: &Selector) -> Result<Vec<Held>, TargetError> {
         let list = |source: io::Error| TargetError::List { root: self.root.clone(), source };
-        let pids = fs::read_dir(&self.root).map_err(list)?.filter_map(|entry| {
-            entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw)
-        });
+        let pids = fs::read_dir(&self.root)
+            .map_err(list)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw));
         let matching: HashMap<Pid, Stat> = pids
             .filter(|&pid| pid != Pid::this() && self.matches(pid, selector))
             .filter_map(|pid| Some((pid, self.stat(pid).filter(Stat::is_running)?)))
@@ -239,9 +239,21 @@ mod tests {
             Made { pid: 4, parent: 1, comm: "nginx", exe: "/opt/x", arguments: &["y"] },
             Made { pid: 5, parent: 1, comm: "x", exe: "/usr/sbin/nginx", arguments: &["y"] },
             Made { pid: 6, parent: 1, comm: "x", exe: "/opt/x", arguments: &["/bin/nginx", "-g"] },
-            Made { pid: 7, parent: 1, comm: "nginx-debug", exe: "/opt/nginx-debug", arguments: &[] },
+            Made {
+                pid: 7,
+                parent: 1,
+                comm: "nginx-debug",
+                exe: "/opt/nginx-debug",
+                arguments: &[],
+            },
             Made { pid: 8, parent: 1, comm: "x", exe: "/nginx (deleted)", arguments: &[] },
-            Made { pid: 9, parent: 1, comm: "a-name-of-more-", exe: "/opt/other", arguments: &["x"] },
+            Made {
+                pid: 9,
+                parent: 1,
+                comm: "a-name-of-more-",
+                exe: "/opt/other",
+                arguments: &["x"],
+            },
             Made {
                 pid: 10,
                 parent: 1,

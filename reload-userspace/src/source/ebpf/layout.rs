@@ -97,7 +97,7 @@ pub(super) fn stand_in(tracepoint: &str, number: u32) -> Vec<u8> {
 /// The types of a BTF, undecoded but for where each begins.
 struct Types<'a> {
     /// The type section.
-    types: &'a [u8],
+    section: &'a [u8],
     /// The string section.
     strings: &'a [u8],
     /// Where each type begins in the type section; type 1 is the first.
@@ -139,14 +139,14 @@ impl<'a> Types<'a> {
             btf.get(start..start.checked_add(size(word(btf, at + 4)?)?)?)
         };
         let mut all = Self {
-            types: section(8)?,
+            section: section(8)?,
             strings: section(16)?,
             starts: vec![0],
             structures: HashMap::new(),
             tracepoints: HashMap::new(),
         };
         let mut start = 0;
-        while start < all.types.len() {
+        while start < all.section.len() {
             let head = all.head(start)?;
             let name = all.text(head.name)?;
             let is_wanted = || MEMBERS.iter().any(|(_, wanted, _)| wanted.as_bytes() == name);
@@ -163,13 +163,13 @@ impl<'a> Types<'a> {
     }
 
     fn head(&self, start: usize) -> Option<Head> {
-        let info = word(self.types, start + 4)?;
+        let info = word(self.section, start + 4)?;
         Some(Head {
-            name: word(self.types, start)?,
+            name: word(self.section, start)?,
             kind: info >> 24 & 0x1f,
             members: size(info & 0xffff)?,
             has_bitfields: info >> 31 != 0,
-            size_or_type: word(self.types, start + 8)?,
+            size_or_type: word(self.section, start + 8)?,
         })
     }
 
@@ -203,7 +203,11 @@ impl<'a> Types<'a> {
         let start = size(*self.starts.get(size(kind)?)?)?;
         let head = self.head(start)?;
         // TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG
-        if matches!(head.kind, TYPEDEF | 9..=11 | 18) { self.start(head.size_or_type) } else { Some(start) }
+        if matches!(head.kind, TYPEDEF | 9..=11 | 18) {
+            self.start(head.size_or_type)
+        } else {
+            Some(start)
+        }
     }
 
     /// The offset in bits and the type of a member, looked for in nameless members as well.
@@ -214,9 +218,9 @@ impl<'a> Types<'a> {
         }
         (0..head.members).find_map(|index| {
             let at = start + HEAD_BYTES + index * MEMBER_BYTES;
-            let name = self.text(word(self.types, at)?)?;
-            let kind = word(self.types, at + 4)?;
-            let raw = word(self.types, at + 8)?;
+            let name = self.text(word(self.section, at)?)?;
+            let kind = word(self.section, at + 4)?;
+            let raw = word(self.section, at + 8)?;
             // With bit fields, the upper byte is the width of the field.
             let offset = if head.has_bitfields { raw & 0x00ff_ffff } else { raw };
             if name == wanted {
@@ -284,14 +288,8 @@ mod tests {
         ]
         .concat();
         let type_bytes = u32::try_from(types.len() * 4).unwrap();
-        let header = [
-            0x1_eb9f,
-            24,
-            0,
-            type_bytes,
-            type_bytes,
-            u32::try_from(strings.len()).unwrap(),
-        ];
+        let header =
+            [0x1_eb9f, 24, 0, type_bytes, type_bytes, u32::try_from(strings.len()).unwrap()];
         header
             .iter()
             .chain(&types)

@@ -4,13 +4,18 @@ use std::{fs, io};
 
 use aya::{BtfError, programs::ProgramError};
 
+use rustix::thread::CapabilitySet;
+
 use super::layout::LayoutError;
+use crate::sys;
 
 /// Why the source `ebpf` cannot be had here. Every message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// A plain `cargo build` made this agent.
-    #[error("this reload-agent was built without its eBPF program; build it with `cargo xtask build`")]
+    #[error(
+        "this reload-agent was built without its eBPF program; build it with `cargo xtask build`"
+    )]
     NotBuiltIn,
     /// The kernel does not describe its types.
     #[error(
@@ -103,7 +108,7 @@ pub enum Unavailable {
 }
 
 /// Where the kernel describes its types.
-pub(super) const BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 impl Unavailable {
     /// Finds the reason for a failure to load or attach: what is missing is only asked after the
@@ -125,7 +130,7 @@ impl Unavailable {
     }
 
     fn refusal(source: io::Error) -> Self {
-        let missing = missing_capabilities(&effective_capabilities().unwrap_or_default());
+        let missing = missing_capabilities(sys::effective_capabilities());
         if !missing.is_empty() {
             return Self::Privilege { missing: missing.join(" and "), source };
         }
@@ -154,28 +159,17 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     None
 }
 
-/// The effective capabilities of this process, from `CapEff` in `/proc/self/status`.
-///
-/// # Errors
-///
-/// Fails where `/proc` is not mounted.
-pub(crate) fn effective_capabilities() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    Ok(line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0))
-}
-
 /// The capabilities that eBPF needs and `effective` has not.
 ///
 /// Before Linux 5.8 there was only `CAP_SYS_ADMIN`, which still stands for both.
-pub(crate) fn missing_capabilities(effective: &u64) -> Vec<&'static str> {
-    const SYS_ADMIN: u32 = 21;
-    const NEEDED: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
-    let has = |bit: u32| effective >> bit & 1 != 0;
-    if has(SYS_ADMIN) {
+fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
+    const NEEDED: [(CapabilitySet, &str); 2] =
+        [(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::PERFMON, "CAP_PERFMON")];
+    if effective.contains(CapabilitySet::SYS_ADMIN) {
         return Vec::new();
     }
-    NEEDED.into_iter().filter(|&(bit, _)| !has(bit)).map(|(_, name)| name).collect()
+    let missing = NEEDED.into_iter().filter(|&(capability, _)| !effective.contains(capability));
+    missing.map(|(_, name)| name).collect()
 }
 
 /// What may forbid eBPF to a process that has the capabilities.
@@ -194,13 +188,14 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named() {
-        fn check(effective: u64, expected: &[&str]) {
-            assert_eq!(missing_capabilities(&effective), expected, "for {effective:#x}");
+        fn check(effective: CapabilitySet, expected: &[&str]) {
+            assert_eq!(missing_capabilities(effective), expected, "for {effective:?}");
         }
-        check(0, &["CAP_BPF", "CAP_PERFMON"]);
-        check(1 << 39, &["CAP_PERFMON"]);
-        check(1 << 38, &["CAP_BPF"]);
-        check(1 << 38 | 1 << 39, &[]);
-        check(1 << 21, &[]);
+        let both = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        check(CapabilitySet::empty(), &["CAP_BPF", "CAP_PERFMON"]);
+        check(CapabilitySet::BPF, &["CAP_PERFMON"]);
+        check(CapabilitySet::PERFMON, &["CAP_BPF"]);
+        check(both, &[]);
+        check(CapabilitySet::SYS_ADMIN, &[]);
     }
 }
