@@ -14,13 +14,13 @@ use self::{
     watched::Watched,
 };
 use crate::{
+    clock::{self, Boot},
     content::{Content, Digest},
-    event::{Boot, Event},
+    event::Event,
     report::{Awaited, Decision, Log},
     rule::{Pace, Rule},
     settle::Next,
     source::{Source, SourceName, WatchError},
-    sys,
     target::{Procfs, TargetError},
     watch::Obstacle,
 };
@@ -67,7 +67,7 @@ impl<S: Source> Agent<S> {
     /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
     /// not exist yet is waited for.
     pub fn new(mut source: S, name: SourceName, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
-        let now = sys::now();
+        let now = clock::now();
         let selector = rule.selector().clone();
         source.follow(slice::from_ref(&selector.process)).context("cannot follow the process")?;
         let mut places = Places::new();
@@ -124,7 +124,7 @@ impl<S: Source> Agent<S> {
             rules: vec![self.rule.name().to_owned()],
             watches: self.watches.len(),
             targets: self.crew.len(),
-            after: sys::now().since(started),
+            after: clock::now().since(started),
         });
         self.tell_of_obstacles();
         self.tell_of_unreadable();
@@ -132,7 +132,7 @@ impl<S: Source> Agent<S> {
         let mut stop = std::pin::pin!(stop);
         loop {
             let deadline = self.step()?;
-            let pause = tokio::time::sleep(deadline.since(sys::now()));
+            let pause = tokio::time::sleep(deadline.since(clock::now()));
             tokio::select! {
                 biased;
                 reason = &mut stop => {
@@ -149,7 +149,7 @@ impl<S: Source> Agent<S> {
 
     /// Notes what an event means; what is due is done by [`Agent::step`].
     fn take(&mut self, event: Event) {
-        let now = sys::now();
+        let now = clock::now();
         self.losses_at.get_or_insert(now.after(LOSS_DELAY));
         match event {
             Event::Changed { place, at, by } => {
@@ -168,7 +168,7 @@ impl<S: Source> Agent<S> {
 
     /// Does everything that is due, and says when the next thing is.
     fn step(&mut self) -> Result<Boot> {
-        let now = sys::now();
+        let now = clock::now();
         if self.losses_at.is_some_and(|at| at <= now) {
             self.losses_at = None;
             for loss in self.source.losses() {
@@ -269,7 +269,7 @@ impl<S: Source> Agent<S> {
 
     /// Reloads whoever is owed it.
     fn reload(&mut self) -> Result<()> {
-        let now = sys::now();
+        let now = clock::now();
         let is_due = self.crew.roll_call_at().is_some_and(|at| {
             at <= now || self.crew.is_empty() || self.crew.reload_at(self.wanted).is_some()
         });

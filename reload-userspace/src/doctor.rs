@@ -12,9 +12,10 @@ use rustix::{
 
 use self::report::Status::{Bad, Note, Ok};
 use crate::{
+    event::Writers,
     preflight::{self, Caution, Verdict},
     rule::SignalNumber,
-    source::{BTF, EbpfSource, Writers},
+    source::{BTF, EbpfSource},
     sys,
     target::{Held, Procfs, Selector},
     watch::{self, FileState, Identity, Obstacle, Visitor},

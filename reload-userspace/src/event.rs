@@ -1,29 +1,11 @@
 //! What happened, in our words.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use nix::unistd::Pid;
 use serde::Serialize;
 
-/// A moment, as the time since boot, suspended time included (`CLOCK_BOOTTIME`).
-///
-/// It is the clock of the kernel's records, so that a latency is a difference of two of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Boot(pub Duration);
-
-impl Boot {
-    /// The moment `later` after this one.
-    #[must_use]
-    pub fn after(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(later))
-    }
-
-    /// How long it has been since `earlier`; nothing where that lies ahead.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-}
+use crate::clock::Boot;
 
 /// The number of a place that a source watches: a directory or a file behind some rule's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +116,29 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+}
+
+/// Whether a file is open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody can write to it without opening it anew.
+    None,
+    /// Somebody may still write to it.
+    Some,
+    /// The source cannot tell.
+    Unknown,
+}
+
+impl Writers {
+    /// What holds of two files together.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Some, _) | (_, Self::Some) => Self::Some,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::None, Self::None) => Self::None,
+        }
+    }
 }
 
 /// How events were lost.

@@ -11,11 +11,11 @@ use clap::{Parser as _, error::ErrorKind};
 use reload_userspace::{
     agent::Agent,
     cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs},
+    clock,
     doctor::{self, Question},
     report::Log,
     rule::{self, Pace, Rule, RuleError},
     source::{EbpfSource, SourceName},
-    sys,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -71,10 +71,10 @@ fn complain(text: &str) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(args: &RunArgs) -> Result<()> {
-    let started = sys::now();
+    let started = clock::now();
     let log = Log { format: args.log_format, level: args.log_level };
     let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
-    let rule = Rule::new(&rule_args, signal_name(&args.signal).as_deref())?;
+    let rule = Rule::new(&rule_args, signal_name(args.signal.as_deref()).as_deref())?;
     let pace = Pace::new(args)?;
     diagnose(log);
 
@@ -102,7 +102,8 @@ async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
     };
     let report =
-        doctor::examine(&question, rule::signal(signal_name(&args.signal).as_deref())?).await;
+        doctor::examine(&question, rule::signal(signal_name(args.signal.as_deref()).as_deref())?)
+            .await;
     let text = match args.format {
         Format::Text => report.text(),
         Format::Json => report.json().context("the report is no JSON")? + "\n",
@@ -112,9 +113,9 @@ async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 /// The signal that was typed or is in the environment.
-fn signal_name(typed: &Option<String>) -> Option<String> {
+fn signal_name(typed: Option<&str>) -> Option<String> {
     let from_environment = || cli::first_set(&cli::SIGNAL_VARIABLES, |name| env::var_os(name));
-    typed.clone().or_else(from_environment)
+    typed.map(str::to_owned).or_else(from_environment)
 }
 
 /// Writes what is not a decision to standard error as well: what led to one, at the level `debug`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{event::Boot, source::Writers};
+use crate::{clock::Boot, event::Writers};
 
 /// How long to wait for the end of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::event::{Event, PlaceId};
+use crate::event::{Event, PlaceId, Writers};
 
 pub(crate) use ebpf::BTF;
 pub use ebpf::{EbpfSource, Unavailable};
@@ -74,29 +74,6 @@ pub trait Source {
     /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
     /// happens only while records arrive.
     fn losses(&mut self) -> Vec<Event>;
-}
-
-/// Whether a file is open for writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writers {
-    /// Nobody can write to it without opening it anew.
-    None,
-    /// Somebody may still write to it.
-    Some,
-    /// The source cannot tell.
-    Unknown,
-}
-
-impl Writers {
-    /// What holds of two files together.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Some, _) | (_, Self::Some) => Self::Some,
-            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
-            (Self::None, Self::None) => Self::None,
-        }
-    }
 }
 
 /// The names of the sources, best first.

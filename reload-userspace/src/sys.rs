@@ -10,26 +10,13 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
 };
 
 use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
     thread::CapabilitySet,
-    time::{ClockId, clock_gettime},
 };
 use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::event::Boot;
-
-/// The time since boot, suspended time included: the clock of `bpf_ktime_get_boot_ns`.
-#[must_use]
-pub fn now() -> Boot {
-    let time = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-    Boot(Duration::new(seconds, nanos))
-}
 
 /// The capabilities that are effective now; none where the kernel does not say.
 #[must_use]

@@ -15,7 +15,7 @@ use rustix::{
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::event::Boot;
+use crate::clock::Boot;
 
 pub use procfs::{Procfs, SignalSets};
 

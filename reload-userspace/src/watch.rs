@@ -21,7 +21,7 @@ use rustix::{
     io::{Errno, fcntl_dupfd_cloexec},
 };
 
-use crate::source::Writers;
+use crate::event::Writers;
 
 /// The name of the symlink that the kubelet swaps to update a volume.
 const VOLUME_LINK: &str = "..data";

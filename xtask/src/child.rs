@@ -52,11 +52,6 @@ impl Child {
         self.inner.id()
     }
 
-    /// The program.
-    pub(crate) fn program(&self) -> &str {
-        &self.shown
-    }
-
     /// The pipes that `command` asked for.
     pub(crate) fn pipes(&mut self) -> &mut std::process::Child {
         &mut self.inner

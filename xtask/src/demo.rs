@@ -26,7 +26,7 @@ use crate::{
 /// Watch the agent reload a real nginx
 ///
 /// Installs what is missing, builds, and starts an nginx of its own in a temporary folder. Then the
-/// configuration is changed in every way that matters, a ConfigMap volume as the kubelet does it
+/// configuration is changed in every way that matters, a volume as the kubelet does it
 /// among them, and for each change it shows what the kernel told, which process got the signal and
 /// when, and when nginx served the new content. The exit status is 0 where all went as expected.
 /// Nothing outside of the temporary folder is touched, and nothing stays.
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn summarize(screen: Screen, outcomes: &[Outcome]) {
     println!();
-    screen.cells(["", "last step seen", "HUP after", "served", ""], Tone::Dim);
+    screen.cells(["", "seen in the kernel", "HUP after", "served", ""], Tone::Dim);
     for outcome in outcomes {
         let signal = match outcome.signals.as_slice() {
             [] if outcome.is_refused => "refused".to_owned(),

@@ -11,15 +11,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+    low_level::signal_name,
+};
 
 /// Somebody asked us to stop.
 #[derive(Debug)]
-pub(crate) struct Interrupted(Signal);
+pub(crate) struct Interrupted(i32);
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stopped by {}; what was started is ended and removed", self.0.as_str())
+        let signal = signal_name(self.0).unwrap_or("a signal");
+        write!(f, "stopped by {signal}; what was started is ended and removed")
     }
 }
 
@@ -28,25 +33,23 @@ impl std::error::Error for Interrupted {}
 /// Waits, and listens for signals to stop meanwhile.
 #[derive(Debug)]
 pub(crate) struct Patience {
-    interrupts: Receiver<Signal>,
+    interrupts: Receiver<i32>,
 }
 
 impl Patience {
     /// Turns SIGINT, SIGTERM and SIGHUP into errors of [`Patience::until`].
     ///
-    /// To be called before other threads are started, for they inherit what this one blocks.
-    /// Processes do not: the standard library gives them an empty signal mask.
+    /// By handlers, for children would inherit blocked signals.
     ///
     /// # Errors
     ///
-    /// Fails where the kernel refuses to block signals.
+    /// Fails where the kernel refuses to install a handler.
     pub(crate) fn new() -> Result<Self> {
-        let signals: SigSet =
-            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-        signals.thread_block().context("cannot block signals")?;
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
         let (sender, interrupts) = mpsc::channel();
         thread::spawn(move || {
-            while let Ok(signal) = signals.wait() {
+            for signal in signals.forever() {
                 if sender.send(signal).is_err() {
                     return;
                 }
@@ -101,7 +104,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     /// A patience without signals, which would be the test runner's.
-    fn patience() -> (mpsc::Sender<Signal>, Patience) {
+    fn patience() -> (mpsc::Sender<i32>, Patience) {
         let (sender, interrupts) = mpsc::channel();
         (sender, Patience { interrupts })
     }
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn a_signal_ends_the_wait() {
         let (sender, patience) = patience();
-        sender.send(Signal::SIGINT).unwrap();
+        sender.send(SIGINT).unwrap();
         let error = patience.until(SHORT, Duration::from_secs(9), || Ok(None::<()>)).unwrap_err();
         let expected = "stopped by SIGINT; what was started is ended and removed";
         assert_eq!(format!("{error:#}"), expected);

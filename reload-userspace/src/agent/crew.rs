@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use nix::unistd::Pid;
 
 use crate::{
+    clock::{self, Boot},
     content::Digest,
-    event::Boot,
     preflight::{self, Caution, Refusal, Verdict},
     rule::SignalNumber,
     target::{Held, Procfs, Selector, Sent, Target, TargetError},
@@ -193,7 +193,7 @@ impl Crew {
         };
         match sent {
             Ok(Sent::Delivered) => {
-                let at = crate::sys::now();
+                let at = clock::now();
                 member.has = Some(wanted.digest);
                 member.not_before = at.after(manner.min_interval);
                 Some(Outcome::Reloaded { pid, at })

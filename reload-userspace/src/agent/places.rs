@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    event::PlaceId,
-    source::{Source, WatchError, Writers},
+    event::{PlaceId, Writers},
+    source::{Source, WatchError},
     watch::{self, FileState, Identity, View, Visitor},
 };
 

@@ -9,10 +9,11 @@ use std::{
 
 use super::places::{Index, Looked, Patience, Places};
 use crate::{
+    clock::Boot,
     content::Content,
-    event::{Actor, Boot},
+    event::{Actor, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
-    source::{Source, WatchError, Writers},
+    source::{Source, WatchError},
     watch::{Obstacle, View},
 };
 

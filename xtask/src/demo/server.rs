@@ -15,7 +15,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     child::Child,
-    exec,
     patience::Patience,
     place::{Place, is_root, printed},
     program::Program,

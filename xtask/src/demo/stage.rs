@@ -265,7 +265,7 @@ impl Stage {
                 screen.row(after, Tone::Server, "process", &text);
             }
             Some(status) => {
-                outcome.faults.push(format!("{} has ended: {status}", script::NO_HANDLER))
+                outcome.faults.push(format!("{} has ended: {status}", script::NO_HANDLER));
             }
         }
         for fault in &outcome.faults {
@@ -303,8 +303,7 @@ impl Stage {
         if !output.status.success() {
             bail!("`{shown}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let done = Step { at: SystemTime::now(), what: "it has ended".to_owned() };
-        Ok(vec![Step { at: begun, what: shown }, done])
+        Ok(vec![Step { at: begun, what: shown }])
     }
 
     fn tell_steps(&self, zero: SystemTime, steps: &[Step]) {

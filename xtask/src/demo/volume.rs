@@ -71,7 +71,7 @@ impl Volume {
         let written = thread::scope(|scope| {
             let writer = thread::Builder::new().name(WRITER.to_owned());
             let work = || self.write(&keys);
-            writer.spawn_scoped(scope, work).map(|thread| thread.join())
+            writer.spawn_scoped(scope, work).map(thread::ScopedJoinHandle::join)
         });
         let steps = match written {
             Ok(Ok(steps)) => steps,

@@ -6,7 +6,8 @@ use nix::{libc, unistd::Pid};
 use reload_ebpf::{ChangeRecord, ProcessRecord, RecordHeader, RecordKind};
 use zerocopy::FromBytes as _;
 
-use crate::event::{Actor, Boot, Event, Operation, PlaceId};
+use crate::clock::Boot;
+use crate::event::{Actor, Event, Operation, PlaceId};
 
 /// Translates a record of the ring to an event, or gives `None` where it is no record of ours.
 pub(super) fn decode(record: &[u8]) -> Option<Event> {
