@@ -91,12 +91,12 @@ fn summarize(screen: Screen, outcomes: &[Outcome]) {
         let served = outcome.served.map_or_else(|| "-".to_owned(), millis);
         let seen = outcome.seen.as_deref().unwrap_or("nothing");
         let (result, tone) =
-            if outcome.faults.is_empty() { ("ok", Tone::Good) } else { ("NOT SO", Tone::Bad) };
+            if outcome.faults.is_empty() { ("ok", Tone::Good) } else { ("FAIL", Tone::Bad) };
         screen.cells([outcome.title, seen, &signal, &served, result], tone);
     }
     println!(
-        "\n  HUP after: from the last step of a change to the signal, by the agent's clock.\n  \
-         served: from its first step to the first answer with the new content, by ours."
+        "\n  HUP after: from the change to the signal, as the agent measured it.\n  \
+         served: from its first step to the first answer with the new content."
     );
 }
 

@@ -96,7 +96,8 @@ impl Screen {
         }
     }
 
-    /// Writes a row of a table: text to the left, numbers to the right.
+    /// Writes a row of the table: text to the left, numbers to the right. The tone is that of the
+    /// result, or of all where there is none.
     pub(crate) fn cells(self, cells: [&str; 5], tone: Tone) {
         let [title, seen, signal, served, result] = cells;
         println!("  {title:27} {seen:22} {signal:>10} {served:>9}  {}", self.paint(tone, result));

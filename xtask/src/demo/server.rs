@@ -65,9 +65,14 @@ impl Kind {
         Ok(Self { program: STAND_IN.compile(place)?, name, is_nginx: false })
     }
 
+    /// What to call it in a word.
+    pub(crate) fn label(&self) -> &'static str {
+        if self.is_nginx { "nginx" } else { "server" }
+    }
+
     /// What to call its first process.
     pub(crate) fn master(&self) -> &'static str {
-        if self.is_nginx { "nginx's master" } else { "the stand-in's master" }
+        if self.is_nginx { "nginx's master" } else { "the server's master" }
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Stage {
     workers: Vec<u32>,
     volume: Volume,
     binary: PathBuf,
+    /// What to call the server, and its first process.
+    label: &'static str,
     master: &'static str,
     screen: Screen,
     patience: Patience,
@@ -52,7 +54,7 @@ pub(crate) struct Outcome {
     pub(crate) title: &'static str,
     /// What was seen in the kernel, and who did it.
     pub(crate) seen: Option<String>,
-    /// The time from the last step of the change to each signal.
+    /// The time from the change to each signal, as the agent measures it.
     pub(crate) signals: Vec<Duration>,
     /// The time from the first step to the new content in an answer.
     pub(crate) served: Option<Duration>,
@@ -92,11 +94,12 @@ impl Stage {
         let name = unique_name(home.path());
         let server = Server::start(kind, &name, home.path(), [volume.folder(), &host], &patience)?;
         let workers = server.workers();
-        screen.fact("server", &format!("{}, as {name}, on {}", kind.name, server.url()));
+        screen.fact(kind.label(), &format!("{}, as {name}, on {}", kind.name, server.url()));
         let list = pids(&workers);
         screen.fact("", &format!("master {}, workers {list}", server.master()));
-        screen.fact("volume", &format!("{}: a ConfigMap", volume.folder().display()));
-        screen.fact("files", &format!("{}: as on a host", host.display()));
+        screen
+            .fact("volume", &format!("{}, written as the kubelet does", volume.folder().display()));
+        screen.fact("files", &format!("{}, written by commands", host.display()));
 
         let recipe = Recipe {
             binary: binary.clone(),
@@ -116,7 +119,7 @@ impl Stage {
                 ready.text("/strategy"),
             ),
         );
-        let master = kind.master();
+        let (label, master) = (kind.label(), kind.master());
         Ok(Self {
             agent,
             server,
@@ -124,6 +127,7 @@ impl Stage {
             workers,
             volume,
             binary,
+            label,
             master,
             screen,
             patience,
@@ -148,18 +152,21 @@ impl Stage {
         let mut outcome = Outcome { title: scene.title, ..Outcome::default() };
         let mut is_unchanged = false;
         let is_done = self.patience.until(PACE, PATIENCE, || {
+            let text = match outcome.served {
+                None => served(&self.server, scene.then),
+                Some(_) => None,
+            };
+            let after = since(zero, SystemTime::now());
+            // Taken after the answer and told before it, for it comes of them.
             while let Some(event) = self.agent.next()? {
                 is_unchanged |= event.name() == "unchanged";
                 let home = self.home.path();
                 let cast = Cast { home, master: self.master, pid: self.server.master() };
                 tell(self.screen, zero, &cast, &event, &mut outcome);
             }
-            if outcome.served.is_none()
-                && let Some(text) = served(&self.server, scene.then)
-            {
-                let after = since(zero, SystemTime::now());
+            if let Some(text) = text {
                 outcome.served = Some(after);
-                self.screen.row(after, Tone::Server, "server", &text);
+                self.screen.row(after, Tone::Server, self.label, &text);
             }
             let is_done = match scene.then {
                 Then::Nothing => is_unchanged,
@@ -173,7 +180,7 @@ impl Stage {
         })?;
         self.judge(zero, scene.then, is_done.is_some(), &mut outcome);
         for fault in &outcome.faults {
-            self.screen.row(since(zero, SystemTime::now()), Tone::Bad, "NOT SO", fault);
+            self.screen.row(since(zero, SystemTime::now()), Tone::Bad, "FAILED", fault);
         }
         Ok(outcome)
     }
@@ -195,7 +202,7 @@ impl Stage {
                 }
                 if old == new {
                     let text = format!("left alone: still workers {new}");
-                    self.screen.row(after, Tone::Server, "server", &text);
+                    self.screen.row(after, Tone::Server, self.label, &text);
                 } else {
                     faults.push(format!("workers {old} became {new}"));
                 }
@@ -211,7 +218,7 @@ impl Stage {
                     faults.push(format!("{path} is not what it should be after {PATIENCE:?}"));
                 } else if is_done {
                     let text = format!("workers {old} replaced by {new}");
-                    self.screen.row(after, Tone::Server, "server", &text);
+                    self.screen.row(after, Tone::Server, self.label, &text);
                 } else {
                     faults.push(format!("workers {old} are {new} after {PATIENCE:?}"));
                 }
@@ -269,7 +276,7 @@ impl Stage {
             }
         }
         for fault in &outcome.faults {
-            screen.row(after, Tone::Bad, "NOT SO", fault);
+            screen.row(after, Tone::Bad, "FAILED", fault);
         }
         Ok(outcome)
     }
@@ -343,7 +350,7 @@ fn tell(screen: Screen, zero: SystemTime, cast: &Cast<'_>, event: &Event, outcom
             let took = Duration::from_micros(micros);
             let signal = event.text("/signal");
             let whom = format!("{} {target}", cast.master);
-            let text = format!("{signal} to {whom}, {} after the last step", millis(took));
+            let text = format!("{signal} to {whom}, {} after the change", millis(took));
             screen.row(at, Tone::Signal, "signal", &text);
             outcome.signals.push(took);
             if target != u64::from(cast.pid) {
@@ -352,7 +359,7 @@ fn tell(screen: Screen, zero: SystemTime, cast: &Cast<'_>, event: &Event, outcom
         }
         "refused" => {
             let reason = event.text("/reason");
-            let text = format!("refused ({reason}): no signal to {} {target}", cast.master);
+            let text = format!("refused ({reason}): no signal sent to {} {target}", cast.master);
             screen.row(at, Tone::Signal, "agent", &text);
             outcome.is_refused = reason == "not_caught";
         }
