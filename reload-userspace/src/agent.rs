@@ -20,7 +20,7 @@ use crate::{
     report::{Awaited, Decision, Log},
     rule::{Pace, Rule},
     settle::Next,
-    source::{Source, SourceName, WatchError},
+    source::{Source, SourceName},
     target::{Procfs, TargetError},
     watch::Obstacle,
 };
@@ -49,8 +49,8 @@ pub struct Agent<S> {
     untold: Vec<Decision>,
     /// Whether it has been told that there is nobody to reload.
     has_told_waiting: bool,
-    /// What cannot be watched, as far as it has been told.
-    failures: HashSet<PathBuf>,
+    /// What cannot be read, as far as it has been told.
+    unreadable: HashSet<PathBuf>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
     /// When to compare the content although nothing was seen.
@@ -73,9 +73,9 @@ impl<S: Source> Agent<S> {
         let mut places = Places::new();
         let mut watches = Vec::new();
         for (index, path) in rule.watches().iter().enumerate() {
-            let (one, failures) = Watched::new(index, path, pace.limits, &mut places, &mut source);
-            if let Some((path, error)) = failures.into_iter().next() {
-                return Err(error).with_context(|| format!("cannot watch {}", path.display()));
+            let mut one = Watched::new(index, path, pace.limits, &mut places, &mut source);
+            if let Some(reason) = one.take_failure() {
+                bail!(reason);
             }
             match one.obstacle() {
                 None | Some(Obstacle::Missing(_)) => watches.push(one),
@@ -85,8 +85,14 @@ impl<S: Source> Agent<S> {
                 ),
             }
         }
-        let wanted = Wanted { digest: digest(&watches), since: Boot(Duration::ZERO) };
-        let mut crew = Crew::new(Procfs::default(), selector, rule.signal());
+        let wanted = Wanted {
+            digest: digest(&watches),
+            changed: Boot(Duration::ZERO),
+            since: Boot(Duration::ZERO),
+        };
+        let procfs = Procfs::default();
+        procfs.verify().context("processes cannot be found safely")?;
+        let mut crew = Crew::new(procfs, selector, rule.signal());
         crew.call_roll(now, wanted).context("cannot find the process to reload")?;
         Ok(Self {
             source,
@@ -100,7 +106,7 @@ impl<S: Source> Agent<S> {
             wanted,
             untold: Vec::new(),
             has_told_waiting: false,
-            failures: HashSet::new(),
+            unreadable: HashSet::new(),
             reconcile_at: now.after(pace.reconcile),
             verify_at: None,
             losses_at: None,
@@ -111,7 +117,7 @@ impl<S: Source> Agent<S> {
     ///
     /// # Errors
     ///
-    /// Fails where the source breaks or processes cannot be listed any more.
+    /// Fails where the source breaks.
     pub async fn run(
         mut self,
         started: Boot,
@@ -131,7 +137,7 @@ impl<S: Source> Agent<S> {
         self.tell_whether_anybody_is_there();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let deadline = self.step()?;
+            let deadline = self.step();
             let pause = tokio::time::sleep(deadline.since(clock::now()));
             tokio::select! {
                 biased;
@@ -167,7 +173,7 @@ impl<S: Source> Agent<S> {
     }
 
     /// Does everything that is due, and says when the next thing is.
-    fn step(&mut self) -> Result<Boot> {
+    fn step(&mut self) -> Boot {
         let now = clock::now();
         if self.losses_at.is_some_and(|at| at <= now) {
             self.losses_at = None;
@@ -191,8 +197,8 @@ impl<S: Source> Agent<S> {
         if self.is_complete(now) || (is_verifying && is_idle) {
             self.complete(now);
         }
-        self.reload()?;
-        Ok(self.deadline(now))
+        self.reload();
+        self.deadline(now)
     }
 
     /// When something is due although nothing happens.
@@ -211,14 +217,16 @@ impl<S: Source> Agent<S> {
     fn look(&mut self, now: Boot, is_verifying: bool) {
         let mut failures = Vec::new();
         for watched in &mut self.watches {
-            let glance = if is_verifying {
-                watched.look(now, &mut self.places, &mut self.source, Patience::Patient)
+            if is_verifying {
+                watched.look(now, &mut self.places, &mut self.source, Patience::Patient);
             } else {
-                watched.look_if_due(now, &mut self.places, &mut self.source)
-            };
-            failures.extend(glance.failures);
+                watched.look_if_due(now, &mut self.places, &mut self.source);
+            }
+            failures.extend(watched.take_failure());
         }
-        self.tell_of_failures(failures);
+        for reason in failures {
+            self.log.tell(&Decision::Degraded { source: self.name, reason });
+        }
         self.tell_of_obstacles();
     }
 
@@ -241,7 +249,7 @@ impl<S: Source> Agent<S> {
             // What was read is a state that there was only if nothing happened while it was read.
             let glances = self.watches.iter_mut().map(|watched| {
                 let (places, source) = (&mut self.places, &mut self.source);
-                watched.look(now, places, source, Patience::Hasty).changed
+                watched.look(now, places, source, Patience::Hasty)
             });
             if glances.fold(false, |any, changed| any | changed) {
                 return;
@@ -255,7 +263,11 @@ impl<S: Source> Agent<S> {
             paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
         }
         if !paths.is_empty() {
-            self.wanted = Wanted { digest: digest(&self.watches), since: last.unwrap_or(now) };
+            self.wanted = Wanted {
+                digest: digest(&self.watches),
+                changed: last.unwrap_or(now),
+                since: clock::now(),
+            };
             let rule = self.rule.name().to_owned();
             self.untold.push(Decision::Changed { rule, paths, by });
             if self.crew.is_empty() {
@@ -268,13 +280,18 @@ impl<S: Source> Agent<S> {
     }
 
     /// Reloads whoever is owed it.
-    fn reload(&mut self) -> Result<()> {
+    fn reload(&mut self) {
         let now = clock::now();
         let is_due = self.crew.roll_call_at().is_some_and(|at| {
             at <= now || self.crew.is_empty() || self.crew.reload_at(self.wanted).is_some()
         });
         if is_due {
-            self.crew.call_roll(now, self.wanted).context("cannot find the process to reload")?;
+            if let Err(error) = self.crew.call_roll(now, self.wanted) {
+                // It may be short of descriptors, or of memory: the next reconcile tries again.
+                let rule = self.rule.name().to_owned();
+                let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
+                self.log.tell(&Decision::Failed { rule, pid: None, reason });
+            }
         }
         let manner = Manner {
             caution: self.pace.caution,
@@ -293,7 +310,6 @@ impl<S: Source> Agent<S> {
         if is_due {
             self.tell_whether_anybody_is_there();
         }
-        Ok(())
     }
 
     fn tell_of_outcome(&self, outcome: Outcome) {
@@ -303,7 +319,7 @@ impl<S: Source> Agent<S> {
                 rule,
                 pid: pid.as_raw(),
                 signal: self.rule.signal().to_string(),
-                change_to_signal: at.since(self.wanted.since),
+                change_to_signal: at.since(self.wanted.changed),
                 dry_run: self.pace.is_dry,
             },
             Outcome::Refused { pid, reason } => {
@@ -343,21 +359,11 @@ impl<S: Source> Agent<S> {
 
     fn tell_of_unreadable(&mut self) {
         for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
-            if self.failures.insert(path.clone()) {
+            if self.unreadable.insert(path.clone()) {
                 let reason = format!(
                     "cannot read {}: its inode, size and time stand for its content;                      let the agent read it",
                     path.display()
                 );
-                self.log.tell(&Decision::Degraded { source: self.name, reason });
-            }
-        }
-    }
-
-    fn tell_of_failures(&mut self, failures: Vec<(PathBuf, WatchError)>) {
-        for (path, error) in failures {
-            if self.failures.insert(path.clone()) {
-                let error = anyhow::Error::new(error);
-                let reason = format!("cannot watch {}: {error:#}", path.display());
                 self.log.tell(&Decision::Degraded { source: self.name, reason });
             }
         }

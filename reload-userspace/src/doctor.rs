@@ -164,6 +164,10 @@ fn watch(report: &mut Report, path: &Path) {
 fn targets(report: &mut Report, selector: &Selector, signal: SignalNumber) {
     let procfs = Procfs::default();
     let what = format!("process {selector}");
+    if let Err(error) = procfs.verify() {
+        report.add(Bad, what, error.to_string());
+        return;
+    }
     match procfs.resolve(selector) {
         Err(error) => report.add(Bad, what, format!("{:#}", anyhow::Error::new(error))),
         Result::Ok(found) if found.is_empty() => {

@@ -88,6 +88,17 @@ pub enum TargetError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// `/proc` is of another pid namespace.
+    #[error(
+        "{} is not the procfs of this pid namespace; mount it (mount -t proc proc {}, or \
+         unshare --mount-proc)",
+        root.display(),
+        root.display()
+    )]
+    Foreign {
+        /// Where procfs is mounted.
+        root: std::path::PathBuf,
+    },
     /// No handle can be opened.
     #[error("cannot open a handle on the process {pid}")]
     Hold {

@@ -109,7 +109,11 @@ fn judge(screen: Screen, outcomes: &[Outcome], unexplained: usize, took: Duratio
         println!("{}", screen.paint(Tone::Good, &text));
         return Ok(());
     }
-    bail!("not as expected: {}", faults.join("; "))
+    bail!("{} not as expected:\n  {}", count(faults.len()), faults.join("\n  "))
+}
+
+fn count(number: usize) -> String {
+    if number == 1 { "one thing was".to_owned() } else { format!("{number} things were") }
 }
 
 fn faults(outcomes: &[Outcome], unexplained: usize) -> Vec<String> {

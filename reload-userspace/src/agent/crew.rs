@@ -51,7 +51,9 @@ struct Member {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) digest: Digest,
-    /// When the change was complete: a process that started later has it.
+    /// When the last event of the change was.
+    pub(super) changed: Boot,
+    /// When the content was seen to be complete: a process that started later has it.
     pub(super) since: Boot,
 }
 

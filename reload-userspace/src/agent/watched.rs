@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,15 +32,6 @@ const IDLE_LOOKS: Duration = Duration::from_millis(200);
 /// miss the next one.
 const PATIENT_LOOK: Duration = Duration::from_millis(2);
 
-/// What came of a look.
-#[derive(Debug, Default)]
-pub(super) struct Glance {
-    /// Whether a file was not as it was.
-    pub(super) changed: bool,
-    /// What cannot be watched.
-    pub(super) failures: Vec<(PathBuf, WatchError)>,
-}
-
 /// One watched path.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -63,6 +54,18 @@ pub(super) struct Watched {
     paid: Boot,
     /// What has been told of being in the way.
     told: Option<Obstacle>,
+    failure: Failure,
+}
+
+/// Whether there is something that cannot be watched.
+#[derive(Debug)]
+enum Failure {
+    /// There is not.
+    None,
+    /// There is, and it is yet to be told.
+    News(String),
+    /// There still is.
+    Told,
 }
 
 impl Watched {
@@ -73,10 +76,10 @@ impl Watched {
         limits: Limits,
         places: &mut Places,
         source: &mut S,
-    ) -> (Self, Vec<(PathBuf, WatchError)>) {
+    ) -> Self {
         let looked = places.look(source, index, path, &View::default(), Patience::Patient);
         let content = Content::read(&looked.view);
-        let watched = Self {
+        let mut watched = Self {
             index,
             path: path.to_owned(),
             view: looked.view,
@@ -89,8 +92,10 @@ impl Watched {
             by: None,
             paid: Boot(Duration::ZERO),
             told: None,
+            failure: Failure::None,
         };
-        (watched, looked.failures)
+        watched.note_failures(looked.failures);
+        watched
     }
 
     /// What is in the way, if it has not been told yet.
@@ -129,31 +134,30 @@ impl Watched {
         now: Boot,
         places: &mut Places,
         source: &mut S,
-    ) -> Glance {
+    ) {
         if self.look_at(now).is_none_or(|at| at > now) {
-            return Glance::default();
+            return;
         }
         let was_idle = self.next(now) == Next::Idle;
         let is_late = self.look_patiently_at.is_some_and(|at| at <= now);
         let patience = if is_late { Patience::Patient } else { Patience::Hasty };
-        let glance = self.look(now, places, source, patience);
+        let is_new = self.look(now, places, source, patience);
         if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
             self.paid = self.paid.max(now).after(IDLE_LOOK);
         }
-        if patience == Patience::Hasty && !glance.changed {
+        if patience == Patience::Hasty && !is_new {
             self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
         }
-        glance
     }
 
-    /// Looks now.
+    /// Looks now, and says whether anything is new.
     pub(super) fn look<S: Source>(
         &mut self,
         now: Boot,
         places: &mut Places,
         source: &mut S,
         patience: Patience,
-    ) -> Glance {
+    ) -> bool {
         if patience == Patience::Patient {
             self.look_patiently_at = None;
         }
@@ -167,7 +171,35 @@ impl Watched {
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
         self.settle.observe(at, Seen { changed, writers, volume });
-        Glance { changed: changed || volume != Volume::Still, failures }
+        self.note_failures(failures);
+        changed || volume != Volume::Still
+    }
+
+    /// What cannot be watched and why, if that is news.
+    pub(super) fn take_failure(&mut self) -> Option<String> {
+        match mem::replace(&mut self.failure, Failure::Told) {
+            Failure::News(reason) => Some(reason),
+            Failure::Told => None,
+            Failure::None => {
+                self.failure = Failure::None;
+                None
+            }
+        }
+    }
+
+    /// Keeps one sentence of all that cannot be watched: there may be thousands, for one reason.
+    fn note_failures(&mut self, failures: Vec<(PathBuf, WatchError)>) {
+        let others = failures.len().saturating_sub(1);
+        let Some((path, error)) = failures.into_iter().next() else {
+            self.failure = Failure::None;
+            return;
+        };
+        if matches!(self.failure, Failure::None) {
+            let others = if others == 0 { String::new() } else { format!(" and {others} others") };
+            let error = anyhow::Error::new(error);
+            let reason = format!("cannot watch {}{others}: {error:#}", path.display());
+            self.failure = Failure::News(reason);
+        }
     }
 
     /// When to look next, if ever, unless something happens before.

@@ -55,6 +55,20 @@ impl Procfs {
         Self { root: root.into() }
     }
 
+    /// Makes sure that the numbers in this procfs are those that signals go by.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it is of another pid namespace: a number in it may mean any process.
+    pub fn verify(&self) -> Result<(), TargetError> {
+        let me = Pid::this();
+        let it = fs::read_link(self.root.join("self"));
+        if it.is_ok_and(|it| it == Path::new(&me.to_string())) {
+            return Ok(());
+        }
+        Err(TargetError::Foreign { root: self.root.clone() })
+    }
+
     /// Who has this pid now, or `None` where nobody has.
     #[must_use]
     pub fn target(&self, pid: Pid) -> Option<Target> {
