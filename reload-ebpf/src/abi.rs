@@ -23,9 +23,38 @@ pub const COMM_LEN: usize = 16;
 /// It is the only place where changes made by the agent are recorded.
 pub const CANARY: u32 = 0;
 
+/// Tells `learn` to watch nothing.
+pub const NO_PLACE: u32 = u32::MAX;
+
+/// Why `learn` could not do what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Refusal {
+    /// The descriptor is not open.
+    Unknown = -1,
+    /// There is no room for another place.
+    Full = -2,
+}
+
 /// The value of [`ChangeRecord::syscall`] where no system call can be named: a store to a mapped
 /// page, or a kernel thread.
 pub const NO_SYSCALL: i64 = -1;
+
+/// How many system calls the map of those that create can tell of: those below this number.
+pub const SYSCALLS: u32 = 512;
+
+/// Which changes of a place are to be recorded: the values of the map of armed places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Armed {
+    /// None: the place has yielded its record.
+    Silent = 0,
+    /// Any.
+    Any = 1,
+    /// Any but those of system calls that create: a name that exists can only be taken away or
+    /// replaced.
+    Replacement = 2,
+}
 
 /// An inode as the kernel sees it.
 ///

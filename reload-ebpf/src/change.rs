@@ -8,11 +8,11 @@ use aya_ebpf::{
     },
     programs::BtfTracePointContext,
 };
-use reload_ebpf::{CANARY, ChangeRecord, Hook, Key, NO_SYSCALL, RecordKind};
+use reload_ebpf::{Armed, CANARY, ChangeRecord, Hook, Key, NO_SYSCALL, RecordKind, SYSCALLS};
 
 use crate::{
     emit::{Priority, emit, header},
-    maps::{ARMED, OBSERVER, PLACES},
+    maps::{ARMED, CREATING, OBSERVER, PLACES},
     offsets::{OFF_INODE_INO, OFF_INODE_SB, OFF_REGS_SYSCALL, OFF_SB_DEV, member, peek},
 };
 
@@ -38,22 +38,22 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
         return;
     };
     // SAFETY: the pointer is of a map value, which lives as long as the map. Two processors may
-    // both see 1 here: then there are two records of one change, which is harmless.
-    let is_armed = unsafe { armed.read_volatile() } != 0;
-    if !is_armed || (place != CANARY && is_own()) {
+    // both see it armed: then there are two records of one change, which is harmless.
+    let state = unsafe { armed.read_volatile() };
+    if state == Armed::Silent as u32 || (place != CANARY && is_own()) {
         return;
     }
-    let record = ChangeRecord {
-        header: header(ctx, RecordKind::Change),
-        syscall: syscall(),
-        place,
-        reserved: 0,
-    };
+    let syscall = syscall();
+    if state == Armed::Replacement as u32 && is_creating(syscall) {
+        return;
+    }
+    let record =
+        ChangeRecord { header: header(ctx, RecordKind::Change), syscall, place, reserved: 0 };
     // Disarmed only once the record is in the ring: a place whose record is dropped stays armed, so
     // that its next change is a new chance.
     if emit(ctx, record, hook, Priority::Low) {
         // SAFETY: as above.
-        unsafe { armed.write_volatile(0) };
+        unsafe { armed.write_volatile(Armed::Silent as u32) };
     }
 }
 
@@ -61,6 +61,12 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
 fn is_own() -> bool {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     OBSERVER.get(0).is_some_and(|observer| observer.tgid == tgid)
+}
+
+/// Whether a system call only ever adds names.
+fn is_creating(syscall: i64) -> bool {
+    let number = u32::try_from(syscall).unwrap_or(SYSCALLS);
+    CREATING.get(number).is_some_and(|&creating| creating != 0)
 }
 
 /// The number of the system call that the current task is in.

@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use reload_ebpf::{COMM_LEN, Hook, Key, Observer};
+use reload_ebpf::{COMM_LEN, Hook, Key, Observer, SYSCALLS};
 
 /// How many places can be watched: the agent overrides it when it loads the program.
 const MAX_PLACES: u32 = 16_384;
@@ -25,12 +25,16 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub(crate) static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(MAX_PLACES, 0);
 
-/// Whether the next change of a place is to be recorded, by the place's number: 1 or 0.
+/// Which change of a place is to be recorded next, by the place's number: an [`Armed`].
 ///
 /// The agent sets it before it looks at the place; the first change after that clears it and is
 /// recorded. So a storm of writes costs one record, and a place can never fill the ring.
 #[map]
 pub(crate) static ARMED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
+
+/// Whether a system call only ever adds names to a directory, by its number: 1 or 0.
+#[map]
+pub(crate) static CREATING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
 
 /// The task names whose execs and exits are recorded.
 #[map]
@@ -44,6 +48,6 @@ pub(crate) static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Hook
 #[map]
 pub(crate) static OBSERVER: Array<Observer> = Array::with_max_entries(1, 0);
 
-/// The key of the inode that `learn` was last asked for.
+/// The key of the inode that `learn` was last told to watch.
 #[map]
 pub(crate) static LEARNED: Array<Key> = Array::with_max_entries(1, 0);

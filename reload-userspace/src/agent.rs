@@ -137,7 +137,7 @@ impl<S: Source> Agent<S> {
         self.tell_whether_anybody_is_there();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let deadline = self.step();
+            let deadline = self.step()?;
             let pause = tokio::time::sleep(deadline.since(clock::now()));
             tokio::select! {
                 biased;
@@ -172,8 +172,22 @@ impl<S: Source> Agent<S> {
         }
     }
 
+    /// Takes the events that are there, looks at what they are of, and says whether it is new.
+    fn has_more_happened(&mut self, now: Boot) -> Result<bool> {
+        while let Some(event) =
+            self.source.try_next().with_context(|| format!("source {} broke", self.name))?
+        {
+            self.take(event);
+        }
+        let mut is_new = false;
+        for watched in self.watches.iter_mut().filter(|watched| watched.is_touched()) {
+            is_new |= watched.look(now, &mut self.places, &mut self.source, Patience::Hasty);
+        }
+        Ok(is_new)
+    }
+
     /// Does everything that is due, and says when the next thing is.
-    fn step(&mut self) -> Boot {
+    fn step(&mut self) -> Result<Boot> {
         let now = clock::now();
         if self.losses_at.is_some_and(|at| at <= now) {
             self.losses_at = None;
@@ -195,10 +209,11 @@ impl<S: Source> Agent<S> {
         self.look(now, is_verifying);
         let is_idle = self.watches.iter().all(|watched| watched.next(now) == Next::Idle);
         if self.is_complete(now) || (is_verifying && is_idle) {
-            self.complete(now);
+            self.complete(now)?;
         }
         self.reload();
-        self.deadline(now)
+        self.places.sweep(&mut self.source);
+        Ok(self.deadline(now))
     }
 
     /// When something is due although nothing happens.
@@ -238,7 +253,7 @@ impl<S: Source> Agent<S> {
     }
 
     /// Reads the content and, if nothing happened meanwhile, wants everybody to have it.
-    fn complete(&mut self, now: Boot) {
+    fn complete(&mut self, now: Boot) -> Result<()> {
         let last = self.watches.iter().filter_map(Watched::last).max();
         let mut contents = Vec::new();
         for watched in &mut self.watches {
@@ -247,12 +262,8 @@ impl<S: Source> Agent<S> {
         }
         if last.is_some() {
             // What was read is a state that there was only if nothing happened while it was read.
-            let glances = self.watches.iter_mut().map(|watched| {
-                let (places, source) = (&mut self.places, &mut self.source);
-                watched.look(now, places, source, Patience::Hasty)
-            });
-            if glances.fold(false, |any, changed| any | changed) {
-                return;
+            if self.has_more_happened(now)? {
+                return Ok(());
             }
             self.verify_at = Some(now.after(SECOND_LOOK));
         }
@@ -277,6 +288,7 @@ impl<S: Source> Agent<S> {
         {
             self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
         }
+        Ok(())
     }
 
     /// Reloads whoever is owed it.
@@ -285,13 +297,11 @@ impl<S: Source> Agent<S> {
         let is_due = self.crew.roll_call_at().is_some_and(|at| {
             at <= now || self.crew.is_empty() || self.crew.reload_at(self.wanted).is_some()
         });
-        if is_due {
-            if let Err(error) = self.crew.call_roll(now, self.wanted) {
-                // It may be short of descriptors, or of memory: the next reconcile tries again.
-                let rule = self.rule.name().to_owned();
-                let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
-                self.log.tell(&Decision::Failed { rule, pid: None, reason });
-            }
+        if is_due && let Err(error) = self.crew.call_roll(now, self.wanted) {
+            // It may be short of descriptors, or of memory: the next reconcile tries again.
+            let rule = self.rule.name().to_owned();
+            let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
+            self.log.tell(&Decision::Failed { rule, pid: None, reason });
         }
         let manner = Manner {
             caution: self.pace.caution,

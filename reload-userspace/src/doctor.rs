@@ -15,7 +15,7 @@ use crate::{
     event::Writers,
     preflight::{self, Caution, Verdict},
     rule::SignalNumber,
-    source::{BTF, EbpfSource},
+    source::{BTF, EbpfSource, Interest},
     sys,
     target::{Held, Procfs, Selector},
     watch::{self, FileState, Identity, Obstacle, Visitor},
@@ -117,7 +117,7 @@ async fn source(report: &mut Report) {
 struct Hops<'a>(&'a mut Report);
 
 impl Visitor for Hops<'_> {
-    fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, _: &Path) {}
+    fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, _: &Path, _: Interest) {}
 
     fn link(&mut self, path: &Path, target: &Path) {
         self.0.add(Ok, "  link", format!("{} -> {}", path.display(), target.display()));

@@ -37,17 +37,22 @@ pub trait Source {
     /// # Errors
     ///
     /// Fails where this place cannot be watched; the others are.
-    fn watch(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Result<(), WatchError>;
+    fn watch(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError>;
 
     /// Stops watching `place`. Its events that are already on their way still come.
     fn forget(&mut self, place: PlaceId);
 
-    /// Arms a place that has yielded its event.
+    /// Arms a place, whether or not it has yielded its event.
     ///
     /// # Errors
     ///
     /// Fails where the source is broken.
-    fn arm(&mut self, place: PlaceId) -> Result<(), WatchError>;
+    fn arm(&mut self, place: PlaceId, interest: Interest) -> Result<(), WatchError>;
 
     /// Whether somebody has the file behind `handle` open for writing.
     fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers;
@@ -69,11 +74,27 @@ pub trait Source {
     /// An error is final: the source is broken, and the agent stops or falls back.
     fn next(&mut self) -> impl Future<Output = Result<Event, SourceError>>;
 
+    /// Gives the next event if it is there already: what has happened by now has been announced.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::next`].
+    fn try_next(&mut self) -> Result<Option<Event>, SourceError>;
+
     /// The losses since the last call, as [`Event::Lost`].
     ///
     /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
     /// happens only while records arrive.
     fn losses(&mut self) -> Vec<Event>;
+}
+
+/// Which changes of a place matter. A source may yield more than it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interest {
+    /// Of a directory, those that take a name away or replace what it leads to.
+    Replacement,
+    /// All.
+    Any,
 }
 
 /// The names of the sources, best first.

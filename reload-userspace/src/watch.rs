@@ -21,7 +21,7 @@ use rustix::{
     io::{Errno, fcntl_dupfd_cloexec},
 };
 
-use crate::event::Writers;
+use crate::{event::Writers, source::Interest};
 
 /// The name of the symlink that the kubelet swaps to update a volume.
 const VOLUME_LINK: &str = "..data";
@@ -87,7 +87,16 @@ pub enum Obstacle {
 /// Is shown everything that a path depends on.
 pub trait Visitor {
     /// A directory in which a name is about to be looked up.
-    fn directory(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path);
+    ///
+    /// Where there is no such name, the directory is shown again, with more interest, and the name
+    /// looked up again.
+    fn directory(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    );
 
     /// A symlink on the way, and what it says.
     fn link(&mut self, _path: &Path, _target: &Path) {}
@@ -162,13 +171,8 @@ impl<V: Visitor> Walk<'_, V> {
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                 return Err(Obstacle::WrongKind(here));
             }
-            self.visitor.directory(at.as_fd(), identity(&stat), &here);
             let next = here.join(&name);
-            let handle =
-                openat(&at, &name, PATH_ONLY, Mode::empty()).map_err(|errno| match errno {
-                    Errno::NOENT => Obstacle::Missing(next.clone()),
-                    errno => denied(&next, errno),
-                })?;
+            let handle = self.look_up(&at, identity(&stat), &here, &name)?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 (at, stat) = (handle, found);
@@ -198,10 +202,30 @@ impl<V: Visitor> Walk<'_, V> {
         Ok(Arrival { handle: at, stat })
     }
 
+    /// Opens what a name means in a directory.
+    fn look_up(
+        &mut self,
+        at: &OwnedFd,
+        identity: Identity,
+        here: &Path,
+        name: &OsStr,
+    ) -> Result<OwnedFd, Obstacle> {
+        for interest in [Interest::Replacement, Interest::Any] {
+            self.visitor.directory(at.as_fd(), identity, here, interest);
+            match openat(at, name, PATH_ONLY, Mode::empty()) {
+                Ok(handle) => return Ok(handle),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(denied(&here.join(name), errno)),
+            }
+        }
+        Err(Obstacle::Missing(here.join(name)))
+    }
+
     /// Takes the files of a directory, whatever symlinks they are behind; not those of its
     /// subdirectories.
     fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
-        self.visitor.directory(found.handle.as_fd(), identity(&found.stat), path);
+        let identity = identity(&found.stat);
+        self.visitor.directory(found.handle.as_fd(), identity, path, Interest::Any);
         for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
             let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
             // Not there any more, dangling, or no file: nothing that a reader could read.
@@ -322,7 +346,7 @@ mod tests {
     }
 
     impl Visitor for Notes {
-        fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, path: &Path) {
+        fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, path: &Path, _: Interest) {
             self.directories.push(path.to_owned());
         }
 

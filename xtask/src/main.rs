@@ -9,6 +9,7 @@
     reason = "xtask talks to a person at a terminal"
 )]
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -42,6 +43,7 @@ enum Chore {
     Setup(setup::Options),
     Build(build::Options),
     Demo(demo::Options),
+    Bench(bench::Options),
     Test(test::Options),
     Lint(lint::Options),
     Tidy(tidy::Options),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Setup(options) => setup::run(&options),
         Chore::Build(options) => build::run(&options),
         Chore::Demo(options) => demo::run(&options),
+        Chore::Bench(options) => bench::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Lint(options) => lint::run(&options),
         Chore::Tidy(options) => tidy::run(&options),

@@ -1,14 +1,14 @@
 //! The places that the source watches, and which paths depend on each.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
 use crate::{
     event::{PlaceId, Writers},
-    source::{Source, WatchError},
+    source::{Interest, Source, WatchError},
     watch::{self, FileState, Identity, View, Visitor},
 };
 
@@ -23,7 +23,9 @@ pub(super) type Index = usize;
 pub(super) struct Places {
     by_identity: HashMap<Identity, PlaceId>,
     by_id: HashMap<PlaceId, Place>,
-    by_watch: HashMap<Index, BTreeSet<PlaceId>>,
+    by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
+    /// What paths have left behind since the last sweep.
+    left: Vec<(Index, PlaceId)>,
     /// Numbers that can be handed out again.
     free: Vec<PlaceId>,
     next: u32,
@@ -32,11 +34,19 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Place {
     identity: Identity,
-    watches: BTreeSet<Index>,
+    /// The paths that depend on it, and what of it matters to each.
+    watches: BTreeMap<Index, Interest>,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
     /// Whether what was announced may not have been visible yet when the place was looked at.
     may_be_under_way: bool,
+}
+
+impl Place {
+    /// What of it matters to anybody.
+    fn interest(&self) -> Interest {
+        self.watches.values().copied().max().unwrap_or(Interest::Replacement)
+    }
 }
 
 /// Whether a look waits for changes that are being carried out.
@@ -64,6 +74,7 @@ impl Places {
             by_identity: HashMap::new(),
             by_id: HashMap::new(),
             by_watch: HashMap::new(),
+            left: Vec::new(),
             free: Vec::new(),
             next: FIRST,
         }
@@ -75,7 +86,7 @@ impl Places {
             return Vec::new();
         };
         place.has_fired = true;
-        place.watches.iter().copied().collect()
+        place.watches.keys().copied().collect()
     }
 
     /// Looks at a path: arms what has fired, watches what is new, forgets what it no longer needs.
@@ -93,33 +104,39 @@ impl Places {
             index,
             before,
             patience,
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             failures: Vec::new(),
             is_fresh: false,
         };
         let view = watch::look(path, &mut eyes);
         let Eyes { seen, failures, .. } = eyes;
-        let gone: Vec<_> = match self.by_watch.insert(index, seen) {
-            Some(before) => before.difference(&self.by_watch[&index]).copied().collect(),
-            None => Vec::new(),
-        };
-        for id in gone {
-            self.leave(source, index, id);
+        for (id, interest) in &seen {
+            // What no longer matters is no longer armed for from the next time on.
+            if let Some(place) = self.by_id.get_mut(id) {
+                place.watches.insert(index, *interest);
+            }
         }
+        let before = self.by_watch.remove(&index).unwrap_or_default();
+        self.left
+            .extend(before.into_keys().filter(|id| !seen.contains_key(id)).map(|id| (index, id)));
+        self.by_watch.insert(index, seen);
         Looked { view, failures }
     }
 
-    /// Takes a path off a place, and forgets the place if it was the last.
-    fn leave<S: Source>(&mut self, source: &mut S, index: Index, id: PlaceId) {
-        let Some(place) = self.by_id.get_mut(&id) else {
-            return;
-        };
-        place.watches.remove(&index);
-        if place.watches.is_empty() {
-            self.by_identity.remove(&place.identity);
-            self.by_id.remove(&id);
-            source.forget(id);
-            self.free.push(id);
+    /// Forgets the places that no path needs any more. Put off until there is time for it.
+    pub(super) fn sweep<S: Source>(&mut self, source: &mut S) {
+        for (index, id) in std::mem::take(&mut self.left) {
+            let is_back = self.by_watch.get(&index).is_some_and(|seen| seen.contains_key(&id));
+            let Some(place) = self.by_id.get_mut(&id).filter(|_| !is_back) else {
+                continue;
+            };
+            place.watches.remove(&index);
+            if place.watches.is_empty() {
+                self.by_identity.remove(&place.identity);
+                self.by_id.remove(&id);
+                source.forget(id);
+                self.free.push(id);
+            }
         }
     }
 
@@ -129,13 +146,14 @@ impl Places {
         source: &mut S,
         handle: BorrowedFd<'_>,
         identity: Identity,
+        interest: Interest,
     ) -> Result<PlaceId, WatchError> {
         let id = self.number();
-        if let Err(error) = source.watch(id, handle) {
+        if let Err(error) = source.watch(id, handle, interest) {
             self.free.push(id);
             return Err(error);
         }
-        let watches = BTreeSet::new();
+        let watches = BTreeMap::new();
         let place = Place { identity, watches, has_fired: false, may_be_under_way: true };
         self.by_identity.insert(identity, id);
         self.by_id.insert(id, place);
@@ -158,7 +176,7 @@ struct Eyes<'a, S> {
     index: Index,
     before: &'a View,
     patience: Patience,
-    seen: BTreeSet<PlaceId>,
+    seen: BTreeMap<PlaceId, Interest>,
     failures: Vec<(PathBuf, WatchError)>,
     /// Whether the file that was shown last may have been written to since it was looked at.
     is_fresh: bool,
@@ -166,29 +184,44 @@ struct Eyes<'a, S> {
 
 impl<S: Source> Eyes<'_, S> {
     /// Watches or arms a place, and gives it if that went well.
-    fn meet(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) -> Option<Met> {
-        let met = self.try_meet(handle, identity);
+    fn meet(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) -> Option<Met> {
+        let met = self.try_meet(handle, identity, interest);
         met.map_err(|error| self.failures.push((path.to_owned(), error))).ok()
     }
 
-    fn try_meet(&mut self, handle: BorrowedFd<'_>, identity: Identity) -> Result<Met, WatchError> {
+    fn try_meet(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        interest: Interest,
+    ) -> Result<Met, WatchError> {
         let id = match self.places.by_identity.get(&identity) {
             Some(&id) => id,
-            None => self.places.add(self.source, handle, identity)?,
+            None => self.places.add(self.source, handle, identity, interest)?,
         };
-        self.seen.insert(id);
+        let seen = self.seen.entry(id).or_insert(interest);
+        *seen = interest.max(*seen);
         let Some(place) = self.places.by_id.get_mut(&id) else {
             return Ok(Met { id, is_fresh: true });
         };
-        let mut is_fresh = place.watches.insert(self.index);
-        if place.has_fired {
-            self.source.arm(id)?;
-            // The others that depend on it have been told; what they see from now on is new.
-            place.has_fired = false;
-            place.may_be_under_way = true;
-            is_fresh = true;
+        let before = place.interest();
+        let is_new_here = !place.watches.contains_key(&self.index);
+        let mine = place.watches.entry(self.index).or_insert(interest);
+        *mine = interest.max(*mine);
+        if !place.has_fired && place.interest() == before {
+            return Ok(Met { id, is_fresh: is_new_here });
         }
-        Ok(Met { id, is_fresh })
+        self.source.arm(id, place.interest())?;
+        // The others that depend on it have been told; what they see from now on is new.
+        place.has_fired = false;
+        place.may_be_under_way = true;
+        Ok(Met { id, is_fresh: true })
     }
 }
 
@@ -200,8 +233,14 @@ struct Met {
 }
 
 impl<S: Source> Visitor for Eyes<'_, S> {
-    fn directory(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        let met = self.meet(handle, identity, path);
+    fn directory(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) {
+        let met = self.meet(handle, identity, path, interest);
         if self.patience == Patience::Hasty {
             return;
         }
@@ -212,7 +251,8 @@ impl<S: Source> Visitor for Eyes<'_, S> {
     }
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        self.is_fresh = self.meet(handle, identity, path).is_none_or(|met| met.is_fresh);
+        self.is_fresh =
+            self.meet(handle, identity, path, Interest::Any).is_none_or(|met| met.is_fresh);
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {

@@ -123,6 +123,11 @@ impl Watched {
         self.by = by.or(self.by.take());
     }
 
+    /// Whether something has happened that has not been looked at.
+    pub(super) fn is_touched(&self) -> bool {
+        self.dirty.is_some()
+    }
+
     /// Whoever did the last of the change under way.
     pub(super) fn take_by(&mut self) -> Option<Actor> {
         self.by.take()

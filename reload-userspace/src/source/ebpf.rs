@@ -20,15 +20,18 @@ use aya::{
     programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{CANARY, COMM_LEN, Hook, Key};
+use reload_ebpf::{Armed, CANARY, COMM_LEN, Hook, Key, NO_PLACE, Refusal};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
-use self::{decode::decode, layout::Layout};
-use super::{Source, SourceError, WatchError, Writers, number};
+use self::{
+    decode::{creating_syscalls, decode},
+    layout::Layout,
+};
+use super::{Interest, Source, SourceError, WatchError, number};
 use crate::{
-    event::{Event, LossReason, PlaceId},
+    event::{Event, LossReason, PlaceId, Writers},
     sys,
 };
 
@@ -43,6 +46,9 @@ const OBJECT: Option<&[u8]> = None;
 
 /// How many places can be watched (`MAX_PLACES` of the eBPF program), the canary's left out.
 const MAX_PLACES: u32 = 16_383;
+
+/// There is no room for another place.
+const FULL: WatchError = WatchError::Full { limit: MAX_PLACES, things: "files and directories" };
 
 /// How many process names can be followed (`MAX_NAMES` of the eBPF program).
 const MAX_NAMES: u32 = 256;
@@ -110,6 +116,10 @@ impl EbpfSource {
             diagnostics: diagnostics.map_err(setup)?,
             ebpf,
         };
+        let mut creating: Array<_, u32> = take(&mut source.ebpf, "CREATING", Array::try_from)?;
+        for number in creating_syscalls() {
+            creating.set(number, 1, 0).map_err(|error| setup(io::Error::other(error)))?;
+        }
         source.prove().await?;
         Ok(source)
     }
@@ -118,7 +128,8 @@ impl EbpfSource {
     async fn prove(&mut self) -> Result<(), Unavailable> {
         let canary = memfd_create("reload-agent", MemfdFlags::CLOEXEC).map_err(setup)?;
         let place = PlaceId(CANARY);
-        self.watch(place, canary.as_fd()).map_err(|error| setup(io::Error::other(error)))?;
+        self.watch(place, canary.as_fd(), Interest::Any)
+            .map_err(|error| setup(io::Error::other(error)))?;
         let mut canary = fs::File::from(canary);
         // Once its times have been asked for, the kernel must give the file another one at the next
         // write, even within a tick of the clock.
@@ -138,15 +149,26 @@ impl EbpfSource {
         if is_heard { Ok(()) } else { Err(Unavailable::Canary) }
     }
 
-    /// Asks the kernel how it sees a file of ours.
-    fn learn(&mut self, handle: BorrowedFd<'_>) -> io::Result<(Key, i32)> {
-        let program = self.ebpf.program("learn").ok_or(io::ErrorKind::NotFound)?;
-        let program: &RawTracePoint = program.try_into().map_err(io::Error::other)?;
+    /// Runs `learn` on a file of ours: has it watched as `place`, if that is one, and counts who has
+    /// it open for writing.
+    fn learn(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        place: u32,
+        armed: Armed,
+    ) -> Result<i32, WatchError> {
+        let refused = |source| WatchError::Refused { source };
+        let program = self.ebpf.program("learn").ok_or(refused(io::ErrorKind::NotFound.into()))?;
+        let program: &RawTracePoint =
+            program.try_into().map_err(|error| refused(io::Error::other(error)))?;
         let mut options = RawTracePointRunOptions::new();
-        options.args[0] = number(handle);
-        let result = program.test_run(options).map_err(io::Error::other)?;
-        let key: Key = transmute!(self.learned.get(&0, 0).map_err(io::Error::other)?);
-        Ok((key, result.return_value.cast_signed()))
+        options.args[..3].copy_from_slice(&[number(handle), place.into(), armed as u64]);
+        let result = program.test_run(options).map_err(|error| refused(io::Error::other(error)))?;
+        match result.return_value.cast_signed() {
+            refusal if refusal == Refusal::Full as i32 => Err(FULL),
+            refusal if refusal < 0 => Err(WatchError::Unknown),
+            writers => Ok(writers),
+        }
     }
 
     /// What the kernel has dropped since the last call: a full ring by hook.
@@ -184,19 +206,18 @@ impl Drop for EbpfSource {
 }
 
 impl Source for EbpfSource {
-    fn watch(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Result<(), WatchError> {
+    fn watch(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError> {
         if place.0 > MAX_PLACES {
-            return Err(WatchError::Full { limit: MAX_PLACES, things: "files and directories" });
+            return Err(FULL);
         }
-        let (key, _) = self.learn(handle).map_err(refused)?;
-        if key == Key::default() {
-            return Err(WatchError::Unknown);
-        }
-        // Armed first: from the moment that the key is known its changes count.
-        self.arm(place)?;
-        let words: [u64; 2] = transmute!(key);
-        self.places.insert(words, place.0, 0).map_err(full(MAX_PLACES, "files and directories"))?;
-        self.keys.insert(place, key);
+        self.learn(handle, place.0, armed(interest))?;
+        let key = self.learned.get(&0, 0).map_err(|error| refused(io::Error::other(error)))?;
+        self.keys.insert(place, transmute!(key));
         Ok(())
     }
 
@@ -213,15 +234,15 @@ impl Source for EbpfSource {
         }
     }
 
-    fn arm(&mut self, place: PlaceId) -> Result<(), WatchError> {
-        self.armed.set(place.0, 1, 0).map_err(|error| refused(io::Error::other(error)))
+    fn arm(&mut self, place: PlaceId, interest: Interest) -> Result<(), WatchError> {
+        let armed = armed(interest) as u32;
+        self.armed.set(place.0, armed, 0).map_err(|error| refused(io::Error::other(error)))
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers {
-        match self.learn(handle) {
-            Ok((key, _)) if key == Key::default() => Writers::Unknown,
-            Ok((_, writers)) if writers > 0 => Writers::Some,
-            Ok(_) => Writers::None,
+        match self.learn(handle, NO_PLACE, Armed::Silent) {
+            Ok(0) => Writers::None,
+            Ok(_) => Writers::Some,
             Err(_) => Writers::Unknown,
         }
     }
@@ -241,12 +262,15 @@ impl Source for EbpfSource {
             let mut ready =
                 self.ready.readable().await.map_err(|source| SourceError::Wait { source })?;
             // From here to the return there is no await, so a cancelled call has taken no record.
-            if let Some(record) = self.records.next() {
-                let malformed = SourceError::Malformed { length: record.len() };
-                return decode(&record).ok_or(malformed);
+            if let Some(event) = take_record(&mut self.records)? {
+                return Ok(event);
             }
             ready.clear_ready();
         }
+    }
+
+    fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+        take_record(&mut self.records)
     }
 
     fn losses(&mut self) -> Vec<Event> {
@@ -306,6 +330,15 @@ fn take<T>(
     convert(map).map_err(|source| Unavailable::Map { name, source })
 }
 
+/// Takes the next record out of the ring, if there is one.
+fn take_record(records: &mut RingBuf<MapData>) -> Result<Option<Event>, SourceError> {
+    let Some(record) = records.next() else {
+        return Ok(None);
+    };
+    let malformed = SourceError::Malformed { length: record.len() };
+    decode(&record).ok_or(malformed).map(Some)
+}
+
 /// Forwards what the eBPF side says of itself to the log, until the source is dropped.
 fn follow_diagnostics(ebpf: &mut Ebpf) -> io::Result<JoinHandle<()>> {
     let mut logger = EbpfLogger::init(ebpf).map_err(io::Error::other)?;
@@ -327,6 +360,13 @@ fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReaso
     let news = news.collect();
     *told = counts;
     news
+}
+
+fn armed(interest: Interest) -> Armed {
+    match interest {
+        Interest::Any => Armed::Any,
+        Interest::Replacement => Armed::Replacement,
+    }
 }
 
 fn setup(error: impl Into<io::Error>) -> Unavailable {

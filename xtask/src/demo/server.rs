@@ -156,6 +156,18 @@ impl Server {
         bail!("{} does not serve 127.0.0.1:{port}; it said: {}", kind.name, said.trim());
     }
 
+    /// Makes sure that it still runs.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it does not.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.child.ended()? {
+            None => Ok(()),
+            Some(status) => bail!("the server has ended, and should not have: {status}"),
+        }
+    }
+
     /// Where it serves.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)

@@ -157,6 +157,7 @@ impl Stage {
                 Some(_) => None,
             };
             let after = since(zero, SystemTime::now());
+            self.server.check()?;
             // Taken after the answer and told before it, for it comes of them.
             while let Some(event) = self.agent.next()? {
                 is_unchanged |= event.name() == "unchanged";

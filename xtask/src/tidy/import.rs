@@ -37,7 +37,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("source", Only(&["clock", "event", "sys"])),
     ("sys", Only(&[])),
     ("target", Only(&["clock"])),
-    ("watch", Only(&["event"])),
+    ("watch", Only(&["event", "source"])),
 ];
 
 /// Says what is wrong with the names in one file, `path` being relative to `src/`.

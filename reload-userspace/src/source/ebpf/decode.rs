@@ -80,6 +80,32 @@ fn operation(syscall: i64) -> Operation {
     }
 }
 
+/// The numbers of the system calls that only ever add names to a directory.
+///
+/// Of what does not count here, a call of `io_uring` say, nothing is known: it may do anything.
+pub(super) fn creating_syscalls() -> impl Iterator<Item = u32> {
+    #[cfg(target_arch = "x86_64")]
+    const OLD: &[i64] = &[
+        libc::SYS_open,
+        libc::SYS_creat,
+        libc::SYS_mkdir,
+        libc::SYS_mknod,
+        libc::SYS_link,
+        libc::SYS_symlink,
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    const OLD: &[i64] = &[];
+    const NEW: &[i64] = &[
+        libc::SYS_openat,
+        libc::SYS_openat2,
+        libc::SYS_mkdirat,
+        libc::SYS_mknodat,
+        libc::SYS_linkat,
+        libc::SYS_symlinkat,
+    ];
+    OLD.iter().chain(NEW).filter_map(|&number| u32::try_from(number).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use reload_ebpf::{COMM_LEN, NO_SYSCALL};

@@ -1,0 +1,105 @@
+//! Measures what the project promises, each thing side by side with what it is compared to.
+//!
+//! Times mean nothing across machines, and little across runs. So everything is measured in one run
+//! and by turns, A B A B, summed up per turn, and compared between neighbours; what is printed is the
+//! median. Nothing here fails for a number.
+
+mod cost;
+mod lab;
+mod latency;
+mod report;
+mod stat;
+mod upkeep;
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{lab::Lab, report::Report};
+use crate::{
+    build::{Built, Profile, build},
+    place::{Place, is_root, printed},
+    setup::{Extent, setup},
+};
+
+/// Measure latency, memory, and what the agent costs others
+///
+/// Prints what was measured beside the goals of the design. The agent's own clock is trusted for
+/// nothing that can be seen from outside. Takes about three minutes, and needs root, a machine that
+/// does little else, and for one of the comparisons inotify-tools.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Take fewer samples: less than a minute, and more noise
+    #[arg(long)]
+    quick: bool,
+
+    /// Also write what was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    latency: latency::Plan,
+    cost_rounds: usize,
+    idle: Duration,
+}
+
+const FULL: Plan = Plan {
+    latency: latency::Plan { rounds: 9, samples: 500, samples_of_loop: 50 },
+    cost_rounds: 20,
+    idle: Duration::from_secs(30),
+};
+
+const QUICK: Plan = Plan {
+    latency: latency::Plan { rounds: 3, samples: 200, samples_of_loop: 15 },
+    cost_rounds: 5,
+    idle: Duration::from_secs(5),
+};
+
+/// Sets up, builds, measures.
+///
+/// # Errors
+///
+/// Fails where something cannot be measured, never for what was measured.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(is_root(), "the bench looks into the agent, which runs as root: run it as root");
+    let place = Place::find()?;
+    let toolchain = setup(&place, Extent::Build)?;
+    let Built { agent, .. } = build(&place, &toolchain, Profile::Release)?;
+    let plan = if options.quick { QUICK } else { FULL };
+    let lab = Lab::new(&place, agent)?;
+
+    let machine = machine();
+    println!("\n{machine}");
+    let mut report = Report::default();
+    let title = "rename(2) of the watched file -> handler, us: p50 / p90 / p99";
+    report.add(title, latency::measure(&lab, plan.latency)?);
+    let costs = cost::measure(&lab, plan.cost_rounds)?;
+    report.add("Start to `ready`", upkeep::start(&costs));
+    report.add("Added to others, files that nobody watches", costs.rows);
+    let (memory, scale) = upkeep::memory_and_scale(&lab)?;
+    report.add("Memory", memory);
+    report.add("Many directories", scale);
+    let title = format!("Idle, for {} s beside a busy program", plan.idle.as_secs());
+    report.add(title, upkeep::idle(&lab, plan.idle)?);
+    println!("\nAt the end the load average is {}.", load());
+
+    if let Some(path) = &options.json {
+        let text = format!("{:#}\n", report.json(&machine));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn machine() -> String {
+    let kernel = printed(Command::new("uname").args(["-sr"])).unwrap_or_default();
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {count} processors, load average {}", kernel.trim(), load())
+}
+
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
