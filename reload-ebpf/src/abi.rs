@@ -28,7 +28,7 @@ pub const NO_PLACE: u32 = u32::MAX;
 
 /// Why `learn` could not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
+#[repr(i64)]
 pub enum Refusal {
     /// The descriptor is not open.
     Unknown = -1,
@@ -69,6 +69,18 @@ pub struct Key {
     pub inode: u64,
     /// `inode.i_sb->s_dev`, in the kernel's own encoding, widened so that nothing is padding.
     pub device: u64,
+}
+
+/// What `learn` answers.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Answer {
+    /// The key of the file, if it was to be watched.
+    pub key: Key,
+    /// How many have the file open for writing, or a [`Refusal`].
+    pub writers: i64,
 }
 
 /// Who the agent is, as the kernel sees it.
@@ -185,6 +197,7 @@ impl Hook {
 
 const _: () = {
     assert!(size_of::<Key>() == 16 && align_of::<Key>() == 8);
+    assert!(size_of::<Answer>() == 24 && offset_of!(Answer, writers) == 16);
     assert!(size_of::<Observer>() == 16 && offset_of!(Observer, tgid) == 12);
     assert!(size_of::<RecordHeader>() == 32 && align_of::<RecordHeader>() == 8);
     assert!(offset_of!(RecordHeader, kind) == 8 && offset_of!(RecordHeader, pid) == 12);

@@ -5,11 +5,11 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
-use reload_ebpf::{Key, NO_PLACE, Observer, Refusal};
+use reload_ebpf::{Answer, Key, NO_PLACE, Observer, Refusal};
 
 use crate::{
     emit::number_at,
-    maps::{ARMED, LEARNED, OBSERVER, PLACES},
+    maps::{ANSWER, ARMED, OBSERVER, PLACES},
     offsets::{
         OFF_FDT_FD, OFF_FILE_INODE, OFF_FILES_FDT, OFF_INODE_INO, OFF_INODE_SB,
         OFF_INODE_WRITECOUNT, OFF_PID_LEVEL, OFF_SB_DEV, OFF_TASK_FILES, OFF_TASK_LEADER,
@@ -20,40 +20,40 @@ use crate::{
 /// Finds the file behind a descriptor, the first argument, and says how many have it open for writing.
 ///
 /// Where the second argument is a place, the file is watched as that from here on, armed as the third
-/// says, and its key is left in `LEARNED`. The writers are counted after that, so that none who comes
-/// later goes unnoticed. A negative result is a [`Refusal`].
+/// says. The writers are counted after that, so that none who comes later goes unnoticed.
 ///
-/// The agent's own identity is learned on the way: both are read in the agent's context, and nothing
-/// else would know its pid in the initial namespace.
-pub(crate) fn inode(ctx: &RawTracePointContext) -> i32 {
+/// The [`Answer`] is left in a map, for aya keeps what a program returns to itself. The agent's own
+/// identity is learned on the way: both are read in the agent's context, and nothing else would know
+/// its pid in the initial namespace.
+pub(crate) fn inode(ctx: &RawTracePointContext) {
     // SAFETY: the helper takes no argument and every tracing program may call it.
     let task = unsafe { bpf_get_current_task() } as *const u8;
     if let Some(observer) = observer(task) {
         store(OBSERVER.get_ptr_mut(0), observer);
     }
-    let Some(inode) = file_inode(task, ctx.arg(0)) else {
-        return Refusal::Unknown as i32;
-    };
-    let place: u32 = ctx.arg(1);
-    if place != NO_PLACE && !watch(inode, place, ctx.arg(2)) {
-        debug!(ctx, "there is no room for place {}", place);
-        return Refusal::Full as i32;
-    }
-    let writers = peek(inode, &OFF_INODE_WRITECOUNT).unwrap_or(0);
-    debug!(ctx, "a file asked for has {} writers", writers);
-    // While a file is executed the count is negative: nobody can write to it.
-    core::cmp::max(writers, 0)
+    let answer = answer(task, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    debug!(ctx, "a file asked for has {} writers", answer.writers);
+    store(ANSWER.get_ptr_mut(0), answer);
 }
 
-/// Watches an inode as `place`: armed first, so that from the moment that the key is known its changes
-/// count.
-fn watch(inode: *const u8, place: u32, armed: u32) -> bool {
-    let Some(key) = key(inode) else {
-        return false;
+fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer {
+    let refused = |refusal| Answer { key: Key::default(), writers: refusal as i64 };
+    let Some(inode) = file_inode(task, descriptor) else {
+        return refused(Refusal::Unknown);
     };
-    store(LEARNED.get_ptr_mut(0), key);
-    store(ARMED.get_ptr_mut(place), armed);
-    PLACES.insert(key, place, 0).is_ok()
+    let Some(key) = key(inode) else {
+        return refused(Refusal::Unknown);
+    };
+    if place != NO_PLACE {
+        // Armed first, so that from the moment that the key is known its changes count.
+        store(ARMED.get_ptr_mut(place), armed);
+        if PLACES.insert(key, place, 0).is_err() {
+            return refused(Refusal::Full);
+        }
+    }
+    let writers: i32 = peek(inode, &OFF_INODE_WRITECOUNT).unwrap_or(0);
+    // While a file is executed the count is negative: nobody can write to it.
+    Answer { key, writers: i64::from(writers.max(0)) }
 }
 
 fn file_inode(task: *const u8, descriptor: usize) -> Option<*const u8> {

@@ -7,6 +7,6 @@
 mod abi;
 
 pub use abi::{
-    Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, NO_PLACE, NO_SYSCALL, Observer,
+    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, NO_PLACE, NO_SYSCALL, Observer,
     ProcessRecord, RecordHeader, RecordKind, Refusal, SYSCALLS,
 };

@@ -81,11 +81,12 @@ fn on_exit(ctx: BtfTracePointContext) -> i32 {
 /// Tells the agent how the kernel sees the file behind one of the agent's own descriptors.
 ///
 /// Never attached: the agent runs it with `BPF_PROG_TEST_RUN` (Linux 5.10), in its own context, with
-/// the descriptor as an argument. It returns how many have the file open for writing
+/// the descriptor as an argument. It leaves in `ANSWER` how many have the file open for writing
 /// (`inode.i_writecount`), and watches the file if it is told to.
 #[raw_tracepoint]
 fn learn(ctx: RawTracePointContext) -> i32 {
-    learn::inode(&ctx)
+    learn::inode(&ctx);
+    0
 }
 
 #[cfg(not(test))]

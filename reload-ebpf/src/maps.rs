@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use reload_ebpf::{COMM_LEN, Hook, Key, Observer, SYSCALLS};
+use reload_ebpf::{Answer, COMM_LEN, Hook, Key, Observer, SYSCALLS};
 
 /// How many places can be watched: the agent overrides it when it loads the program.
 const MAX_PLACES: u32 = 16_384;
@@ -48,6 +48,6 @@ pub(crate) static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Hook
 #[map]
 pub(crate) static OBSERVER: Array<Observer> = Array::with_max_entries(1, 0);
 
-/// The key of the inode that `learn` was last told to watch.
+/// What `learn` was last asked for.
 #[map]
-pub(crate) static LEARNED: Array<Key> = Array::with_max_entries(1, 0);
+pub(crate) static ANSWER: Array<Answer> = Array::with_max_entries(1, 0);

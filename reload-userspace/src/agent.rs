@@ -159,8 +159,8 @@ impl<S: Source> Agent<S> {
         self.losses_at.get_or_insert(now.after(LOSS_DELAY));
         match event {
             Event::Changed { place, at, by } => {
-                for index in self.places.fired(place) {
-                    self.watches[index].touch(at, by.clone());
+                for (index, interest) in self.places.fired(place) {
+                    self.watches[index].touch(at, by.clone(), interest);
                 }
             }
             Event::Started { pid, at } => self.crew.started(pid, at, self.wanted),
@@ -260,12 +260,13 @@ impl<S: Source> Agent<S> {
             contents.push(watched.read());
             watched.finish();
         }
-        if last.is_some() {
-            // What was read is a state that there was only if nothing happened while it was read.
-            if self.has_more_happened(now)? {
-                return Ok(());
-            }
+        // What was read is a state that there was only if nothing happened while it was read.
+        let has_more_happened = self.has_more_happened(now)?;
+        if has_more_happened || last.is_some() {
             self.verify_at = Some(now.after(SECOND_LOOK));
+        }
+        if has_more_happened {
+            return Ok(());
         }
         let mut paths = Vec::new();
         let mut by = None;

@@ -19,6 +19,9 @@ use reload_userspace::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// The exit status where the command line or a rule is wrong.
 const USAGE: u8 = 2;
@@ -120,15 +123,22 @@ fn signal_name(typed: Option<&str>) -> Option<String> {
 
 /// Writes what is not a decision to standard error as well: what led to one, at the level `debug`.
 fn diagnose(log: Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn | LogLevel::Info => LevelFilter::WARN,
-        LogLevel::Debug => LevelFilter::DEBUG,
+    let (ours, others) = match log.level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn | LogLevel::Info => (LevelFilter::WARN, LevelFilter::WARN),
+        // What aya tells of loading an object is no answer to any question of an operator's.
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
     };
-    let builder =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false);
+    let filter = Targets::new()
+        .with_target("reload_userspace", ours)
+        .with_target("reload_ebpf", ours)
+        .with_default(others);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    let registry = tracing_subscriber::registry();
     match log.format {
-        Format::Text => builder.init(),
-        Format::Json => builder.json().flatten_event(true).init(),
+        Format::Text => registry.with(layer.with_filter(filter)).init(),
+        Format::Json => {
+            registry.with(layer.json().flatten_event(true).with_filter(filter)).init();
+        }
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent)?;
 
-    let machine = machine();
+    let machine = machine(&place);
     println!("\n{machine}");
     let mut report = Report::default();
     let title = "rename(2) of the watched file -> handler, us: p50 / p90 / p99";
@@ -93,10 +93,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn machine() -> String {
+/// What is measured, and on what.
+fn machine(place: &Place) -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"]).current_dir(&place.root);
+    let version = printed(&mut git).unwrap_or_default();
     let kernel = printed(Command::new("uname").args(["-sr"])).unwrap_or_default();
     let count = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {count} processors, load average {}", kernel.trim(), load())
+    let (version, kernel) = (version.trim(), kernel.trim());
+    format!("reload-agent {version} on {kernel}, {count} processors, load average {}", load())
 }
 
 fn load() -> String {

@@ -80,13 +80,13 @@ impl Places {
         }
     }
 
-    /// Notes that a place has changed, and gives the paths that depend on it.
-    pub(super) fn fired(&mut self, id: PlaceId) -> Vec<Index> {
+    /// Notes that a place has changed, and gives the paths that depend on it, and how much.
+    pub(super) fn fired(&mut self, id: PlaceId) -> Vec<(Index, Interest)> {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
         place.has_fired = true;
-        place.watches.keys().copied().collect()
+        place.watches.iter().map(|(&index, &interest)| (index, interest)).collect()
     }
 
     /// Looks at a path: arms what has fired, watches what is new, forgets what it no longer needs.

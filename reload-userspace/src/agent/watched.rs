@@ -13,7 +13,7 @@ use crate::{
     content::Content,
     event::{Actor, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
-    source::{Source, WatchError},
+    source::{Interest, Source, WatchError},
     watch::{Obstacle, View},
 };
 
@@ -48,7 +48,9 @@ pub(super) struct Watched {
     dirty: Option<Boot>,
     /// When to wait for what was announced and not found.
     look_patiently_at: Option<Boot>,
-    /// Who did it.
+    /// Who did it, and how close to the files it was.
+    cause: Option<(Actor, Interest)>,
+    /// Who did the last of the change under way.
     by: Option<Actor>,
     /// When all idle looks so far are paid for.
     paid: Boot,
@@ -89,6 +91,7 @@ impl Watched {
             in_making: BTreeSet::new(),
             dirty: None,
             look_patiently_at: None,
+            cause: None,
             by: None,
             paid: Boot(Duration::ZERO),
             told: None,
@@ -118,9 +121,12 @@ impl Watched {
     }
 
     /// Notes that something happened to what the path depends on.
-    pub(super) fn touch(&mut self, at: Boot, by: Option<Actor>) {
+    pub(super) fn touch(&mut self, at: Boot, by: Option<Actor>, interest: Interest) {
         self.dirty.get_or_insert(at);
-        self.by = by.or(self.by.take());
+        // Whoever did something in a directory far up the path is the least likely to be meant.
+        if self.cause.as_ref().is_none_or(|(_, other)| *other <= interest) {
+            self.cause = by.map(|by| (by, interest));
+        }
     }
 
     /// Whether something has happened that has not been looked at.
@@ -171,13 +177,18 @@ impl Watched {
             places.look(source, self.index, &self.path, &self.view, patience);
         let changed = view.files != self.view.files;
         let volume = self.volume(&view);
-        self.note_names(&view);
+        let cause = self.cause.take().map(|(by, _)| by);
+        self.note_names(&view, cause.as_ref());
         let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
         self.settle.observe(at, Seen { changed, writers, volume });
         self.note_failures(failures);
-        changed || volume != Volume::Still
+        let is_new = changed || volume != Volume::Still;
+        if is_new {
+            self.by = cause.or(self.by.take());
+        }
+        is_new
     }
 
     /// What cannot be watched and why, if that is news.
@@ -255,8 +266,8 @@ impl Watched {
     /// A file that is made in place is not yet open when its name appears, and a tool may be about to
     /// rename it over another (`sed -i`), or to put a new one in the place of one that it has moved
     /// away (vim). Only some quiet tells that this is not so.
-    fn note_names(&mut self, view: &View) {
-        let has_arrived = self.by.as_ref().is_some_and(|by| by.operation.is_arrival());
+    fn note_names(&mut self, view: &View, cause: Option<&Actor>) {
+        let has_arrived = cause.is_some_and(|by| by.operation.is_arrival());
         for (path, state) in &view.files {
             let before = self.view.files.get(path);
             if before.is_none() && !has_arrived && !state.is_linked {

@@ -20,7 +20,7 @@ use aya::{
     programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{Armed, CANARY, COMM_LEN, Hook, Key, NO_PLACE, Refusal};
+use reload_ebpf::{Answer, Armed, CANARY, COMM_LEN, Hook, Key, NO_PLACE, Refusal};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
@@ -70,7 +70,7 @@ pub struct EbpfSource {
     armed: Array<MapData, u32>,
     names: MapOf<MapData, [u8; COMM_LEN], u8>,
     dropped: PerCpuArray<MapData, u64>,
-    learned: Array<MapData, [u64; 2]>,
+    answer: Array<MapData, [u64; 3]>,
     /// What to take out of `places` when a place is forgotten.
     keys: HashMap<PlaceId, Key>,
     /// What has been told of the dropped records.
@@ -110,7 +110,7 @@ impl EbpfSource {
             armed: take(&mut ebpf, "ARMED", Array::try_from)?,
             names: take(&mut ebpf, "NAMES", MapOf::try_from)?,
             dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
-            learned: take(&mut ebpf, "LEARNED", Array::try_from)?,
+            answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
             keys: HashMap::new(),
             told: Told::default(),
             diagnostics: diagnostics.map_err(setup)?,
@@ -156,18 +156,17 @@ impl EbpfSource {
         handle: BorrowedFd<'_>,
         place: u32,
         armed: Armed,
-    ) -> Result<i32, WatchError> {
-        let refused = |source| WatchError::Refused { source };
-        let program = self.ebpf.program("learn").ok_or(refused(io::ErrorKind::NotFound.into()))?;
-        let program: &RawTracePoint =
-            program.try_into().map_err(|error| refused(io::Error::other(error)))?;
+    ) -> Result<Answer, WatchError> {
+        let program = self.ebpf.program("learn").ok_or(WatchError::Unknown)?;
+        let program: &RawTracePoint = program.try_into().map_err(refused)?;
         let mut options = RawTracePointRunOptions::new();
         options.args[..3].copy_from_slice(&[number(handle), place.into(), armed as u64]);
-        let result = program.test_run(options).map_err(|error| refused(io::Error::other(error)))?;
-        match result.return_value.cast_signed() {
-            refusal if refusal == Refusal::Full as i32 => Err(FULL),
+        program.test_run(options).map_err(refused)?;
+        let answer: Answer = transmute!(self.answer.get(&0, 0).map_err(refused)?);
+        match answer.writers {
+            refusal if refusal == Refusal::Full as i64 => Err(FULL),
             refusal if refusal < 0 => Err(WatchError::Unknown),
-            writers => Ok(writers),
+            _ => Ok(answer),
         }
     }
 
@@ -215,9 +214,8 @@ impl Source for EbpfSource {
         if place.0 > MAX_PLACES {
             return Err(FULL);
         }
-        self.learn(handle, place.0, armed(interest))?;
-        let key = self.learned.get(&0, 0).map_err(|error| refused(io::Error::other(error)))?;
-        self.keys.insert(place, transmute!(key));
+        let answer = self.learn(handle, place.0, armed(interest))?;
+        self.keys.insert(place, answer.key);
         Ok(())
     }
 
@@ -236,12 +234,12 @@ impl Source for EbpfSource {
 
     fn arm(&mut self, place: PlaceId, interest: Interest) -> Result<(), WatchError> {
         let armed = armed(interest) as u32;
-        self.armed.set(place.0, armed, 0).map_err(|error| refused(io::Error::other(error)))
+        self.armed.set(place.0, armed, 0).map_err(refused)
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers {
         match self.learn(handle, NO_PLACE, Armed::Silent) {
-            Ok(0) => Writers::None,
+            Ok(Answer { writers: 0, .. }) => Writers::None,
             Ok(_) => Writers::Some,
             Err(_) => Writers::Unknown,
         }
@@ -373,8 +371,8 @@ fn setup(error: impl Into<io::Error>) -> Unavailable {
     Unavailable::Setup { source: error.into() }
 }
 
-fn refused(source: io::Error) -> WatchError {
-    WatchError::Refused { source }
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> WatchError {
+    WatchError::Refused { source: io::Error::other(error) }
 }
 
 /// Names the limit where the kernel says that a map is full (`E2BIG`).
@@ -385,7 +383,7 @@ fn full(limit: u32, things: &'static str) -> impl Fn(MapError) -> WatchError {
         {
             WatchError::Full { limit, things }
         }
-        error => refused(io::Error::other(error)),
+        error => refused(error),
     }
 }
 

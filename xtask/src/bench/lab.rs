@@ -39,7 +39,7 @@ pub(crate) struct Lab {
     pub(crate) bare: PathBuf,
     pub(crate) cost: PathBuf,
     pub(crate) patience: Patience,
-    /// A folder in the usual place for temporary files, then one on tmpfs, if that is another.
+    /// A folder beside what cargo builds, then one on tmpfs, if that is another filesystem.
     pub(crate) grounds: Vec<Ground>,
 }
 
@@ -86,7 +86,8 @@ impl Lab {
     /// Fails where one of these does.
     pub(crate) fn new(place: &Place, binary: PathBuf) -> Result<Self> {
         let [latency, bare, cost] = [LATENCY, BARE, COST].map(|program| program.compile(place));
-        let mut grounds = vec![Ground::new(&std::env::temp_dir())?];
+        // Not among temporary files, where others come and go: the agent watches the folders above.
+        let mut grounds = vec![Ground::new(&place.target)?];
         let memory = Path::new("/dev/shm");
         if grounds[0].filesystem != "tmpfs" && filesystem(memory).is_ok_and(|it| it == "tmpfs") {
             grounds.push(Ground::new(memory)?);

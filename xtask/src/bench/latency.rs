@@ -93,7 +93,7 @@ pub(crate) fn measure(lab: &Lab, plan: Plan) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Measures an agent that `start` starts, and gives the median, in microseconds.
+/// Measures an agent that `start` starts: the median in microseconds, and how many were missed.
 ///
 /// # Errors
 ///
@@ -103,11 +103,11 @@ pub(crate) fn p50_with(
     start: impl FnOnce() -> Result<Running>,
     folder: &Path,
     samples: usize,
-) -> Result<(Running, Option<f64>)> {
+) -> Result<(Running, Option<f64>, usize)> {
     let (mut talker, _pid) = start_target(lab, folder, samples, pause(Watcher::Agent))?;
     let running = start()?;
-    let (taken, ..) = take(lab, &mut talker)?;
-    Ok((running, Percentiles::of(&taken).map(|it| it.p50)))
+    let (taken, missed, _extra) = take(lab, &mut talker)?;
+    Ok((running, Percentiles::of(&taken).map(|it| it.p50), missed))
 }
 
 impl Samples {

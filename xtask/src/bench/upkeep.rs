@@ -22,8 +22,9 @@ use crate::patience::Interrupted;
 /// How many directories are to be watched, then how many are tried where that does not work.
 const MANY: [usize; 4] = [10_000, 8_000, 4_000, 1_000];
 
-/// How many samples of latency are taken of an agent that watches many.
+/// How many samples of latency are taken of an agent that watches one, and of one that watches many.
 const SAMPLES: usize = 200;
+const SAMPLES_OF_MANY: usize = 40;
 
 /// What `/proc` tells of a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +73,7 @@ pub(crate) fn memory_and_scale(lab: &Lab) -> Result<(Vec<Row>, Vec<Row>)> {
     let ground = &lab.grounds[0];
     let folder = ground.watched("one")?;
     let watch = vec![folder.join("app.conf")];
-    let one = Measured::of(lab, watch, &folder)?;
+    let one = Measured::of(lab, watch, &folder, SAMPLES)?;
     let rows = vec![
         memory("resident, one file watched, after 210 reloads", one.usage.rss_kib, Some(8.0)),
         memory("its peak", one.usage.peak_kib, None),
@@ -87,7 +88,7 @@ fn scale(lab: &Lab, one: &Measured) -> Result<Vec<Row>> {
         let folder = |index| lab.grounds[0].watched(&format!("many/{index}"));
         let watch: Vec<PathBuf> = (0..count).map(folder).collect::<Result<_>>()?;
         let middle = watch[count / 2].clone();
-        let many = match Measured::of(lab, watch, &middle) {
+        let many = match Measured::of(lab, watch, &middle, SAMPLES_OF_MANY) {
             Ok(many) => many,
             Err(error) if error.is::<Interrupted>() => return Err(error),
             Err(error) => {
@@ -104,10 +105,17 @@ fn scale(lab: &Lab, one: &Measured) -> Result<Vec<Row>> {
         rows.push(row.goal(armed, Bound::AtMost(2.0, " s")));
         rows.push(memory("resident", many.usage.rss_kib, None));
         rows.push(Row::new("events lost", many.lost.to_string(), json!(many.lost)));
-        if let (Some(one), Some(many)) = (one.p50, many.p50) {
-            let shown = format!("{many:.0} us, {one:.0} us with one");
-            let value = json!({ "p50_us": many, "p50_of_one_us": one });
-            rows.push(Row::new("rename -> handler, p50", shown, value));
+        let shown = |p50: Option<f64>| p50.map_or("-".to_owned(), |p50| format!("{p50:.0} us"));
+        let value = json!({ "p50_us": many.p50, "p50_of_one_us": one.p50, "missed": many.missed });
+        let (of_many, of_one) = (shown(many.p50), shown(one.p50));
+        rows.push(Row::new(
+            "rename -> handler, p50",
+            format!("{of_many}, {of_one} with one"),
+            value,
+        ));
+        if many.missed != 0 {
+            let shown = format!("{} of {SAMPLES_OF_MANY}", many.missed);
+            rows.push(Row::new("not handled within 1 s", shown, json!(many.missed)));
         }
         break;
     }
@@ -119,17 +127,19 @@ fn scale(lab: &Lab, one: &Measured) -> Result<Vec<Row>> {
 struct Measured {
     wall: Duration,
     p50: Option<f64>,
+    missed: usize,
     usage: Usage,
     lost: usize,
 }
 
 impl Measured {
-    fn of(lab: &Lab, watch: Vec<PathBuf>, folder: &Path) -> Result<Self> {
-        let (running, p50) = latency::p50_with(lab, || lab.agent(watch), folder, SAMPLES)?;
+    fn of(lab: &Lab, watch: Vec<PathBuf>, folder: &Path, samples: usize) -> Result<Self> {
+        let start = || lab.agent(watch);
+        let (running, p50, missed) = latency::p50_with(lab, start, folder, samples)?;
         let usage = Usage::of(running.agent.pid())?;
         let events = running.agent.stop()?;
         let lost = events.iter().filter(|event| event.name() == "lost").count();
-        Ok(Self { wall: running.wall, p50, usage, lost })
+        Ok(Self { wall: running.wall, p50, missed, usage, lost })
     }
 }
 
