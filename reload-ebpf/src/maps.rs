@@ -1,13 +1,14 @@
 //! The maps that the eBPF program shares with the agent.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use reload_ebpf::{Answer, COMM_LEN, Hook, Key, Observer, SYSCALLS};
 
-/// How many places can be watched: the agent overrides it when it loads the program.
-const MAX_PLACES: u32 = 16_384;
+/// How many places can be watched, that of the canary included.
+const MAX_PLACES: u32 = 65_536;
 
 /// How many process names can be looked for.
 const MAX_NAMES: u32 = 256;
@@ -21,9 +22,12 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 /// The inodes that are watched, and the number of the place that each belongs to.
 ///
-/// Never an LRU map: one that forgets would lose changes in silence.
+/// Never an LRU map: one that forgets would lose changes in silence. Entries are allocated one by
+/// one, always by `learn` in the agent's own context: a sidecar with ten of them should not pay for
+/// all.
 #[map]
-pub(crate) static PLACES: HashMap<Key, u32> = HashMap::with_max_entries(MAX_PLACES, 0);
+pub(crate) static PLACES: HashMap<Key, u32> =
+    HashMap::with_max_entries(MAX_PLACES, BPF_F_NO_PREALLOC);
 
 /// Which change of a place is to be recorded next, by the place's number: an [`Armed`].
 ///

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    child::{Child, lines},
+    child::{Ask, Child, lines},
     exec,
     patience::Patience,
     place::{is_program, is_root},
@@ -136,9 +136,9 @@ impl Agent {
     ///
     /// Fails where it does, with what it said.
     pub(crate) fn start(recipe: &Recipe, patience: &Patience) -> Result<(Self, Event)> {
-        let mut command = command(&recipe.binary);
+        let (mut command, ask) = command(&recipe.binary);
         command.args(recipe.arguments()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = Child::spawn(&mut command)?;
+        let mut child = Child::spawn(&mut command, ask)?;
         let errors = child.pipes().stderr.take().context("the agent's log is not piped")?;
         let mut agent = Self { child, lines: lines(errors), last: VecDeque::new() };
         let ready = patience.until(Duration::from_millis(5), PATIENCE, || {
@@ -216,17 +216,18 @@ impl Agent {
     }
 }
 
-/// A command that runs the agent as root, with nothing in its environment that would be an option.
-fn command(binary: &Path) -> Command {
+/// A command that runs the agent as root, with nothing in its environment that would be an option,
+/// and how to ask it to end.
+fn command(binary: &Path) -> (Command, Ask) {
     if is_root() {
         let mut command = Command::new(binary);
         command.env_clear().stdin(Stdio::null());
-        return command;
+        return (command, Ask::Signal);
     }
     let mut command = Command::new("sudo");
     command.args(["--non-interactive", "sh", "-c", UNTIL_INPUT_ENDS, "sh"]);
     command.arg(binary).stdin(Stdio::piped());
-    command
+    (command, Ask::EndOfInput)
 }
 
 #[cfg(test)]

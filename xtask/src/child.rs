@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io,
-    process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group,
+        pidfd_open, waitid,
+    },
 };
 
 use crate::show;
@@ -30,6 +33,17 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(crate) struct Child {
     inner: std::process::Child,
     shown: String,
+    ask: Ask,
+    status: Option<ExitStatus>,
+}
+
+/// How a child is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// By SIGTERM.
+    Signal,
+    /// By the end of its input, for it runs as another user.
+    EndOfInput,
 }
 
 impl Child {
@@ -38,16 +52,16 @@ impl Child {
     /// # Errors
     ///
     /// Fails where it cannot be run, and names it.
-    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+    pub(crate) fn spawn(command: &mut Command, ask: Ask) -> Result<Self> {
         let shown = command.get_program().to_string_lossy().into_owned();
         let inner = command
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run `{}`", show(command)))?;
-        Ok(Self { inner, shown })
+        Ok(Self { inner, shown, ask, status: None })
     }
 
-    /// The pid, which is nobody else's as long as this value lives.
+    /// The pid, which is nobody else's as long as the child is not known to have ended.
     pub(crate) fn pid(&self) -> u32 {
         self.inner.id()
     }
@@ -63,7 +77,15 @@ impl Child {
     ///
     /// Fails where the kernel does not tell, which should not occur.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.inner.try_wait().with_context(|| format!("cannot wait for {}", self.shown))
+        if self.status.is_none() {
+            // Not reaped by this, so that the group is still ours to kill.
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            let ended = waitid(WaitId::Pid(Pid::from_child(&self.inner)), look);
+            if ended.with_context(|| format!("cannot wait for {}", self.shown))?.is_some() {
+                self.reap()?;
+            }
+        }
+        Ok(self.status)
     }
 
     /// The pids of its children.
@@ -83,22 +105,30 @@ impl Child {
         if let Some(status) = self.ended()? {
             return Ok(status);
         }
-        // Closed first: a child that runs as another user ends for this.
         drop(self.inner.stdin.take());
-        let signalled = end(Pid::from_child(&self.inner));
+        end(Pid::from_child(&self.inner), self.ask)
+            .with_context(|| format!("cannot end {}", self.shown))?;
+        self.reap()
+    }
+
+    /// Kills what is left of the group, and learns how the child ended.
+    fn reap(&mut self) -> Result<ExitStatus> {
+        permitted(kill_process_group(Pid::from_child(&self.inner), Signal::KILL))
+            .with_context(|| format!("cannot kill {}", self.shown))?;
         let status = self.inner.wait();
-        signalled.with_context(|| format!("cannot end {}", self.shown))?;
-        status.with_context(|| format!("cannot wait for {}", self.shown))
+        let status = status.with_context(|| format!("cannot wait for {}", self.shown))?;
+        self.status = Some(status);
+        Ok(status)
     }
 }
 
-/// Asks a process to end, waits until it has, and kills what is left of its group. The caller has
-/// not reaped it, so that the pid and the group are its own.
-fn end(pid: Pid) -> io::Result<()> {
-    permitted(kill_process(pid, Signal::TERM))?;
+/// Asks a child, which is not reaped, to end, and waits until it has or the time is up.
+fn end(pid: Pid, ask: Ask) -> io::Result<()> {
+    if ask == Ask::Signal {
+        kill_process(pid, Signal::TERM)?;
+    }
     let handle = pidfd_open(pid, PidfdFlags::empty())?;
-    ends(&handle)?;
-    permitted(kill_process_group(pid, Signal::KILL))
+    ends(&handle).map(drop)
 }
 
 /// Waits for a process to end, and says whether it has.
@@ -141,11 +171,32 @@ mod tests {
     fn what_a_child_has_started_ends_with_it() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 100 & echo $!; wait"]).stdout(Stdio::piped());
-        let mut child = Child::spawn(&mut command).unwrap();
+        let mut child = Child::spawn(&mut command, Ask::Signal).unwrap();
         let output = lines(child.pipes().stdout.take().unwrap());
         let grandchild = output.recv_timeout(GRACE).unwrap().parse().unwrap();
         let handle = pidfd_open(Pid::from_raw(grandchild).unwrap(), PidfdFlags::empty()).unwrap();
         child.stop().unwrap();
         assert!(ends(&handle).unwrap());
+    }
+
+    #[test]
+    fn what_a_child_leaves_behind_is_killed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 100 & echo $!"]).stdout(Stdio::piped());
+        let mut child = Child::spawn(&mut command, Ask::Signal).unwrap();
+        let output = lines(child.pipes().stdout.take().unwrap());
+        let left = output.recv_timeout(GRACE).unwrap().parse().unwrap();
+        let handle = pidfd_open(Pid::from_raw(left).unwrap(), PidfdFlags::empty()).unwrap();
+        assert!(child.stop().unwrap().success());
+        assert!(ends(&handle).unwrap());
+    }
+
+    #[test]
+    fn a_child_may_be_asked_by_the_end_of_its_input() {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = Child::spawn(&mut command, Ask::EndOfInput).unwrap();
+        assert_eq!(child.ended().unwrap(), None);
+        assert!(child.stop().unwrap().success());
     }
 }

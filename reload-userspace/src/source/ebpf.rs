@@ -45,7 +45,7 @@ const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("RELOAD_EBPF
 const OBJECT: Option<&[u8]> = None;
 
 /// How many places can be watched (`MAX_PLACES` of the eBPF program), the canary's left out.
-const MAX_PLACES: u32 = 16_383;
+const MAX_PLACES: u32 = 65_535;
 
 /// There is no room for another place.
 const FULL: WatchError = WatchError::Full { limit: MAX_PLACES, things: "files and directories" };

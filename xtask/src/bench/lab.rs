@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     agent::{Agent, Event, Recipe},
-    child::{Child, lines},
+    child::{Ask, Child, lines},
     patience::Patience,
     place::Place,
     program::Program,
@@ -144,7 +144,8 @@ impl Talker {
     ///
     /// Fails where it cannot be run.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let mut child = Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let mut child =
+            Child::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()), Ask::Signal)?;
         let output = child.pipes().stdout.take().context("its output is not piped")?;
         Ok(Self { child, lines: lines(output) })
     }

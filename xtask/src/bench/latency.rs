@@ -14,7 +14,10 @@ use super::{
     report::{Bound, Row},
     stat::{Percentiles, median},
 };
-use crate::{child::Child, place::is_program};
+use crate::{
+    child::{Ask, Child},
+    place::is_program,
+};
 
 /// The loop that sidecars run: whoever mounts a `ConfigMap` and knows no better writes it.
 const SHELL_LOOP: &str = r#"while :; do
@@ -129,7 +132,8 @@ impl Samples {
             Watcher::ShellLoop => {
                 let mut command = Command::new("sh");
                 command.args(["-c", SHELL_LOOP, "sh"]).arg(folder).arg(Lab::name());
-                let shell = Child::spawn(command.stdin(Stdio::null()).stderr(Stdio::null()))?;
+                let shell =
+                    Child::spawn(command.stdin(Stdio::null()).stderr(Stdio::null()), Ask::Signal)?;
                 wait_for_inotify(lab, &shell)?;
                 take(lab, &mut talker)?
             }

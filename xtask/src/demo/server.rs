@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    child::Child,
+    child::{Ask, Child},
     patience::Patience,
     place::{Place, is_root, printed},
     program::Program,
@@ -139,8 +139,10 @@ impl Server {
         }
         let output = fs::File::create(home.join("output.log"))
             .with_context(|| format!("cannot write into {}", home.display()))?;
-        let child =
-            Child::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output))?;
+        let child = Child::spawn(
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output),
+            Ask::Signal,
+        )?;
         let mut server = Self { child, port };
         let is_up = patience.until(Duration::from_millis(5), START, || {
             let is_up = server.get("/site").is_some() && server.workers().len() == WORKERS;

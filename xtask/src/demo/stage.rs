@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, Event, Recipe},
-    child::Child,
+    child::{Ask, Child},
     patience::Patience,
     show,
 };
@@ -409,5 +409,5 @@ fn start_without_handler(home: &Path) -> Result<Child> {
     let sleep =
         ["/bin/sleep", "/usr/bin/sleep"].map(Path::new).into_iter().find(|path| path.exists());
     let program = server::copy(sleep.context("there is no sleep")?, home, script::NO_HANDLER)?;
-    Child::spawn(Command::new(program).arg("300").stdin(Stdio::null()))
+    Child::spawn(Command::new(program).arg("300").stdin(Stdio::null()), Ask::Signal)
 }

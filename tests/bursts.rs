@@ -1,0 +1,122 @@
+//! However fast the changes come, the last state is signalled.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, path::Path, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    agent::{Agent, command, count},
+    filesystem::Filesystem,
+    target::Recipe,
+    time::pause,
+    writer::{printed, replace},
+};
+
+/// How the revisions are written.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Rename,
+    InPlace,
+}
+
+impl Kind {
+    fn write(self, path: &Path, text: &str) {
+        match self {
+            Self::Rename => replace(path, text),
+            Self::InPlace => fs::write(path, text).unwrap(),
+        }
+    }
+}
+
+fn check(filesystem: Filesystem, kind: Kind, updates: usize, spacing: Duration) {
+    println!("--- {filesystem}, {kind:?}");
+    let mounted = filesystem.mount_with(&[("app.conf", "revision 0")]);
+    let path = mounted.dir.join("app.conf");
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let agent = Agent::with(&path, recipe.name(), &["--reconcile", "1h"]);
+
+    for n in 1..=updates {
+        kind.write(&path, &format!("revision {n}"));
+        if !spacing.is_zero() {
+            pause(spacing);
+        }
+    }
+    let last = printed(format!("revision {updates}").as_bytes());
+    let mut signals = target.signals_until(&last);
+
+    // The fence: all that came before is in the lines now.
+    kind.write(&path, "the end");
+    let end = printed(b"the end");
+    signals.extend(target.signals_until(&end));
+    let last_two: Vec<_> = signals.iter().rev().map(|signal| &signal.content).take(2).collect();
+    assert_eq!(last_two, [&end, &last], "the last state was signalled last");
+
+    // A signal that nobody needs would be one without a change before it.
+    let (status, events) = agent.stop(Signal::TERM);
+    assert!(status.success());
+    let (changed, reloaded) = (count(&events, "changed"), count(&events, "reloaded"));
+    assert_eq!(reloaded, changed, "one signal for one change");
+    assert!(signals.len() <= reloaded, "{} handled, {reloaded} sent", signals.len());
+    assert_eq!(count(&events, "lost"), 0);
+    println!("{updates} updates, {reloaded} reloads");
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn two_hundred_updates_at_20_ms() {
+    check(Filesystem::Ext4, Kind::Rename, 200, Duration::from_millis(20));
+    check(Filesystem::Ext4, Kind::InPlace, 200, Duration::from_millis(20));
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn two_thousand_updates_as_fast_as_they_can_be_written() {
+    for filesystem in Filesystem::ALL {
+        for kind in [Kind::Rename, Kind::InPlace] {
+            check(filesystem, kind, 2_000, Duration::ZERO);
+        }
+    }
+}
+
+/// A second HUP within milliseconds hits programs that are still at the first.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn changes_within_the_interval_become_one_reload_at_its_end() {
+    const INTERVAL: Duration = Duration::from_millis(700);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    // The option that comes last does not win over another of its name: so none is given twice.
+    let mut agent = Agent::spawn(
+        command()
+            .args(["run", "--log-format", "json", "--min-interval", "700ms"])
+            .args(["--process", recipe.name(), "--watch"])
+            .arg(&path),
+    );
+    agent.wait_for("ready");
+
+    replace(&path, "1");
+    let first = target.signal();
+    for n in 2..=9 {
+        replace(&path, &n.to_string());
+    }
+    let second = target.signal();
+    replace(&path, "the-end");
+    let third = target.signal();
+
+    let contents = [&first, &second, &third].map(|signal| signal.content.as_str());
+    assert_eq!(contents, ["1", "9", "the-end"]);
+    // The handlers may run a little late, and so closer to each other than the signals were sent.
+    let tolerance = Duration::from_millis(100);
+    for (earlier, later) in [(first, second.clone()), (second, third)] {
+        let apart = Duration::from_nanos(later.at_ns - earlier.at_ns);
+        assert!(apart + tolerance >= INTERVAL, "signalled {apart:?} after the one before");
+    }
+}

@@ -1,0 +1,107 @@
+//! A watched directory stands for the files in it.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use crate::support::{
+    agent::{Agent, count},
+    filesystem::Filesystem,
+    target::Recipe,
+    writer::replace,
+};
+
+/// A change to a directory, the file that it changes, and what the directory then holds.
+struct Step {
+    change: fn(&Path),
+    file: &'static str,
+    content: &'static str,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        change: |dir| fs::write(dir.join("a.conf"), "a1").unwrap(),
+        file: "a.conf",
+        content: "a.conf=a1;b.conf=b0;",
+    },
+    Step {
+        change: |dir| fs::write(dir.join("c.conf"), "c2").unwrap(),
+        file: "c.conf",
+        content: "a.conf=a1;b.conf=b0;c.conf=c2;",
+    },
+    Step {
+        change: |dir| fs::remove_file(dir.join("b.conf")).unwrap(),
+        file: "b.conf",
+        content: "a.conf=a1;c.conf=c2;",
+    },
+    Step {
+        change: |dir| {
+            fs::rename(dir.with_extension("stage").join("d"), dir.join("d.conf")).unwrap();
+        },
+        file: "d.conf",
+        content: "a.conf=a1;c.conf=c2;d.conf=d;",
+    },
+    Step {
+        change: |dir| fs::write(dir.join("d.conf"), "d4").unwrap(),
+        file: "d.conf",
+        content: "a.conf=a1;c.conf=c2;d.conf=d4;",
+    },
+    Step {
+        change: |dir| fs::write(dir.join("with space, \"quotes\" and\nline.conf"), "w").unwrap(),
+        file: "with space, \"quotes\" and\nline.conf",
+        content: "a.conf=a1;c.conf=c2;d.conf=d4;with space, \"quotes\" and",
+    },
+];
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn files_may_be_added_changed_and_removed() {
+    for filesystem in Filesystem::ALL {
+        println!("--- {filesystem}");
+        let mounted = filesystem.mount_with(&[
+            ("conf/a.conf", "a0"),
+            ("conf/b.conf", "b0"),
+            ("conf.stage/d", "d"),
+        ]);
+        let dir = mounted.dir.join("conf");
+        let recipe = Recipe::new().reading(&dir);
+        let mut target = recipe.start();
+        let mut agent = Agent::with(&dir, recipe.name(), &["--reconcile", "1h"]);
+
+        for step in STEPS {
+            (step.change)(&dir);
+            let events = agent.events_until("reloaded");
+            assert_eq!(count(&events, "changed"), 1, "{}: {events:?}", step.file);
+            let changed = events.iter().find(|event| event.name() == "changed").unwrap();
+            assert_eq!(changed.paths(), [dir.join(step.file).to_str().unwrap()]);
+            assert_eq!(target.signal().content, step.content);
+        }
+    }
+}
+
+/// Two watches are one rule: either is a reason to reload.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn several_paths_may_be_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf_d = dir.path().join("conf.d");
+    let main = dir.path().join("main.conf");
+    fs::create_dir(&conf_d).unwrap();
+    fs::write(&main, "m0").unwrap();
+    let recipe = Recipe::new().reading(&main);
+    let mut target = recipe.start();
+    let mut agent = Agent::with(&conf_d, recipe.name(), &["--watch", main.to_str().unwrap()]);
+
+    let added = conf_d.join("added.conf");
+    fs::write(&added, "1").unwrap();
+    assert_eq!(agent.wait_for("changed").paths(), [added.to_str().unwrap()]);
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "m0");
+
+    replace(&main, "m2");
+    assert_eq!(agent.wait_for("changed").paths(), [main.to_str().unwrap()]);
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "m2");
+}

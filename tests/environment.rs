@@ -1,0 +1,91 @@
+//! The environment of the usual inotifywait sidecar is enough.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, path::PathBuf};
+
+use crate::support::{
+    agent::{Agent, command},
+    target::{Recipe, Running},
+    writer::replace,
+};
+
+const SIGUSR1: i32 = 10;
+
+/// A configuration, a target for it that handles USR1, and its name.
+fn scene() -> (tempfile::TempDir, PathBuf, Recipe, Running) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().signal(SIGUSR1).reading(&path);
+    let target = recipe.start();
+    (dir, path, recipe, target)
+}
+
+/// Runs the agent with `variables` alone; `{dir}`, `{path}` and `{name}` stand for those of a scene.
+fn check(variables: &[(&str, &str)]) {
+    let (dir, path, recipe, mut target) = scene();
+    let mut command = command();
+    command.arg("run").env("RELOAD_LOG_FORMAT", "json");
+    for (variable, value) in variables {
+        let value = value
+            .replace("{dir}", dir.path().to_str().unwrap())
+            .replace("{path}", path.to_str().unwrap())
+            .replace("{name}", recipe.name());
+        command.env(variable, value);
+    }
+    let mut agent = Agent::spawn(&mut command);
+    agent.wait_for("ready");
+
+    replace(&path, "1");
+    let reloaded = agent.wait_for("reloaded");
+    assert_eq!(reloaded.pid(), target.pid, "{variables:?}");
+    assert_eq!(reloaded.text("signal"), "USR1", "{variables:?}");
+    assert_eq!(target.signal().content, "1", "{variables:?}");
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn the_names_of_other_sidecars_are_understood() {
+    check(&[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "USR1")]);
+    check(&[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "SIGUSR1")]);
+    check(&[("CONFIG_DIR", "{dir}"), ("PROCESS_NAME", "{name}"), ("RELOAD_SIGNAL", "10")]);
+    check(&[("CONFIG_DIR", "/nonexistent,{dir}"), ("PROCESS", "{name}"), ("SIGNAL", "usr1")]);
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn the_agent_s_own_names_come_first() {
+    check(&[
+        ("RELOAD_WATCH", "{path}"),
+        ("RELOAD_PROCESS", "{name}"),
+        ("RELOAD_SIGNAL", "USR1"),
+        ("FILE", "/nonexistent"),
+        ("PROCESS", "nobody-is-called-so"),
+        ("PROCESS_NAME", "nobody-is-called-so"),
+        ("SIGNAL", "USR2"),
+    ]);
+}
+
+/// What is typed comes before what is set.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn an_option_comes_before_the_environment() {
+    let (_dir, path, recipe, mut target) = scene();
+    let mut agent = Agent::spawn(
+        command()
+            .args(["run", "--log-format", "json", "--signal", "USR1", "--process", recipe.name()])
+            .arg("--watch")
+            .arg(&path)
+            .env("RELOAD_SIGNAL", "TERM")
+            .env("RELOAD_PROCESS", "nobody-is-called-so")
+            .env("FILE", "/nonexistent"),
+    );
+    agent.wait_for("ready");
+
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").text("signal"), "USR1");
+    assert_eq!(target.signal().content, "1");
+}

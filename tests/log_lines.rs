@@ -1,0 +1,136 @@
+//! The lines of the log have the fields that dashboards and scripts rely on.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, process::Stdio};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    agent::{Agent, Event, arguments, command},
+    target::Recipe,
+    writer::replace,
+};
+
+/// The fields of each event, sorted, beside `event`, `level` and `time`.
+const FIELDS: &[(&str, &[&str])] = &[
+    ("ready", &["after_ms", "rules", "source", "strategy", "targets", "watches"]),
+    ("changed", &["by", "paths", "rule"]),
+    ("unchanged", &["by", "rule"]),
+    ("reloaded", &["change_to_signal_us", "dry_run", "pid", "rule", "signal"]),
+    ("refused", &["pid", "reason", "remedy", "rule"]),
+    ("waiting", &["for", "object", "rule"]),
+    ("stopped", &["reason"]),
+];
+
+#[track_caller]
+fn check_fields(event: &Event) {
+    let (_, fields) = FIELDS.iter().find(|(name, _)| *name == event.name()).unwrap();
+    let mut expected = ["event", "level", "time"].to_vec();
+    expected.extend_from_slice(fields);
+    expected.sort_unstable();
+    assert_eq!(event.fields(), expected, "{event}");
+    let time = event.text("time");
+    assert_eq!(time.len(), "2026-11-23T11:50:00.123456Z".len(), "{event}");
+    assert!(time.ends_with('Z') && time.as_bytes()[10] == b'T', "{event}");
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn every_decision_has_its_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new();
+    let careless = Recipe::named(recipe.name()).handler("none");
+    let mut target = recipe.start();
+    let options = ["--handler-timeout", "0s"];
+    let mut agent = Agent::spawn(command().args(arguments(&path, recipe.name())).args(options));
+
+    let ready = agent.wait_for("ready");
+    check_fields(&ready);
+    assert_eq!(ready.text("source"), "ebpf");
+    assert_eq!(ready.text("strategy"), "tracepoint");
+    assert_eq!(ready.number("watches"), 1);
+    assert_eq!(ready.number("targets"), 1);
+    assert_eq!(ready.field("rules")[0], recipe.name());
+
+    replace(&path, "1");
+    check_fields(&agent.wait_for("changed"));
+    let reloaded = agent.wait_for("reloaded");
+    check_fields(&reloaded);
+    assert_eq!(reloaded.field("dry_run"), false);
+    assert!(reloaded.number("change_to_signal_us") >= 0);
+    target.signal();
+
+    replace(&path, "1");
+    check_fields(&agent.wait_for("unchanged"));
+
+    target.kill();
+    replace(&path, "2");
+    check_fields(&agent.wait_for("waiting"));
+
+    let _careless = careless.start();
+    replace(&path, "3");
+    check_fields(&agent.wait_for("refused"));
+
+    let (_status, events) = agent.stop(Signal::TERM);
+    check_fields(events.last().unwrap());
+}
+
+/// Every decision is the same, and nobody is signalled.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_dry_run_tells_what_it_would_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let mut dry = Agent::with(&path, recipe.name(), &["--dry-run"]);
+
+    replace(&path, "1");
+    let reloaded = dry.wait_for("reloaded");
+    assert_eq!(reloaded.field("dry_run"), true);
+    assert_eq!(reloaded.pid(), target.pid);
+
+    // The fence: the first signal that the target gets is another agent's.
+    let mut agent = Agent::on(&path, recipe.name());
+    replace(&path, "2");
+    agent.wait_for("reloaded");
+    dry.wait_for("reloaded");
+    assert_eq!(target.signal().content, "2");
+}
+
+/// The log goes to the standard error, and nothing to the standard output.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn text_is_for_people_and_one_line_for_each_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new();
+    let mut target = recipe.start();
+    let mut process = support::process::Process::spawn(
+        command()
+            .args(["run", "--process", recipe.name(), "--watch"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut lines = support::lines::Lines::of("agent", process.stderr.take().unwrap());
+    let output = support::lines::Lines::of("output", process.stdout.take().unwrap());
+
+    lines.until("ready", |line| line.contains(" ready after ").then_some(()));
+    replace(&path, "1");
+    let changed = format!("{}: changed {}", recipe.name(), path.display());
+    lines.until(&changed, |line| line.contains(&changed).then_some(()));
+    let sent = format!("{}: sent HUP to pid {}", recipe.name(), target.pid);
+    lines.until(&sent, |line| line.contains(&sent).then_some(()));
+    target.signal();
+    drop(process);
+    assert_eq!(output.rest(), [] as [String; 0]);
+}

@@ -1,0 +1,139 @@
+//! In a pid namespace of its own the agent speaks of pids as that namespace numbers them.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    agent::{AGENT, Agent, arguments, clean, names},
+    lines::Lines,
+    process::{Process, children_of},
+    program::WRITER,
+    target::Recipe,
+    time::poll,
+    writer::replace,
+};
+
+/// A namespace with a target and an agent in it, as in a container.
+///
+/// The first process is a shell that starts the target, whose lines are its output, and the agent,
+/// whose lines are its errors.
+const SCRIPT: &str = r#""$TARGET" --read "$CONFIG" & "$@""#;
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn pids_are_those_of_the_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    let stage = dir.path().join("stage");
+    fs::create_dir(&stage).unwrap();
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new();
+
+    let mut command = clean(Command::new("unshare"));
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        SCRIPT,
+        "sh",
+        AGENT,
+    ]);
+    command.args(arguments(&path, recipe.name())).stdout(Stdio::piped());
+    let mut agent = Agent::spawn(command.env("TARGET", recipe.path()).env("CONFIG", &path));
+    let mut target = Lines::of(recipe.name(), agent.output());
+    let target_pid: i32 = target
+        .until("started", |line| line.strip_prefix("started ")?.split(' ').next()?.parse().ok());
+    target.until("ready", |line| line.starts_with("ready ").then_some(()));
+    agent.wait_for("ready");
+    let shell = poll("the shell runs", || children_of(agent.pid()).first().copied());
+    let outer_pid = children_of(shell).into_iter().find(|&pid| is_called(pid, recipe.name()));
+    assert_ne!(outer_pid, Some(target_pid), "the namespaces number it differently");
+
+    // Written from outside: there is no number for the writer in there.
+    replace(&path, "1");
+    let events = agent.events_until("reloaded");
+    assert_eq!(names(&events).last(), Some(&"reloaded"));
+    let changed = events.iter().find(|event| event.name() == "changed").unwrap();
+    assert_eq!(changed.field("by")["pid"], Value::Null, "{changed}");
+    assert_eq!(events.last().unwrap().pid(), target_pid);
+    assert_eq!(content(&mut target), "1");
+
+    // Written from inside.
+    let mut writer = Command::new("nsenter");
+    writer.args(["--pid", "--mount", "--target", &shell.to_string()]).arg(WRITER.path());
+    writer.arg("rename").args([&path, &stage]).arg("2");
+    let output = writer.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let writer_pid: i32 = said.trim().strip_prefix("pid ").unwrap().parse().unwrap();
+    let events = agent.events_until("reloaded");
+    let changed = events.iter().find(|event| event.name() == "changed").unwrap();
+    assert_eq!(changed.field("by")["pid"], writer_pid, "{changed}");
+    assert_eq!(changed.field("by")["comm"], "writer", "{changed}");
+    assert_eq!(events.last().unwrap().pid(), target_pid);
+    assert_eq!(content(&mut target), "2");
+}
+
+/// The namespace's own processes only, although the kernel shows the agent all of them.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_process_outside_is_not_a_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut outside = recipe.start();
+
+    let mut command = clean(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
+    let mut agent = Agent::spawn(command.args(arguments(&path, recipe.name())));
+    let events = agent.events_until("ready");
+    assert_eq!(events.last().unwrap().number("targets"), 0);
+
+    replace(&path, "1");
+    agent.wait_for("changed");
+    // The fence: an agent that has the outer namespace signals the same target for the next change.
+    let mut outer_agent = Agent::on(&path, recipe.name());
+    replace(&path, "2");
+    agent.wait_for("changed");
+    outer_agent.wait_for("reloaded");
+    assert_eq!(outside.signal().content, "2");
+    assert!(outside.lives());
+}
+
+/// The agent may be the first process of its namespace, for which signals have no default action.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn the_first_process_of_a_namespace_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
+    let mut agent = Agent::spawn(command.args(arguments(&path, "nobody-is-called-so")));
+    agent.wait_for("ready");
+    let first = children_of(agent.pid())[0];
+    let mut kill = Process::spawn(Command::new("kill").args(["-TERM", &first.to_string()]));
+    assert!(kill.wait().unwrap().success());
+    assert_eq!(agent.wait_for("stopped").text("reason"), "SIGTERM");
+    poll("it ends", || (!agent.lives()).then_some(()));
+}
+
+fn content(target: &mut Lines) -> String {
+    target.until("signal", |line| Some(line.strip_prefix("signal ")?.split_once(' ')?.1.to_owned()))
+}
+
+fn is_called(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}

@@ -1,0 +1,99 @@
+//! A real nginx serves what its configuration says now, and only its master is signalled.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, path::Path, process::Command};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    agent::{Agent, count},
+    kubelet::{Order, Volume, keys},
+    nginx::{Nginx, WORKERS, server},
+    process::run,
+    time::poll,
+};
+
+/// Waits until nginx serves `revision` by new workers, and checks who was signalled on the way.
+fn check_reload(agent: &mut Agent, nginx: &Nginx, before: &[i32], revision: &str) {
+    let events = agent.events_until("reloaded");
+    assert_eq!(count(&events, "changed"), 1, "{events:?}");
+    let reloaded = events.last().unwrap();
+    assert_eq!(reloaded.pid(), nginx.pid(), "the master is signalled: {reloaded}");
+    assert_eq!(reloaded.text("signal"), "HUP");
+
+    poll("nginx serves the new revision", || nginx.get().filter(|body| body == revision));
+    poll("nginx has new workers, and no old ones", || {
+        let workers = nginx.workers();
+        let is_new = workers.iter().all(|worker| !before.contains(worker));
+        (is_new && workers.len() == WORKERS).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn the_kubelet_s_updates_are_served() {
+    for order in Order::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let servers = dir.path().join("servers");
+        fs::create_dir(&servers).unwrap();
+        let state = |n: u32| server(&servers, &format!("revision {n}"));
+        let mut volume = Volume::mount(&servers, order, keys(&[("app.conf", &state(1))]));
+        let mut nginx = Nginx::start(&servers);
+        let mut agent = Agent::on(&servers, nginx.name());
+
+        for n in 2..=4 {
+            let before = nginx.workers();
+            // Every update has another file name, so that the include must be complete.
+            volume.update(keys(&[(&format!("app{n}.conf"), &state(n))]));
+            check_reload(&mut agent, &nginx, &before, &format!("revision {n}"));
+        }
+
+        assert!(nginx.lives());
+        let (status, events) = agent.stop(Signal::TERM);
+        assert!(status.success());
+        assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    }
+}
+
+/// A way to change a file with the means of a host.
+type Edit = fn(&Path, from: &str, to: &str);
+
+const EDITS: &[(&str, Edit)] = &[
+    ("sed -i", |path, from, to| {
+        run(Command::new("sed").arg("-i").arg(format!("s/{from}/{to}/")).arg(path));
+    }),
+    ("cp over it", |path, from, to| {
+        let draft = path.with_extension("draft");
+        fs::write(&draft, fs::read_to_string(path).unwrap().replace(from, to)).unwrap();
+        run(Command::new("cp").args([draft.as_path(), path]));
+    }),
+    ("a shell's redirection", |path, from, to| {
+        let text = fs::read_to_string(path).unwrap().replace(from, to);
+        let script = r#"printf %s "$1" > "$2""#;
+        run(Command::new("sh").args(["-c", script, "sh", &text]).arg(path));
+    }),
+];
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn edits_on_a_host_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = dir.path().join("servers");
+    fs::create_dir(&servers).unwrap();
+    let path = servers.join("app.conf");
+    fs::write(&path, server(&servers, "revision 0")).unwrap();
+    let mut nginx = Nginx::start(&servers);
+    let mut agent = Agent::on(&path, nginx.name());
+
+    for ((name, edit), n) in EDITS.iter().zip(1..) {
+        println!("--- {name}");
+        let before = nginx.workers();
+        let revision = format!("revision {n}");
+        edit(&path, &format!("revision {}", n - 1), &revision);
+        check_reload(&mut agent, &nginx, &before, &revision);
+    }
+    assert!(nginx.lives());
+}

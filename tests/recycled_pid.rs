@@ -1,0 +1,126 @@
+//! A process that took over the pid of a target is left alone.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, path::PathBuf};
+
+use crate::support::{
+    agent::{Agent, command, count},
+    target::Recipe,
+    writer::replace,
+};
+
+fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}
+
+/// The agent knows the target and waits for its handler: what then has that pid does handle the
+/// signal, so only the identity of the process can tell the two apart.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn while_a_handler_is_waited_for() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().handler("later").reading(&path);
+    let stranger = Recipe::new();
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let target = recipe.start_early();
+    replace(&path, "1");
+    agent.wait_for("changed");
+
+    let mut stranger = stranger.start_in_place_of(&target.kill());
+
+    // The fence: the next target of the right name is signalled for the next change.
+    let mut next = recipe.start_early();
+    next.install_handler();
+    replace(&path, "2");
+    let events = agent.events_until("reloaded");
+    assert_eq!(events.last().unwrap().pid(), next.pid, "{events:?}");
+    assert_eq!(next.signal().content, "2");
+    assert_eq!(stranger.signals_at_hand(), [], "{events:?}");
+    assert!(stranger.lives());
+}
+
+/// The agent has a change to deliver and waits for the interval to pass: what then has that pid would
+/// die of the signal.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn while_the_interval_passes() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let stranger = Recipe::new().handler("none");
+    let mut target = recipe.start();
+    let mut agent = Agent::spawn(
+        command()
+            .args(["run", "--log-format", "json", "--min-interval", "1s"])
+            .args(["--process", recipe.name(), "--watch"])
+            .arg(&path),
+    );
+    agent.wait_for("ready");
+    replace(&path, "1");
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "1");
+
+    replace(&path, "2");
+    let mut stranger = stranger.start_in_place_of(&target.kill());
+
+    let events = agent.until("waiting for a target", |event| {
+        event.name() == "waiting" && event.text("for") == "target"
+    });
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    let mut next = recipe.start();
+    assert_eq!(next.content, "2");
+    replace(&path, "3");
+    assert_eq!(agent.wait_for("reloaded").pid(), next.pid);
+    assert_eq!(next.signal().content, "3");
+    assert!(stranger.lives());
+}
+
+/// The new process bears the name as well, as where a supervisor restarts its only child.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn by_a_process_of_the_same_name_that_has_no_handler_yet() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let careless = Recipe::named(recipe.name()).handler("none");
+    let mut target = recipe.start();
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+
+    let mut careless = careless.start_in_place_of(&target.kill());
+    replace(&path, "2");
+
+    let events = agent.events_until("refused");
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    assert_eq!(events.last().unwrap().pid(), careless.pid);
+    assert_eq!(events.last().unwrap().text("reason"), "not_caught");
+    assert!(careless.lives());
+}
+
+/// The old process is owed a reload when the new one takes its pid, often within the tick of the clock
+/// by which /proc tells when a process started: what was owed must not get in the way of the next.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn by_a_process_of_the_same_name_that_is_reloaded_in_its_turn() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().handler("later").reading(&path);
+    let successor = Recipe::named(recipe.name()).reading(&path);
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let target = recipe.start_early();
+    replace(&path, "1");
+    agent.wait_for("changed");
+
+    let mut successor = successor.start_in_place_of(&target.kill());
+    assert_eq!(successor.content, "1");
+
+    replace(&path, "2");
+    agent.wait_for("changed");
+    assert_eq!(agent.wait_for("reloaded").pid(), successor.pid);
+    successor.signals_until("2");
+}

@@ -1,0 +1,185 @@
+//! A signal that would do harm is withheld, and the log says why.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::support::{
+    agent::{AGENT, Agent, arguments, clean, count, names},
+    process::{Process, run},
+    target::Recipe,
+    time::poll,
+    writer::replace,
+};
+
+/// A directory with a configuration file.
+fn config() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}
+
+/// HUP and USR1 end a process that does not handle them.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_target_without_a_handler_survives() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().handler("later").reading(&path);
+    let mut target = recipe.start_early();
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+
+    replace(&path, "1");
+    let events = agent.events_until("refused");
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    let refused = events.last().unwrap();
+    assert_eq!(refused.pid(), target.pid);
+    assert_eq!(refused.text("reason"), "not_caught");
+    assert_ne!(refused.text("remedy"), "");
+
+    // It lives, and can still learn.
+    target.install_handler();
+    replace(&path, "2");
+    let events = agent.events_until("reloaded");
+    assert_eq!(count(&events, "refused"), 0, "{events:?}");
+    assert_eq!(target.signal().content, "2");
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_target_that_ignores_the_signal_is_refused() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().handler("ignore");
+    let mut target = recipe.start();
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+
+    replace(&path, "1");
+    let events = agent.events_until("refused");
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    assert_eq!(events.last().unwrap().text("reason"), "ignored");
+    assert_eq!(events.last().unwrap().pid(), target.pid);
+    assert!(target.lives());
+}
+
+/// It would accept the signal, and do nothing about it.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_zombie_is_no_target() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new();
+    let mut zombie = Process::spawn(recipe.command().stdin(Stdio::piped()).stdout(Stdio::null()));
+    zombie.kill().unwrap();
+    let state = format!("/proc/{}/stat", zombie.pid());
+    poll("it is a zombie", || fs::read_to_string(&state).unwrap().contains(") Z ").then_some(()));
+    let mut agent = Agent::on(&path, recipe.name());
+
+    replace(&path, "1");
+    let events = agent.until("refused or waiting", |event| {
+        event.name() == "refused" || event.name() == "waiting"
+    });
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    let last = events.last().unwrap();
+    if last.name() == "refused" {
+        assert_eq!(last.text("reason"), "zombie");
+    } else {
+        assert_eq!(last.text("for"), "target");
+    }
+
+    // A living one beside it is found.
+    let mut target = recipe.reading(&path).start();
+    replace(&path, "2");
+    let reloaded = agent.wait_for("reloaded");
+    assert_eq!(reloaded.pid(), target.pid);
+    assert_eq!(target.signal().content, "2");
+}
+
+/// A program that has just started has no handler yet; it will have.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_handler_that_comes_late_is_waited_for() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().handler("later").reading(&path);
+    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let mut target = recipe.start_early();
+    assert_eq!(target.content, "0");
+
+    replace(&path, "1");
+    agent.wait_for("changed");
+    target.install_handler();
+
+    let events = agent.events_until("reloaded");
+    assert_eq!(count(&events, "refused"), 0, "{events:?}");
+    assert_eq!(events.last().unwrap().pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+}
+
+/// USR2 may be handled where HUP is not.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn it_is_the_signal_that_is_sent_that_must_be_handled() {
+    const SIGUSR2: i32 = 12;
+    let (_dir, path) = config();
+    let recipe = Recipe::new().signal(SIGUSR2).reading(&path);
+    let mut target = recipe.start();
+
+    let options = ["--handler-timeout", "0s"];
+    let mut with_hup = Agent::with(&path, recipe.name(), &options);
+    let mut with_usr2 = Agent::with(&path, recipe.name(), &["--signal", "USR2"]);
+    replace(&path, "1");
+    assert_eq!(with_hup.wait_for("refused").text("reason"), "not_caught");
+    assert_eq!(with_usr2.wait_for("reloaded").text("signal"), "USR2");
+    assert_eq!(target.signal().content, "1");
+    assert!(target.lives());
+}
+
+/// TERM and its like are meant to end, and whoever says `--force` means it.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_signal_that_is_meant_to_end_a_process_does() {
+    let options: [&[&str]; 3] = [&["--signal", "TERM"], &["--signal", "KILL"], &["--force"]];
+    for options in options {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().handler("none");
+        let mut target = recipe.start();
+        let mut agent = Agent::with(&path, recipe.name(), options);
+
+        replace(&path, "1");
+        let events = agent.events_until("reloaded");
+        assert_eq!(names(&events), ["changed", "reloaded"], "{options:?}: {events:?}");
+        poll("the target ends", || (!target.lives()).then_some(()));
+    }
+}
+
+/// An agent that may load eBPF programs and is nobody otherwise.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_target_of_another_user_is_refused_with_advice() {
+    let (dir, path) = config();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // The binary may lie where nobody can reach it.
+    let binary = dir.path().join("agent");
+    run(Command::new("cp").args([Path::new(AGENT), &binary]));
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+
+    let mut command = clean(Command::new("setpriv"));
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.args(["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"]);
+    let mut agent = Agent::spawn(command.arg(binary).args(arguments(&path, recipe.name())));
+    agent.wait_for("ready");
+
+    replace(&path, "1");
+    let failed = agent.wait_for("failed");
+    assert_eq!(failed.pid(), target.pid);
+    let advice = "run the agent as the uid of that process, or give it CAP_KILL";
+    assert!(failed.text("reason").contains(advice), "{failed}");
+    assert!(target.lives());
+    assert_eq!(target.signals_at_hand(), []);
+}

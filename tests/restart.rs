@@ -1,0 +1,118 @@
+//! A target that restarts around a change has the last content in the end, and no signal too many.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, io::Write as _, path::PathBuf, time::Duration};
+
+use crate::support::{
+    agent::{Agent, count, names},
+    kubelet::{Order, Volume, keys, printed_keys},
+    target::Recipe,
+    writer::replace,
+};
+
+fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}
+
+/// It has read half of the new content, so it must be told of the whole.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn in_the_middle_of_a_write() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let first = recipe.start();
+    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(b"half").unwrap();
+    first.kill();
+    let mut second = recipe.start();
+    assert_eq!(second.content, "half");
+    file.write_all(b"-and-half").unwrap();
+    drop(file);
+
+    let events = agent.events_until("reloaded");
+    assert_eq!(events.last().unwrap().pid(), second.pid, "{events:?}");
+    assert_eq!(second.signal().content, "half-and-half");
+}
+
+/// The new one may start before the swap or after it; in the end it has the new content, complete.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn in_the_middle_of_an_update_of_the_kubelet() {
+    for order in Order::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let first = keys(&[("a.conf", "a1"), ("b.conf", "b1")]);
+        let mut volume = Volume::mount(dir.path(), order, first);
+        volume.pace(Duration::from_millis(5));
+        let recipe = Recipe::new().reading(dir.path());
+        let old = recipe.start();
+        let mut agent = Agent::on(dir.path(), recipe.name());
+
+        let expected = keys(&[("a.conf", "a2"), ("c.conf", "c2")]);
+        let mut new = std::thread::scope(|scope| {
+            let update = scope.spawn(|| volume.update(expected.clone()));
+            old.kill();
+            let new = recipe.start();
+            update.join().unwrap();
+            new
+        });
+        let events = agent.events_until("changed");
+        assert_eq!(names(&events).last(), Some(&"changed"));
+        if new.content != printed_keys(&expected) {
+            assert_eq!(new.signal().content, printed_keys(&expected));
+        }
+    }
+}
+
+/// While there is none, that is said once; the one that starts then has the new content.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_target_that_starts_after_the_change_is_not_signalled_for_it() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let first = recipe.start();
+    let mut agent = Agent::on(&path, recipe.name());
+    first.kill();
+
+    replace(&path, "1");
+    let events = agent.until("waiting for a target", |event| {
+        event.name() == "waiting" && event.text("for") == "target"
+    });
+    assert_eq!(events.last().unwrap().text("object"), recipe.name());
+    replace(&path, "2");
+    // A target that starts before the change is seen to be complete may have read less.
+    let events = agent.events_until("changed");
+    assert_eq!(count(&events, "waiting"), 0, "it is said once: {events:?}");
+    let mut second = recipe.start();
+    assert_eq!(second.content, "2");
+
+    replace(&path, "3");
+    let events = agent.events_until("reloaded");
+    assert_eq!(count(&events, "waiting"), 0, "it is said once: {events:?}");
+    assert_eq!(events.last().unwrap().pid(), second.pid);
+    assert_eq!(second.signal().content, "3", "the first signal is for the third change");
+}
+
+/// Many generations, each signalled for the change that came in its time.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn every_generation_is_found() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut agent = Agent::on(&path, recipe.name());
+    for n in 1..=20 {
+        let mut target = recipe.start();
+        let text = n.to_string();
+        replace(&path, &text);
+        assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+        assert_eq!(target.signal().content, text);
+        target.kill();
+    }
+}

@@ -1,0 +1,116 @@
+//! Exactly the right process is signalled.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+
+use crate::support::{
+    agent::{Agent, count},
+    target::{Recipe, Running, unique_name},
+    writer::replace,
+};
+
+fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}
+
+/// The workers have handlers as well, and say so where they are signalled.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_master_is_signalled_and_its_workers_are_not() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().workers(3).reading(&path);
+    let mut target = recipe.start();
+    let mut agent = Agent::on(&path, recipe.name());
+
+    for n in 1..=3 {
+        let text = n.to_string();
+        replace(&path, &text);
+        let events = agent.events_until("reloaded");
+        assert_eq!(count(&events, "reloaded"), 1);
+        assert_eq!(events.last().unwrap().pid(), target.pid);
+        // Panics at a line of a worker that was signalled.
+        assert_eq!(target.signal().content, text);
+    }
+}
+
+/// The kernel cuts names to 15 bytes; two that begin alike are still two.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_long_name_is_compared_to_its_end() {
+    let (_dir, path) = config();
+    let common = format!("{}-and-something", unique_name());
+    let recipe = Recipe::named(&format!("{common}-that-is-meant")).reading(&path);
+    let other = Recipe::named(&format!("{common}-else")).reading(&path);
+    let cut = Recipe::named(&common[..15]).reading(&path);
+    let mut target = recipe.start();
+    let mut others = [other.start(), cut.start()];
+    let mut agent = Agent::on(&path, recipe.name());
+
+    for n in 1..=3 {
+        let text = n.to_string();
+        replace(&path, &text);
+        let reloaded = agent.wait_for("reloaded");
+        assert_eq!(reloaded.pid(), target.pid);
+        assert_eq!(reloaded.text("rule"), recipe.name());
+        assert_eq!(target.signal().content, text);
+    }
+    for other in &mut others {
+        assert_eq!(other.signals_at_hand(), []);
+    }
+}
+
+/// As of a login shell, or a program that many names lead to.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_process_is_found_by_the_name_it_was_called_by() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let name = format!("{}-called", unique_name());
+    let mut command = recipe.command();
+    command.arg0(format!("/some/where/{name}"));
+    let mut target = Running::of(&name, &mut command);
+    target.wait_until_ready();
+    let mut agent = Agent::on(&path, &name);
+
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+}
+
+/// A replaced package leaves its old executable running, which /proc calls "deleted".
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_process_is_found_although_its_executable_was_replaced() {
+    let (_dir, path) = config();
+    let recipe = Recipe::named(&format!("{}-with-a-long-name", unique_name())).reading(&path);
+    let mut target = recipe.start();
+    fs::remove_file(recipe.path()).unwrap();
+    let mut agent = Agent::on(&path, recipe.name());
+
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+}
+
+/// It runs a program with its own name, and becomes the target with an exec.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_process_that_becomes_the_target_is_found() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut agent = Agent::on(&path, recipe.name());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"exec "$@""#, "sh"]).arg(recipe.path()).arg("--read").arg(&path);
+    let mut target = Running::of(recipe.name(), &mut shell);
+    target.wait_until_ready();
+
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+}

@@ -1,0 +1,92 @@
+//! A file that is still being written is not read half-done.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, io::Write as _, path::PathBuf, time::Duration};
+
+use crate::support::{
+    agent::{Agent, count},
+    filesystem::Filesystem,
+    target::Recipe,
+    time::pause,
+};
+
+/// Longer than any quiet that could be taken for the end.
+const THOUGHT: Duration = Duration::from_millis(300);
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_slow_writer_is_waited_for() {
+    for filesystem in Filesystem::ALL {
+        let mounted = filesystem.mount_with(&[("app.conf", "0")]);
+        let path = mounted.dir.join("app.conf");
+        let recipe = Recipe::new().reading(&path);
+        let mut target = recipe.start();
+        let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+
+        let mut file = fs::File::create(&path).unwrap();
+        for part in ["one", "-two", "-three"] {
+            file.write_all(part.as_bytes()).unwrap();
+            pause(THOUGHT);
+        }
+        drop(file);
+
+        let events = agent.events_until("reloaded");
+        assert_eq!(count(&events, "changed"), 1, "on {filesystem}: {events:?}");
+        assert_eq!(target.signal().content, "one-two-three", "on {filesystem}");
+    }
+}
+
+/// The last of several writers counts.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn the_last_of_two_writers_is_waited_for() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+
+    let mut first = fs::File::options().append(true).open(&path).unwrap();
+    let mut second = first.try_clone().unwrap();
+    let mut third = fs::File::options().append(true).open(&path).unwrap();
+    first.write_all(b"-first").unwrap();
+    drop(first);
+    pause(THOUGHT);
+    second.write_all(b"-second").unwrap();
+    drop(second);
+    pause(THOUGHT);
+    third.write_all(b"-third").unwrap();
+    drop(third);
+
+    assert_eq!(count(&agent.events_until("reloaded"), "changed"), 1);
+    assert_eq!(target.signal().content, "0-first-second-third");
+}
+
+/// A writer that never closes is not waited for without end.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_writer_that_stays_is_waited_for_only_so_long() {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "300ms"]);
+
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    file.write_all(b"-one").unwrap();
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "0-one");
+
+    file.write_all(b"-two").unwrap();
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "0-one-two");
+    drop(file);
+}
+
+fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}

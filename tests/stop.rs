@@ -1,0 +1,73 @@
+//! The agent stops when it is asked to, at once and with success.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{fs, io::Write as _, path::PathBuf};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    agent::{Agent, count, names},
+    target::Recipe,
+    writer::replace,
+};
+
+const REQUESTS: [(Signal, &str); 2] = [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")];
+
+fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn when_it_is_idle() {
+    for (signal, name) in REQUESTS {
+        let (_dir, path) = config();
+        let recipe = Recipe::new();
+        let _target = recipe.start();
+        let agent = Agent::on(&path, recipe.name());
+
+        let (status, events) = agent.stop(signal);
+        assert_eq!(status.code(), Some(0), "{name}: {status}");
+        assert_eq!(names(&events), ["stopped"], "{name}");
+        assert_eq!(events[0].text("reason"), name);
+    }
+}
+
+/// A writer that does not end is no reason to stay, nor is an interval or a handler that is missing.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn when_it_waits_for_something() {
+    for (signal, name) in REQUESTS {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().handler("later");
+        let mut agent =
+            Agent::with(&path, recipe.name(), &["--settle-max", "1h", "--handler-timeout", "1h"]);
+        let _target = recipe.start_early();
+        replace(&path, "1");
+        agent.wait_for("changed");
+        let mut file = fs::File::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+
+        let (status, events) = agent.stop(signal);
+        assert_eq!(status.code(), Some(0), "{name}: {status}");
+        assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+        assert_eq!(names(&events).last(), Some(&"stopped"), "{events:?}");
+    }
+}
+
+/// There may be no target, and nothing at the path, and still the agent runs and stops.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn when_there_is_nothing_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::on(&dir.path().join("none"), "nobody-is-called-so");
+    let (status, events) = agent.stop(Signal::TERM);
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(names(&events).last(), Some(&"stopped"));
+}

@@ -1,0 +1,18 @@
+//! What the end-to-end tests share: the agent, targets and writers, filesystems, the kubelet, nginx.
+//!
+//! Nothing here sleeps to let something happen: a test waits for a line or a state, with a deadline.
+//! That *nothing* happens is proved by a fence: one more change whose outcome is known, and a look at
+//! all that came before it.
+
+#![expect(dead_code, reason = "each file of tests uses its own part of this")]
+
+pub(crate) mod agent;
+pub(crate) mod filesystem;
+pub(crate) mod kubelet;
+pub(crate) mod lines;
+pub(crate) mod nginx;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod target;
+pub(crate) mod time;
+pub(crate) mod writer;

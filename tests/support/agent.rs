@@ -1,0 +1,211 @@
+//! The agent under test, and what it logs.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    path::Path,
+    process::{Command, ExitStatus, Stdio},
+    time::Instant,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{lines::Lines, process::Process, time::PATIENCE};
+
+/// The binary.
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_reload-agent");
+
+/// A decision of the agent: a line of its log that has a field `event`.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Event(Value);
+
+impl Event {
+    /// Reads a line; one that is no decision gives `None`.
+    #[track_caller]
+    fn parse(line: &str) -> Option<Self> {
+        match serde_json::from_str(line) {
+            Ok(Value::Object(fields)) if fields.contains_key("event") => {
+                Some(Self(Value::Object(fields)))
+            }
+            Ok(Value::Object(_)) => None,
+            _ => panic!("a line of the log is not a JSON object: {line}"),
+        }
+    }
+
+    /// What was decided.
+    pub(crate) fn name(&self) -> &str {
+        self.0["event"].as_str().unwrap()
+    }
+
+    /// The text of a field.
+    #[track_caller]
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.0[field].as_str().unwrap_or_else(|| panic!("{self} has no text {field}"))
+    }
+
+    /// The number in a field.
+    #[track_caller]
+    pub(crate) fn number(&self, field: &str) -> i64 {
+        self.0[field].as_i64().unwrap_or_else(|| panic!("{self} has no number {field}"))
+    }
+
+    /// A field, or null.
+    pub(crate) fn field(&self, field: &str) -> &Value {
+        &self.0[field]
+    }
+
+    /// The names of all fields, sorted.
+    pub(crate) fn fields(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.0.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The process that was signalled, or was not.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.number("pid")).unwrap()
+    }
+
+    /// The paths that changed.
+    #[track_caller]
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        let paths = self.0["paths"].as_array().unwrap_or_else(|| panic!("{self} has no paths"));
+        paths.iter().map(|path| path.as_str().unwrap()).collect()
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the events are called, in order.
+pub(crate) fn names(events: &[Event]) -> Vec<&str> {
+    events.iter().map(Event::name).collect()
+}
+
+/// How many of the events are called so.
+pub(crate) fn count(events: &[Event], name: &str) -> usize {
+    events.iter().filter(|event| event.name() == name).count()
+}
+
+/// A command that runs the agent with nothing in its environment but the path to programs.
+pub(crate) fn command() -> Command {
+    clean(Command::new(AGENT))
+}
+
+/// `command` with nothing in its environment but the path to programs.
+pub(crate) fn clean(mut command: Command) -> Command {
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command
+}
+
+/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason.
+pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
+    let watch = watch.to_str().unwrap();
+    ["run", "--log-format", "json", "--min-interval", "0", "--watch", watch, "--process", process]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// An agent that runs.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    process: Process,
+    lines: Lines,
+}
+
+impl Agent {
+    /// Starts an agent that watches `watch` for the process `process`, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn on(watch: &Path, process: &str) -> Self {
+        Self::with(watch, process, &[] as &[&str])
+    }
+
+    /// The same, with more options.
+    #[track_caller]
+    pub(crate) fn with(watch: &Path, process: &str, options: &[impl AsRef<OsStr>]) -> Self {
+        let mut command = command();
+        command.args(arguments(watch, process)).args(options);
+        let mut agent = Self::spawn(&mut command);
+        agent.wait_for("ready");
+        agent
+    }
+
+    /// Starts `command`, which runs an agent that logs JSON.
+    #[track_caller]
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut process = Process::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped()));
+        let lines = Lines::of("agent", process.stderr.take().unwrap());
+        Self { process, lines }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Takes what its command prints on its standard output, where that is piped.
+    pub(crate) fn output(&mut self) -> std::process::ChildStdout {
+        self.process.stdout.take().unwrap()
+    }
+
+    /// Takes events up to the first that is `wanted`, and gives them all.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.lines.until(what, |line| {
+            events.push(Event::parse(line)?);
+            events.last().filter(|event| wanted(event)).map(drop)
+        });
+        events
+    }
+
+    /// Takes events up to the first of this name, and gives them all.
+    #[track_caller]
+    pub(crate) fn events_until(&mut self, name: &str) -> Vec<Event> {
+        self.until(name, |event| event.name() == name)
+    }
+
+    /// Takes events up to the first of this name, and gives that one.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, name: &str) -> Event {
+        self.events_until(name).pop().unwrap()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.process.lives()
+    }
+
+    /// Sends it `signal`, and gives its exit status and the events that nobody has taken yet.
+    #[track_caller]
+    pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Vec<Event>) {
+        // Our own child, which nobody has reaped: the pid is its own.
+        kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = Vec::new();
+        while let Some(line) = self.lines.next("the end of its log", deadline) {
+            events.extend(Event::parse(&line));
+        }
+        (self.process.wait().unwrap(), events)
+    }
+}
+
+/// Runs the agent to its end with `arguments`, and gives its exit status and its standard error.
+#[track_caller]
+pub(crate) fn run_to_end(command: &mut Command) -> (Option<i32>, String) {
+    let mut process =
+        Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()));
+    let lines = Lines::of("agent", process.stderr.take().unwrap());
+    let said = lines.rest().join("\n");
+    (process.wait().unwrap().code(), said)
+}

@@ -1,0 +1,128 @@
+//! The filesystems on which a promise must hold, mounted for one test.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use super::process::run;
+
+/// A kind of filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filesystem {
+    /// Where host configuration and `ConfigMap`s lie.
+    Ext4,
+    /// Where `Secret`s and projected volumes lie.
+    Tmpfs,
+    /// What containers write to.
+    Overlay,
+}
+
+impl Filesystem {
+    pub(crate) const ALL: [Self; 3] = [Self::Ext4, Self::Tmpfs, Self::Overlay];
+
+    /// Gives an empty filesystem of this kind.
+    pub(crate) fn mount(self) -> Mounted {
+        self.mount_with(&[])
+    }
+
+    /// Gives a filesystem that holds these files (on overlayfs in its lower layer, so that the first
+    /// write copies them up).
+    pub(crate) fn mount_with(self, files: &[(&str, &str)]) -> Mounted {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("mounted");
+        fs::create_dir(&dir).unwrap();
+        let mut mount = Command::new("mount");
+        let mut layers = None;
+        match self {
+            Self::Ext4 if is_ext4(&dir) => return Mounted::new(dir, home, false, None).fill(files),
+            Self::Ext4 => {
+                let image = home.path().join("image");
+                fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+                run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+                mount.args(["-o", "loop"]).arg(&image);
+            }
+            Self::Tmpfs => {
+                mount.args(["-t", "tmpfs", "tmpfs"]);
+            }
+            Self::Overlay => {
+                // Not where the temporary directory is, for that may be an overlay itself.
+                let below = Self::Ext4.mount();
+                let [lower, upper, work] =
+                    ["lower", "upper", "work"].map(|layer| below.dir.join(layer));
+                for layer in [&lower, &upper, &work] {
+                    fs::create_dir(layer).unwrap();
+                }
+                create(&lower, files);
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={}",
+                    lower.display(),
+                    upper.display(),
+                    work.display()
+                );
+                mount.args(["-t", "overlay", "overlay", "-o", &options]);
+                layers = Some(Box::new(below));
+            }
+        }
+        run(mount.arg(&dir));
+        let mounted = Mounted::new(dir, home, true, layers);
+        if self == Self::Overlay { mounted } else { mounted.fill(files) }
+    }
+}
+
+impl fmt::Display for Filesystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ext4 => "ext4",
+            Self::Tmpfs => "tmpfs",
+            Self::Overlay => "overlayfs",
+        })
+    }
+}
+
+fn is_ext4(dir: &Path) -> bool {
+    const EXT4_SUPER_MAGIC: i64 = 0xef53;
+    rustix::fs::statfs(dir).unwrap().f_type == EXT4_SUPER_MAGIC
+}
+
+fn create(dir: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+/// A filesystem that is unmounted when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    /// Its root.
+    pub(crate) dir: PathBuf,
+    is_mount: bool,
+    // In the order in which they may go.
+    _layers: Option<Box<Mounted>>,
+    _home: TempDir,
+}
+
+impl Mounted {
+    fn new(dir: PathBuf, home: TempDir, is_mount: bool, layers: Option<Box<Self>>) -> Self {
+        Self { dir, is_mount, _layers: layers, _home: home }
+    }
+
+    fn fill(self, files: &[(&str, &str)]) -> Self {
+        create(&self.dir, files);
+        self
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.is_mount {
+            // Lazily, for a test that fails may leave somebody in there.
+            drop(Command::new("umount").arg("--lazy").arg(&self.dir).status());
+        }
+    }
+}

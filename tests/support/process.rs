@@ -1,0 +1,67 @@
+//! A child process that does not outlive its test.
+
+use std::{
+    ops::{Deref, DerefMut},
+    process::{Child, Command},
+};
+
+/// A child that is killed and reaped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    #[track_caller]
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        match command.spawn() {
+            Ok(child) => Self(child),
+            Err(error) => panic!("cannot run {command:?}: {error}"),
+        }
+    }
+
+    /// The pid, which is not handed out again as long as the child is not reaped.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only where it is gone already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Runs `command` to its end, and panics unless it succeeds.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) {
+    match command.status() {
+        Ok(status) => assert!(status.success(), "{command:?}: {status}"),
+        Err(error) => panic!("cannot run {command:?}: {error}"),
+    }
+}
+
+/// The children that the process has now, in the pid namespace of the test.
+pub(crate) fn children_of(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}

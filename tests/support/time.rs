@@ -1,0 +1,35 @@
+//! Deadlines and pauses.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How long a test waits for what must come. Machines are noisy; a test that passes waits for none
+/// of it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Now, in nanoseconds since boot: the clock of the target's lines.
+pub(crate) fn boot_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
+}
+
+/// Waits, as a part of what is being tested: a writer that takes its time.
+#[expect(clippy::disallowed_methods, reason = "the pause is the input of the test")]
+pub(crate) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
+/// Asks until the answer is `Some`, and panics with `what` where that takes too long.
+#[track_caller]
+pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}

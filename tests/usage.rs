@@ -1,0 +1,248 @@
+//! A bad value never starts the agent: one line on the standard error names it and the remedy.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::Command,
+};
+
+use crate::support::{
+    agent::{AGENT, clean, command, run_to_end},
+    process::run,
+};
+
+/// The exit statuses.
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+
+/// Options that are right by themselves. `{dir}` stands for the directory of the test.
+const WATCH: &[&str] = &["run", "--watch", "{dir}/app.conf"];
+const BOTH: &[&str] = &["run", "--watch", "{dir}/app.conf", "--process", "nobody-is-called-so"];
+
+/// What is typed after options that are right, and the one line that it gives.
+struct Mistake {
+    right: &'static [&'static str],
+    wrong: &'static [&'static str],
+    message: &'static str,
+}
+
+/// Mistakes that can be told without root.
+const MISTAKES: &[Mistake] = &[
+    Mistake {
+        right: BOTH,
+        wrong: &["--signal", "HUPP"],
+        message: "--signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or \
+                  a number from 1 to 64",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--signal", "65"],
+        message: "--signal \"65\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a \
+                  number from 1 to 64",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--signal", "0"],
+        message: "--signal \"0\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a \
+                  number from 1 to 64",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &[],
+        message: "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, PROCESS, \
+                  PROCESS_NAME",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &["--process", ""],
+        message: "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &["--process", " "],
+        message: "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &["--process", "/usr/sbin/nginx"],
+        message: "--process \"/usr/sbin/nginx\" has a slash in it; give the name without its \
+                  directories",
+    },
+    Mistake {
+        right: &["run", "--process", "nobody-is-called-so"],
+        wrong: &[],
+        message: "there is nothing to watch; give --watch PATH, or set RELOAD_WATCH, FILE, \
+                  CONFIG_DIR",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--settle", "5"],
+        message: "invalid value '5' for '--settle <DURATION>': time unit needed, for example 5sec \
+                  or 5ms; see `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--settle-max", "soon"],
+        message: "invalid value 'soon' for '--settle-max <DURATION>': expected number at 0; see \
+                  `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--reconcile", "0s"],
+        message: "--reconcile is 0; give at least 1s, for it is how often every file is read",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--source", "inotify"],
+        message: "invalid value 'inotify' for '--source <NAME>'; [possible values: auto, ebpf]; \
+                  see `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--log-format", "xml"],
+        message: "invalid value 'xml' for '--log-format <FORMAT>'; [possible values: text, json]; \
+                  see `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--nonsense"],
+        message: "unexpected argument '--nonsense' found; see `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["extra"],
+        message: "unexpected argument 'extra' found; see `reload-agent --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--process", "another"],
+        message: "the argument '--process <NAME>' cannot be used multiple times; see \
+                  `reload-agent --help`",
+    },
+    Mistake {
+        right: &[],
+        wrong: &["reload"],
+        message: "unrecognized subcommand 'reload'; see `reload-agent --help`",
+    },
+    Mistake {
+        right: &[],
+        wrong: &[],
+        message: "say what to do: run or doctor; see `reload-agent --help`",
+    },
+];
+
+/// A path that cannot be watched, and the cause.
+struct Unwatchable {
+    path: &'static str,
+    cause: &'static str,
+}
+
+/// Paths that not even root can watch.
+const UNWATCHABLE: &[Unwatchable] = &[
+    Unwatchable { path: "fifo", cause: "{dir}/fifo is neither a regular file nor a directory" },
+    Unwatchable { path: "device", cause: "{dir}/device is neither a regular file nor a directory" },
+    Unwatchable {
+        path: "app.conf/below",
+        cause: "{dir}/app.conf is neither a regular file nor a directory",
+    },
+    Unwatchable { path: "loop", cause: "{dir}/loop leads through more than 40 symlinks" },
+];
+
+fn scene() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("app.conf"), "0").unwrap();
+    run(Command::new("mkfifo").arg(dir.path().join("fifo")));
+    symlink("/dev/null", dir.path().join("device")).unwrap();
+    symlink("loop", dir.path().join("loop")).unwrap();
+    dir
+}
+
+/// The exit status and the whole standard error of `command` with `arguments`, with the directory of
+/// the test made `{dir}` again.
+#[track_caller]
+fn outcome(command: &mut Command, dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let dir = dir.to_str().unwrap();
+    command.args(arguments.iter().map(|argument| argument.replace("{dir}", dir)));
+    let (status, said) = run_to_end(command);
+    (status, said.replace(dir, "{dir}"))
+}
+
+/// The agent as the user nobody, with these capabilities, from where that user can reach it.
+fn as_nobody(dir: &Path, capabilities: &str) -> Command {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.join("agent");
+    run(Command::new("cp").args([Path::new(AGENT), &binary]));
+    let mut command = clean(Command::new("setpriv"));
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]).arg(binary);
+    command
+}
+
+#[test]
+fn a_mistake_is_named_with_its_remedy() {
+    let dir = scene();
+    for Mistake { right, wrong, message } in MISTAKES {
+        let got = outcome(&mut command(), dir.path(), &[*right, *wrong].concat());
+        assert_eq!(got, (Some(USAGE), format!("reload-agent: {message}")), "for {wrong:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_one_too() {
+    let dir = scene();
+    let got = outcome(command().env("SIGNAL", "HUPP"), dir.path(), BOTH);
+    let message = "reload-agent: --signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 \
+                   or RTMIN+3, or a number from 1 to 64";
+    assert_eq!(got, (Some(USAGE), message.to_owned()));
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_path_that_cannot_be_watched_is_named_with_the_cause() {
+    let dir = scene();
+    for Unwatchable { path, cause } in UNWATCHABLE {
+        let watched = format!("{{dir}}/{path}");
+        let arguments = ["run", "--process", "nobody-is-called-so", "--watch", &watched];
+        let got = outcome(&mut command(), dir.path(), &arguments);
+        let message = format!(
+            "reload-agent: cannot watch {watched}: {cause}; give --watch a file or directory that \
+             can be read"
+        );
+        assert_eq!(got, (Some(FAILED), message), "for {path}");
+    }
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_path_that_cannot_be_read_is_named_with_the_cause() {
+    let dir = scene();
+    let secret = dir.path().join("secret");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("app.conf"), "0").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = as_nobody(dir.path(), "+bpf,+perfmon");
+    let arguments = ["run", "--process", "nobody-is-called-so", "--watch", "{dir}/secret/app.conf"];
+    let got = outcome(&mut command, dir.path(), &arguments);
+    let message = "reload-agent: cannot watch {dir}/secret/app.conf: {dir}/secret/app.conf cannot \
+                   be read: Permission denied (os error 13); give --watch a file or directory that \
+                   can be read";
+    assert_eq!(got, (Some(FAILED), message.to_owned()));
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_missing_capability_is_named() {
+    let dir = scene();
+    // One that is of no use here: an empty list cannot be given.
+    let got = outcome(&mut as_nobody(dir.path(), "+chown"), dir.path(), BOTH);
+    let message = "reload-agent: source ebpf cannot be had: eBPF needs CAP_BPF and CAP_PERFMON; \
+                   grant it (Kubernetes: securityContext.capabilities.add [BPF, PERFMON]; systemd: \
+                   AmbientCapabilities=CAP_BPF CAP_PERFMON; or run as root): Operation not \
+                   permitted (os error 1)";
+    assert_eq!(got, (Some(FAILED), message.to_owned()));
+}
