@@ -146,10 +146,7 @@ struct Unwatchable {
 const UNWATCHABLE: &[Unwatchable] = &[
     Unwatchable { path: "fifo", cause: "{dir}/fifo is neither a regular file nor a directory" },
     Unwatchable { path: "device", cause: "{dir}/device is neither a regular file nor a directory" },
-    Unwatchable {
-        path: "app.conf/below",
-        cause: "{dir}/app.conf is neither a regular file nor a directory",
-    },
+    Unwatchable { path: "app.conf/below", cause: "{dir}/app.conf is not a directory" },
     Unwatchable { path: "loop", cause: "{dir}/loop leads through more than 40 symlinks" },
 ];
 

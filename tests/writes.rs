@@ -9,8 +9,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use serde_json::Value;
-
 use crate::support::{
     agent::{Agent, count},
     filesystem::Filesystem::{self, Ext4, Overlay, Tmpfs},
@@ -217,7 +215,8 @@ fn what_is_not_seen_is_found_by_the_slow_look() {
             assert!(matches!(outcome, Outcome::Done { .. }), "{} is possible", way.name);
             let events = agent.events_until("reloaded");
             let changed = events.iter().find(|event| event.name() == "changed").unwrap();
-            assert_eq!(changed.field("by"), &Value::Null, "{}: {changed}", way.name);
+            // Found by the clock, or by an event of somebody else in a directory above.
+            assert_ne!(changed.field("by")["comm"], "writer", "{}: {changed}", way.name);
             assert_eq!(target.signal().content, printed(&fs::read(&path).unwrap()));
         }
     }

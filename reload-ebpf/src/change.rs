@@ -49,12 +49,12 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
     }
     let record =
         ChangeRecord { header: header(ctx, RecordKind::Change), syscall, place, reserved: 0 };
-    // Disarmed only once the record is in the ring: a place whose record is dropped stays armed, so
-    // that its next change is a new chance.
-    if emit(ctx, record, hook, Priority::Low) {
+    // Silent once there is room for the record, so that a place whose record is dropped stays armed;
+    // and before the record can be seen, so that it cannot undo the agent's next arming.
+    emit(ctx, record, hook, Priority::Low, || {
         // SAFETY: as above.
         unsafe { armed.write_volatile(Armed::Silent as u32) };
-    }
+    });
 }
 
 /// Whether the agent itself is the process that acts.

@@ -30,14 +30,16 @@ pub(crate) enum Priority {
 
 /// Sends `record` to the agent, or counts it as dropped where the ring has no room for it.
 ///
-/// Says whether it was sent. A full ring never blocks the process that is being traced.
+/// `reserved` is called once there is room, before the agent can see the record. A full ring never
+/// blocks the process that is being traced.
 #[inline]
 pub(crate) fn emit<T: 'static>(
     ctx: &impl EbpfContext,
     record: T,
     hook: Hook,
     priority: Priority,
-) -> bool {
+    reserved: impl FnOnce(),
+) {
     /// How many bytes wait in the ring (`BPF_RB_AVAIL_DATA`).
     const WAITING: u64 = 0;
     // SAFETY: the helper reads the ring's own counters.
@@ -47,12 +49,12 @@ pub(crate) fn emit<T: 'static>(
     let Some(mut slot) = slot else {
         count_drop(hook);
         debug!(ctx, "the ring is full: hook {} dropped a record", hook as u32);
-        return false;
+        return;
     };
     slot.write(record);
+    reserved();
     slot.submit(0);
     debug!(ctx, "hook {} sent a record", hook as u32);
-    true
 }
 
 /// The header of a record on what the current task does.

@@ -172,13 +172,19 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Takes the events that are there, looks at what they are of, and says whether it is new.
-    fn has_more_happened(&mut self, now: Boot) -> Result<bool> {
+    /// Takes the events that are there.
+    fn take_all(&mut self) -> Result<()> {
         while let Some(event) =
             self.source.try_next().with_context(|| format!("source {} broke", self.name))?
         {
             self.take(event);
         }
+        Ok(())
+    }
+
+    /// Takes the events that are there, looks at what they are of, and says whether it is new.
+    fn has_more_happened(&mut self, now: Boot) -> Result<bool> {
+        self.take_all()?;
         let mut is_new = false;
         for watched in self.watches.iter_mut().filter(|watched| watched.is_touched()) {
             is_new |= watched.look(now, &mut self.places, &mut self.source, Patience::Hasty);
@@ -188,6 +194,8 @@ impl<S: Source> Agent<S> {
 
     /// Does everything that is due, and says when the next thing is.
     fn step(&mut self) -> Result<Boot> {
+        // What is done because it is time for it takes into account what has happened before.
+        self.take_all()?;
         let now = clock::now();
         if self.losses_at.is_some_and(|at| at <= now) {
             self.losses_at = None;

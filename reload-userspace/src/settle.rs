@@ -65,6 +65,8 @@ struct Pending {
     /// When `..data` was swapped, until the old directory is gone.
     swapped: Option<Boot>,
     writers: Writers,
+    /// When they were last looked for.
+    looked: Boot,
     /// How often the writers were looked for in vain.
     looks: u32,
 }
@@ -76,19 +78,26 @@ impl Settle {
         Self { limits, pending: None }
     }
 
-    /// Takes in what a look has found of what happened at `at`.
-    pub fn observe(&mut self, at: Boot, seen: Seen) {
+    /// Takes in what a look at `now` has found of what happened at `at`.
+    pub fn observe(&mut self, at: Boot, now: Boot, seen: Seen) {
         if self.pending.is_none() && !seen.changed && seen.volume != Volume::Swapped {
             return;
         }
-        let fresh =
-            Pending { since: at, last: at, swapped: None, writers: Writers::None, looks: 0 };
+        let fresh = Pending {
+            since: at,
+            last: at,
+            swapped: None,
+            writers: Writers::None,
+            looked: now,
+            looks: 0,
+        };
         let pending = self.pending.get_or_insert(fresh);
         if seen.changed {
             pending.last = pending.last.max(at);
         }
         pending.looks = pending.looks.saturating_add(1);
         pending.writers = seen.writers;
+        pending.looked = now;
         pending.swapped = match seen.volume {
             Volume::Still => pending.swapped,
             Volume::Swapped => pending.swapped.or(Some(at)),
@@ -102,9 +111,9 @@ impl Settle {
         let Some(pending) = &self.pending else {
             return Next::Idle;
         };
-        let waits = [self.volume_end(pending), self.write_end(pending, now)];
-        let ahead = waits.into_iter().flatten().filter(|&end| end > now);
-        ahead.min().map_or(Next::Complete, Next::Look)
+        let volume = self.volume_end(pending).filter(|&end| end > now);
+        let waits = [volume, self.write_end(pending, now)];
+        waits.into_iter().flatten().min().map_or(Next::Complete, Next::Look)
     }
 
     /// When the change under way was last seen to go on: the moment that its content dates from.
@@ -128,10 +137,15 @@ impl Settle {
         let latest = pending.since.after(self.limits.max);
         let end = match pending.writers {
             Writers::None => return None,
-            Writers::Some => now.after(Duration::from_millis(1 << pending.looks.min(DOUBLINGS))),
-            Writers::Unknown => pending.last.after(self.limits.quiet),
+            // Also where that moment has passed: only another look can tell that they are gone.
+            Writers::Some => {
+                pending.looked.after(Duration::from_millis(1 << pending.looks.min(DOUBLINGS)))
+            }
+            Writers::Unknown => {
+                Some(pending.last.after(self.limits.quiet)).filter(|&end| end > now)?
+            }
         };
-        Some(end.min(latest))
+        (latest > now).then(|| end.min(latest))
     }
 }
 
@@ -165,7 +179,7 @@ mod tests {
     fn check(seen: &[(u64, Seen)], now: u64, expected: Next) {
         let mut settle = Settle::new(LIMITS);
         for &(millis, seen) in seen {
-            settle.observe(at(millis), seen);
+            settle.observe(at(millis), at(millis), seen);
         }
         assert_eq!(settle.next(at(now)), expected, "for {seen:?} at {now}");
     }
@@ -188,6 +202,8 @@ mod tests {
         check(&[open], 1000, Next::Look(at(1002)));
         check(&[open, (1002, written(Writers::Some))], 1002, Next::Look(at(1006)));
         check(&[open, (1002, NOTHING)], 1002, Next::Complete);
+        // A look that is late is still due.
+        check(&[open], 1500, Next::Look(at(1002)));
     }
 
     #[test]
@@ -210,7 +226,7 @@ mod tests {
     fn no_writer_holds_a_change_for_longer_than_the_maximum() {
         let busy = [(1000, written(Writers::Some)), (2995, written(Writers::Some))];
         check(&busy, 2995, Next::Look(at(2999)));
-        check(&busy, 2999, Next::Look(at(3000)));
+        check(&[busy[0], (2999, written(Writers::Some))], 2999, Next::Look(at(3000)));
         check(&busy, 3000, Next::Complete);
         let unknown = [(1000, written(Writers::Unknown)), (2990, written(Writers::Unknown))];
         check(&unknown, 2990, Next::Look(at(3000)));
@@ -244,7 +260,7 @@ mod tests {
     #[test]
     fn a_finished_change_is_over() {
         let mut settle = Settle::new(LIMITS);
-        settle.observe(at(1000), REPLACED);
+        settle.observe(at(1000), at(1000), REPLACED);
         assert_eq!(settle.last(), Some(at(1000)));
         settle.finish();
         assert_eq!(settle.next(at(1000)), Next::Idle);

@@ -73,7 +73,10 @@ pub enum Obstacle {
     /// Nothing is there yet, or no longer.
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// It is a FIFO, a device or a socket, or a file where a directory should be.
+    /// It is no directory, though the path goes on.
+    #[error("{} is not a directory", .0.display())]
+    NotDirectory(PathBuf),
+    /// It is a FIFO, a device or a socket.
     #[error("{} is neither a regular file nor a directory", .0.display())]
     WrongKind(PathBuf),
     /// It cannot be entered or listed.
@@ -169,7 +172,7 @@ impl<V: Visitor> Walk<'_, V> {
         let mut rest: VecDeque<OsString> = names(path).collect();
         while let Some(name) = rest.pop_front() {
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                return Err(Obstacle::WrongKind(here));
+                return Err(Obstacle::NotDirectory(here));
             }
             let next = here.join(&name);
             let handle = self.look_up(&at, identity(&stat), &here, &name)?;
@@ -311,7 +314,7 @@ fn parent(path: &Path) -> PathBuf {
 fn denied(path: &Path, errno: Errno) -> Obstacle {
     match errno {
         Errno::NOENT => Obstacle::Missing(path.to_owned()),
-        Errno::NOTDIR => Obstacle::WrongKind(path.to_owned()),
+        Errno::NOTDIR => Obstacle::NotDirectory(path.to_owned()),
         errno => Obstacle::Denied(path.to_owned(), errno.raw_os_error()),
     }
 }
@@ -417,7 +420,7 @@ mod tests {
             assert_eq!(view.obstacle, Some(expected), "for {path}");
         };
         check("nothing/at/all", Obstacle::Missing(root.join("nothing")));
-        check("file/below", Obstacle::WrongKind(root.join("file")));
+        check("file/below", Obstacle::NotDirectory(root.join("file")));
         check("fifo", Obstacle::WrongKind(fifo.clone()));
         check("loop", Obstacle::Loop(root.join("loop")));
     }

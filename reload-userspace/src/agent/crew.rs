@@ -125,7 +125,9 @@ impl Crew {
         let mut known = std::mem::take(&mut self.members);
         for held in found {
             let target = held.target();
-            let member = if let Some(index) = known.iter().position(|known| known.is(target)) {
+            let member = if let Some(index) =
+                known.iter().position(|known| known.is(target, &self.procfs))
+            {
                 known.swap_remove(index)
             } else {
                 let has = (self.start(&held) >= wanted.since).then_some(wanted.digest);
@@ -225,8 +227,9 @@ impl Member {
         self.held.target().pid
     }
 
-    fn is(&self, target: Target) -> bool {
-        self.held.target() == target
+    /// Whether it is that process, and alive: another may have its pid, and even its tick.
+    fn is(&self, target: Target, procfs: &Procfs) -> bool {
+        self.held.target() == target && self.held.is_alive(procfs)
     }
 
     fn is_owed(&self, digest: Digest) -> bool {

@@ -182,7 +182,7 @@ impl Watched {
         let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
-        self.settle.observe(at, Seen { changed, writers, volume });
+        self.settle.observe(at, now, Seen { changed, writers, volume });
         self.note_failures(failures);
         let is_new = changed || volume != Volume::Still;
         if is_new {
