@@ -2,7 +2,11 @@
 //!
 //! Nothing here touches the system or judges a combination of options; [`crate::rule`] does.
 
-#![expect(clippy::doc_markdown, reason = "the doc comments are help texts, which are plain text")]
+#![expect(
+    clippy::doc_markdown,
+    rustdoc::broken_intra_doc_links,
+    reason = "the doc comments are help texts, which are plain text"
+)]
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
