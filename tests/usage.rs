@@ -94,7 +94,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         right: BOTH,
         wrong: &["--reconcile", "0s"],
-        message: "--reconcile is 0; give at least 1s, for it is how often every file is read",
+        message: "--reconcile is less than 1s; give at least that, for it is how often every file is read",
     },
     Mistake {
         right: BOTH,

@@ -40,6 +40,12 @@ pub enum Refusal {
 /// page, or a kernel thread.
 pub const NO_SYSCALL: i64 = -1;
 
+/// How many places can be watched, that of the canary included.
+pub const MAX_PLACES: u32 = 65_536;
+
+/// How many process names can be looked for.
+pub const MAX_NAMES: u32 = 256;
+
 /// How many system calls the map of those that create can tell of: those below this number.
 pub const SYSCALLS: u32 = 512;
 

@@ -1,6 +1,7 @@
 //! Changes of watched inodes.
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::task_struct,
     helpers::{
         bpf_get_current_pid_tgid,
@@ -29,8 +30,8 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
     // SAFETY: `superblock` is the pointer that was just read from the inode.
     let device = unsafe { member::<u32>(superblock, &OFF_SB_DEV) };
     let key = Key { inode: number, device: u64::from(device) };
-    // SAFETY: the value is copied at once; places are numbered once and never renumbered, so a
-    // value that the agent replaces meanwhile is the old number or the new one.
+    // SAFETY: the value is copied at once. Numbers are handed out again and entries reused, so it
+    // may be that of another place: then that one is looked at in vain.
     let Some(place) = (unsafe { PLACES.get(key) }).copied() else {
         return;
     };
@@ -43,7 +44,7 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
     if state == Armed::Silent as u32 || (place != CANARY && is_own()) {
         return;
     }
-    let syscall = syscall();
+    let syscall = syscall(ctx);
     if state == Armed::Replacement as u32 && is_creating(syscall) {
         return;
     }
@@ -70,10 +71,17 @@ fn is_creating(syscall: i64) -> bool {
 }
 
 /// The number of the system call that the current task is in.
-fn syscall() -> i64 {
+///
+/// A worker of `io_uring` is in none: its registers are a copy of those of the task that it was made
+/// for.
+fn syscall(ctx: &BtfTracePointContext) -> i64 {
+    if ctx.command().is_ok_and(|name| name.starts_with(b"iou-")) {
+        return NO_SYSCALL;
+    }
     // SAFETY: the helper takes no argument and every tracing program may call it (Linux 5.11).
     let task: *mut task_struct = unsafe { bpf_get_current_task_btf() };
     // SAFETY: the task is the one that the helper above gave (Linux 5.15).
     let registers = unsafe { bpf_task_pt_regs(task) } as *const u8;
-    peek(registers, &OFF_REGS_SYSCALL).unwrap_or(NO_SYSCALL)
+    // Four bytes: all there are on arm64, and the lower ones of eight on x86-64.
+    peek::<i32>(registers, &OFF_REGS_SYSCALL).map_or(NO_SYSCALL, i64::from)
 }

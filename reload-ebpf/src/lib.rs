@@ -7,6 +7,6 @@
 mod abi;
 
 pub use abi::{
-    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, NO_PLACE, NO_SYSCALL, Observer,
-    ProcessRecord, RecordHeader, RecordKind, Refusal, SYSCALLS,
+    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE,
+    NO_SYSCALL, Observer, ProcessRecord, RecordHeader, RecordKind, Refusal, SYSCALLS,
 };

@@ -5,13 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use reload_ebpf::{Answer, COMM_LEN, Hook, Key, Observer, SYSCALLS};
-
-/// How many places can be watched, that of the canary included.
-const MAX_PLACES: u32 = 65_536;
-
-/// How many process names can be looked for.
-const MAX_NAMES: u32 = 256;
+use reload_ebpf::{Answer, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, Observer, SYSCALLS};
 
 /// The size of the ring in bytes: 4,000 records, where a place has at most one at a time.
 pub(crate) const RING_BYTES: u32 = 256 * 1024;

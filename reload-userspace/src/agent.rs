@@ -57,6 +57,10 @@ pub struct Agent<S> {
     verify_at: Option<Boot>,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
+    /// When somebody may be reloaded again, if nobody may be now.
+    held_until: Option<Boot>,
+    /// When the change under way began, if what was read of it was out of date at once.
+    began: Option<Boot>,
 }
 
 impl<S: Source> Agent<S> {
@@ -93,7 +97,7 @@ impl<S: Source> Agent<S> {
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
         let mut crew = Crew::new(procfs, selector, rule.signal());
-        crew.call_roll(now, wanted).context("cannot find the process to reload")?;
+        crew.call_roll(now, wanted, true).context("cannot find the process to reload")?;
         Ok(Self {
             source,
             name,
@@ -110,6 +114,8 @@ impl<S: Source> Agent<S> {
             reconcile_at: now.after(pace.reconcile),
             verify_at: None,
             losses_at: None,
+            held_until: None,
+            began: None,
         })
     }
 
@@ -209,17 +215,23 @@ impl<S: Source> Agent<S> {
             self.losses_at = Some(now);
             self.crew.forgive();
             self.crew.expect_change(now);
+            self.places.distrust();
         }
-        let is_verifying = self.verify_at.is_some_and(|at| at <= now);
+        // While nobody may be reloaded yet, changes wait and become one: nothing is armed meanwhile,
+        // so the busiest writer costs nothing.
+        self.held_until = self.crew.held_until(now);
+        let is_verifying = self.held_until.is_none() && self.verify_at.is_some_and(|at| at <= now);
         if is_verifying {
             self.verify_at = None;
         }
-        self.look(now, is_verifying);
-        let is_idle = self.watches.iter().all(|watched| watched.next(now) == Next::Idle);
-        if self.is_complete(now) || (is_verifying && is_idle) {
-            self.complete(now)?;
+        let mut has_completed = false;
+        if self.held_until.is_none() {
+            self.look(now, is_verifying);
+            if self.is_complete(now) || (is_verifying && self.is_idle(now)) {
+                has_completed = self.complete(now)?;
+            }
         }
-        self.reload();
+        self.reload(has_completed);
         self.places.sweep(&mut self.source);
         Ok(self.deadline(now))
     }
@@ -227,12 +239,9 @@ impl<S: Source> Agent<S> {
     /// When something is due although nothing happens.
     fn deadline(&self, now: Boot) -> Boot {
         let looks = self.watches.iter().filter_map(|watched| watched.look_at(now));
-        let others = [
-            self.verify_at,
-            self.losses_at,
-            self.crew.roll_call_at(),
-            self.crew.reload_at(self.wanted),
-        ];
+        let looks = looks.chain(self.verify_at).map(|at| self.held_until.unwrap_or(at));
+        let reload_at = self.crew.reload_at(self.wanted).filter(|_| self.is_idle(now));
+        let others = [self.losses_at, self.crew.roll_call_at(), reload_at];
         looks.chain(others.into_iter().flatten()).fold(self.reconcile_at, Boot::min)
     }
 
@@ -253,6 +262,11 @@ impl<S: Source> Agent<S> {
         self.tell_of_obstacles();
     }
 
+    /// Whether no change is under way.
+    fn is_idle(&self, now: Boot) -> bool {
+        self.watches.iter().all(|watched| watched.next(now) == Next::Idle)
+    }
+
     /// Whether a change is under way and complete, in every path that it is in.
     fn is_complete(&self, now: Boot) -> bool {
         let mut changes = self.watches.iter().map(|watched| watched.next(now));
@@ -261,8 +275,11 @@ impl<S: Source> Agent<S> {
     }
 
     /// Reads the content and, if nothing happened meanwhile, wants everybody to have it.
-    fn complete(&mut self, now: Boot) -> Result<()> {
+    ///
+    /// Says whether it did.
+    fn complete(&mut self, now: Boot) -> Result<bool> {
         let last = self.watches.iter().filter_map(Watched::last).max();
+        let began = self.began.or(self.watches.iter().filter_map(Watched::since).min());
         let mut contents = Vec::new();
         for watched in &mut self.watches {
             contents.push(watched.read());
@@ -273,8 +290,11 @@ impl<S: Source> Agent<S> {
         if has_more_happened || last.is_some() {
             self.verify_at = Some(now.after(SECOND_LOOK));
         }
-        if has_more_happened {
-            return Ok(());
+        // A writer without end is not waited for without end.
+        let is_overdue = began.is_some_and(|began| now.since(began) >= self.pace.limits.max);
+        self.began = began.filter(|_| has_more_happened && !is_overdue);
+        if has_more_happened && !is_overdue {
+            return Ok(false);
         }
         let mut paths = Vec::new();
         let mut by = None;
@@ -290,23 +310,24 @@ impl<S: Source> Agent<S> {
             };
             let rule = self.rule.name().to_owned();
             self.untold.push(Decision::Changed { rule, paths, by });
-            if self.crew.is_empty() {
-                self.crew.expect_change(now);
-            }
+            // Not every target is announced by a record: one may have named itself later.
+            self.crew.expect_change(now);
         } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none())
         {
             self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Reloads whoever is owed it.
-    fn reload(&mut self) {
+    /// Reloads whoever is owed it, unless a change is under way that has not just been completed: then
+    /// that is what they will be owed.
+    fn reload(&mut self, has_completed: bool) {
         let now = clock::now();
-        let is_due = self.crew.roll_call_at().is_some_and(|at| {
-            at <= now || self.crew.is_empty() || self.crew.reload_at(self.wanted).is_some()
-        });
-        if is_due && let Err(error) = self.crew.call_roll(now, self.wanted) {
+        let is_settled = has_completed || self.is_idle(now);
+        // At once where somebody is about to be signalled, and otherwise when the burst is over.
+        let is_urgent = is_settled && self.crew.reload_at(self.wanted).is_some_and(|at| at <= now);
+        let is_due = self.crew.roll_call_at().is_some_and(|at| at <= now || is_urgent);
+        if is_due && let Err(error) = self.crew.call_roll(now, self.wanted, is_settled) {
             // It may be short of descriptors, or of memory: the next reconcile tries again.
             let rule = self.rule.name().to_owned();
             let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
@@ -317,7 +338,8 @@ impl<S: Source> Agent<S> {
             min_interval: self.pace.min_interval,
             is_dry: self.pace.is_dry,
         };
-        let outcomes = self.crew.reload(now, self.wanted, manner);
+        let outcomes =
+            if is_settled { self.crew.reload(now, self.wanted, manner) } else { Vec::new() };
         // The log is written when the signals are out: it is the slower of the two.
         if !self.untold.is_empty() {
             self.untold.drain(..).for_each(|decision| self.log.tell(&decision));
@@ -380,7 +402,8 @@ impl<S: Source> Agent<S> {
         for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
             if self.unreadable.insert(path.clone()) {
                 let reason = format!(
-                    "cannot read {}: its inode, size and time stand for its content;                      let the agent read it",
+                    "the content of {} is not compared, for it cannot be read or is larger than \
+                     64 MiB: its inode, size and time stand for it",
                     path.display()
                 );
                 self.log.tell(&Decision::Degraded { source: self.name, reason });

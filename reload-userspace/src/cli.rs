@@ -8,9 +8,14 @@
     reason = "the doc comments are help texts, which are plain text"
 )]
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 /// Reload a process when its configuration has changed, and prove that it took
 ///
@@ -55,7 +60,7 @@ pub struct RunArgs {
     /// Send the signal even where the process does not catch it
     ///
     /// Without a handler most signals end a process, so they are withheld otherwise.
-    #[arg(long, env = "RELOAD_FORCE")]
+    #[arg(long, env = "RELOAD_FORCE", value_parser = BoolishValueParser::new())]
     pub force: bool,
 
     /// How long a process that has just started is given to install its handler
@@ -92,7 +97,7 @@ pub struct RunArgs {
     pub source: SourceChoice,
 
     /// Tell what would be signalled, and signal nothing
-    #[arg(long, env = "RELOAD_DRY_RUN")]
+    #[arg(long, env = "RELOAD_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
 
     /// How the log is written
@@ -191,9 +196,12 @@ impl RuleArgs {
     pub fn or_environment(self, get: impl Fn(&str) -> Option<OsString>) -> Self {
         let Self { watch, process } = self;
         let from_environment = || {
-            let paths = WATCH_VARIABLES.into_iter().find_map(&get).unwrap_or_default();
-            let paths = paths.to_string_lossy().into_owned();
-            paths.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+            let mut set = WATCH_VARIABLES.iter().filter_map(|name| get(name));
+            let paths = set.find(|paths| !paths.is_empty()).unwrap_or_default();
+            // Paths are bytes, not text.
+            let paths = paths.as_bytes().split(|&byte| byte == b',');
+            let paths = paths.filter(|path| !path.is_empty());
+            paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
         };
         Self {
             watch: if watch.is_empty() { from_environment() } else { watch },
@@ -202,9 +210,9 @@ impl RuleArgs {
     }
 }
 
-/// The value of the first variable that is set.
+/// The value of the first variable that is set, and not to nothing.
 pub fn first_set(names: &[&str], get: impl Fn(&str) -> Option<OsString>) -> Option<String> {
-    let value = names.iter().find_map(|name| get(name))?;
+    let value = names.iter().find_map(|name| get(name).filter(|value| !value.is_empty()))?;
     Some(value.to_string_lossy().into_owned())
 }
 
@@ -234,6 +242,7 @@ mod tests {
         check(&[("CONFIG_DIR", "/c,/d"), ("PROCESS_NAME", "x")], &["/c", "/d"], Some("x"));
         check(&[("RELOAD_WATCH", "/r"), ("FILE", "/a")], &["/r"], None);
         check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "r")], &[], Some("r"));
+        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "")], &[], Some("p"));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::watch::{FileState, View};
 
+/// How large a file may be to be read, in bytes. Configuration is smaller; a log is not.
+const MOST_READ: u64 = 64 * 1024 * 1024;
+
 /// A SHA-256: of a file's content, or of all the files of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -28,30 +31,40 @@ impl fmt::Debug for Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     files: BTreeMap<PathBuf, Digest>,
-    /// The files whose content cannot be read, so that their identity stands for it.
+    /// The files whose content cannot be read, or is too large, so that their identity stands for it.
     pub unreadable: Vec<PathBuf>,
 }
 
 impl Content {
+    /// That of a path that leads nowhere.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { files: BTreeMap::new(), unreadable: Vec::new() }
+    }
+
     /// Reads the files of a view.
     ///
     /// A file that has vanished since the view was taken is left out: the source tells of that. One
-    /// that may not be read is stood for by its inode, size and times.
-    #[must_use]
-    pub fn read(view: &View) -> Self {
-        let mut content = Self { files: BTreeMap::new(), unreadable: Vec::new() };
+    /// that may not be read, or is larger than 64 MiB, is stood for by its inode, size and times.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the machine is short of something: the content is not known.
+    pub fn read(view: &View) -> io::Result<Self> {
+        let mut content = Self::nothing();
         for (path, state) in &view.files {
             match digest_of(path) {
                 Ok(Some(digest)) => drop(content.files.insert(path.clone(), digest)),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_) => {
+                Err(error) if is_lasting(&error) => {
                     content.files.insert(path.clone(), stand_in(state));
                     content.unreadable.push(path.clone());
                 }
+                Err(error) => return Err(error),
             }
         }
-        content
+        Ok(content)
     }
 
     /// Whether there was a file under this path.
@@ -93,10 +106,16 @@ impl Content {
 fn digest_of(path: &Path) -> io::Result<Option<Digest>> {
     // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mut file = File::from(open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
+    let file = File::from(open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Ok(None);
     }
+    if metadata.len() > MOST_READ {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    // However fast it grows meanwhile.
+    let mut file = file.take(MOST_READ);
     let mut hash = Sha256::new();
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -107,6 +126,11 @@ fn digest_of(path: &Path) -> io::Result<Option<Digest>> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the file will be as unreadable the next time.
+fn is_lasting(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge)
 }
 
 /// What stands for the content of a file that may not be read.

@@ -206,7 +206,7 @@ fn target(report: &mut Report, procfs: &Procfs, held: &Held, what: &str, signal:
                     ),
                 ),
                 _ => {
-                    report.add(Ok, what, format!("pid {pid}: {signal} can be sent, and is caught"));
+                    report.add(Ok, what, format!("pid {pid}: {signal} can be sent"));
                 }
             }
         }

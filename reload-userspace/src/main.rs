@@ -13,7 +13,7 @@ use reload_userspace::{
     cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs},
     clock,
     doctor::{self, Question},
-    report::Log,
+    report::{Log, one_line},
     rule::{self, Pace, Rule, RuleError},
     source::{EbpfSource, SourceName},
 };
@@ -69,7 +69,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn complain(text: &str) {
-    drop(writeln!(io::stderr(), "reload-agent: {text}"));
+    drop(writeln!(io::stderr(), "reload-agent: {}", one_line(text)));
 }
 
 #[tokio::main(flavor = "current_thread")]

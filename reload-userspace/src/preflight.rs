@@ -36,12 +36,10 @@ impl Refusal {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::NotCaught => {
-                "its default action would end the process; \
+                "most signals end a process that does not catch them; \
                  set --signal to one that the program reloads on, or --force to send it all the same"
             }
-            Self::Ignored => {
-                "the process ignores it; set --signal to one that the program reloads on"
-            }
+            Self::Ignored => "it would be lost; set --signal to one that the program reloads on",
             Self::Zombie => "the process has ended; its parent must reap it",
         }
     }

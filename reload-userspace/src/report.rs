@@ -2,13 +2,16 @@
 
 mod text;
 
-pub(crate) use text::one_line;
+pub use text::one_line;
 
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use serde::{Serialize, Serializer};
 
@@ -182,10 +185,50 @@ impl Log {
                 |json| json + "\n",
             ),
         };
-        // In one piece, so that lines of several writers do not mix. There is nobody to tell that
-        // standard error is closed.
-        drop(io::stderr().lock().write_all(line.as_bytes()));
+        write(&line, self.format);
     }
+}
+
+/// How many lines nobody has taken.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Writes a line to standard error if there is room for it, and counts it as dropped if not.
+///
+/// A reader that is stuck must not stop reloads.
+fn write(line: &str, format: Format) {
+    let dropped = DROPPED.swap(0, Ordering::Relaxed);
+    if dropped > 0 {
+        let message = format!("{dropped} lines of the log were dropped, for nobody took them");
+        let line = match format {
+            Format::Text => format!("{message}\n"),
+            Format::Json => {
+                format!("{}\n", serde_json::json!({ "level": "warn", "message": message }))
+            }
+        };
+        if !write_in_time(&line) {
+            DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
+            return;
+        }
+    }
+    if !write_in_time(line) {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Writes a line without waiting for a reader, and says whether it went out whole.
+fn write_in_time(line: &str) -> bool {
+    /// What a pipe that is writable takes at once (`PIPE_BUF`, `pipe(7)`).
+    const AT_ONCE: usize = 4096;
+    let stderr = io::stderr();
+    line.as_bytes().chunks(AT_ONCE).all(|chunk| {
+        let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+        let has_room = poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        // There is nobody to tell that standard error is closed: the line counts as written.
+        has_room && {
+            drop(io::stderr().lock().write_all(chunk));
+            true
+        }
+    })
 }
 
 fn name(level: LogLevel) -> &'static str {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    cli::{self, RuleArgs, RunArgs},
+    cli::{self, RuleArgs, RunArgs, SourceChoice},
     preflight::Caution,
     settle::Limits,
     target::Selector,
@@ -79,9 +79,11 @@ pub enum RuleError {
     /// There is no such signal.
     #[error(transparent)]
     Signal(#[from] SignalError),
-    /// A duration is nothing.
-    #[error("--reconcile is 0; give at least 1s, for it is how often every file is read")]
-    NoReconcile,
+    /// A duration is too short.
+    #[error(
+        "--reconcile is less than 1s; give at least that, for it is how often every file is read"
+    )]
+    ShortReconcile,
 }
 
 impl Rule {
@@ -133,15 +135,31 @@ impl Pace {
     ///
     /// Fails where a duration makes no sense.
     pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
-        if args.reconcile < Duration::from_secs(1) {
-            return Err(RuleError::NoReconcile);
+        // Taken apart without a rest, so that no option can be forgotten.
+        let &RunArgs {
+            rule: _,
+            signal: _,
+            force,
+            handler_timeout,
+            settle,
+            settle_max,
+            min_interval,
+            reconcile,
+            // There is one source: both choices mean it.
+            source: SourceChoice::Auto | SourceChoice::Ebpf,
+            dry_run,
+            log_format: _,
+            log_level: _,
+        } = args;
+        if reconcile < Duration::from_secs(1) {
+            return Err(RuleError::ShortReconcile);
         }
         Ok(Self {
-            limits: Limits { quiet: args.settle, max: args.settle_max, volume: VOLUME_TIMEOUT },
-            caution: Caution { is_forced: args.force, handler_timeout: args.handler_timeout },
-            min_interval: args.min_interval,
-            reconcile: args.reconcile,
-            is_dry: args.dry_run,
+            limits: Limits { quiet: settle, max: settle_max, volume: VOLUME_TIMEOUT },
+            caution: Caution { is_forced: force, handler_timeout },
+            min_interval,
+            reconcile,
+            is_dry: dry_run,
         })
     }
 }

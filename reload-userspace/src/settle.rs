@@ -116,6 +116,12 @@ impl Settle {
         waits.into_iter().flatten().min().map_or(Next::Complete, Next::Look)
     }
 
+    /// When the change under way began.
+    #[must_use]
+    pub fn since(&self) -> Option<Boot> {
+        self.pending.map(|pending| pending.since)
+    }
+
     /// When the change under way was last seen to go on: the moment that its content dates from.
     #[must_use]
     pub fn last(&self) -> Option<Boot> {

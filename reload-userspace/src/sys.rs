@@ -58,7 +58,7 @@ pub fn without_opening<T>(make: impl FnOnce() -> T) -> T {
 pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes an integer, is safe at any time, and touches only free memory.
-    let _has_released = unsafe { libc::malloc_trim(0) };
+    let _has_released = unsafe { nix::libc::malloc_trim(0) };
 }
 
 /// The highest signal number of Linux.

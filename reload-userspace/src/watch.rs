@@ -227,15 +227,22 @@ impl<V: Visitor> Walk<'_, V> {
     /// Takes the files of a directory, whatever symlinks they are behind; not those of its
     /// subdirectories.
     fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
-        let identity = identity(&found.stat);
-        self.visitor.directory(found.handle.as_fd(), identity, path, Interest::Any);
+        let here = identity(&found.stat);
+        self.visitor.directory(found.handle.as_fd(), here, path, Interest::Any);
+        // A log that the agent writes would be the next change, for ever.
+        let own_log = fstat(io::stderr()).ok().map(|stat| identity(&stat));
         for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
             let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
-            // Not there any more, dangling, or no file: nothing that a reader could read.
-            if let Ok(found) = self.walk(at, path.to_owned(), Path::new(&name))
-                && FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile
-            {
-                self.file(&found, &path.join(&name));
+            match self.walk(at, path.to_owned(), Path::new(&name)) {
+                Ok(found) if is_configuration(&found.stat, own_log.as_ref()) => {
+                    self.file(&found, &path.join(&name));
+                }
+                // We are short of something: what we do not see is not gone.
+                Err(Obstacle::Denied(path, errno)) if !is_forbidden(errno) => {
+                    return Err(Obstacle::Denied(path, errno));
+                }
+                // Not there any more, dangling, or no file: nothing that a reader could read.
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
@@ -254,6 +261,17 @@ impl<V: Visitor> Walk<'_, V> {
         self.view.writers = Some(self.view.writers.map_or(writers, |others| others.or(writers)));
         self.view.files.insert(path.to_owned(), state);
     }
+}
+
+/// Whether this is a file that somebody may read for its configuration.
+fn is_configuration(stat: &Stat, own_log: Option<&Identity>) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && own_log != Some(&identity(stat))
+}
+
+/// Whether the error is about what we may, not about what we have.
+fn is_forbidden(errno: i32) -> bool {
+    [Errno::ACCESS, Errno::PERM].iter().any(|forbidden| forbidden.raw_os_error() == errno)
 }
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

@@ -177,8 +177,9 @@ fn install_packages(packages: &[&'static Package]) -> Result<()> {
     );
     package::apt_update()?;
     let quiet = Quiet::begin(packages)?;
-    package::apt_install(packages)?;
+    let installed = package::apt_install(packages);
     quiet.end()?;
+    installed?;
     let absent: Vec<_> =
         packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
     ensure!(

@@ -18,6 +18,9 @@ const HANDLER_POLL: Duration = Duration::from_millis(10);
 /// How long after a process started or ended the others are looked for: they come in bursts.
 const ROLL_CALL_DELAY: Duration = Duration::from_millis(20);
 
+/// How exactly the start of a process is known: `USER_HZ` is 100 on every architecture.
+const TICK: Duration = Duration::from_millis(10);
+
 /// For how long the start of a program is remembered for a process that has not been found yet.
 const START_MEMORY: Duration = Duration::from_mins(1);
 
@@ -118,8 +121,13 @@ impl Crew {
     }
 
     /// Looks for the targets. Those that are new and started since the content became what it is
-    /// have read it.
-    pub(super) fn call_roll(&mut self, now: Boot, wanted: Wanted) -> Result<(), TargetError> {
+    /// have read it; while a change is under way, nobody knows what they have read.
+    pub(super) fn call_roll(
+        &mut self,
+        now: Boot,
+        wanted: Wanted,
+        is_settled: bool,
+    ) -> Result<(), TargetError> {
         self.roll_call = None;
         let found = self.procfs.resolve(&self.selector)?;
         let mut known = std::mem::take(&mut self.members);
@@ -130,7 +138,8 @@ impl Crew {
             {
                 known.swap_remove(index)
             } else {
-                let has = (self.start(&held) >= wanted.since).then_some(wanted.digest);
+                let has_read = is_settled && self.read_at(&held) >= wanted.since;
+                let has = has_read.then_some(wanted.digest);
                 Member { held, has, denied: None, told: None, not_before: now }
             };
             self.members.push(member);
@@ -167,6 +176,11 @@ impl Crew {
         owed.map(|member| member.not_before).min()
     }
 
+    /// The first moment at which anybody may be reloaded, if nobody may be at `now`.
+    pub(super) fn held_until(&self, now: Boot) -> Option<Boot> {
+        self.members.iter().map(|member| member.not_before).min().filter(|&first| first > now)
+    }
+
     fn reload_one(
         &mut self,
         index: usize,
@@ -177,9 +191,12 @@ impl Crew {
         let start = self.start(&self.members[index].held);
         let member = &mut self.members[index];
         let pid = member.pid();
-        // Asked at the last moment: the process may have become another program, or be gone.
-        let sets = self.procfs.signal_sets(pid);
-        let Some(sets) = sets.filter(|_| self.procfs.matches(pid, &self.selector)) else {
+        // Asked at the last moment, the more important last: the process may have become another
+        // program, or be gone.
+        if !self.procfs.matches(pid, &self.selector) {
+            return self.dismiss(index, now);
+        }
+        let Some(sets) = self.procfs.signal_sets(pid) else {
             return self.dismiss(index, now);
         };
         let signal = self.signal.get();
@@ -214,11 +231,26 @@ impl Crew {
         None
     }
 
-    /// The earliest moment at which the process can have read its configuration.
+    /// When the process started its program, or the process itself where that was not seen.
     fn start(&self, held: &Held) -> Boot {
         let target = held.target();
         let exec = self.started.get(&target.pid).copied();
         exec.map_or(target.start(), |exec| exec.max(target.start()))
+    }
+
+    /// The earliest moment at which the process can have read its configuration.
+    ///
+    /// Only the start of a program proves that it was read later. A process that was merely forked, as
+    /// a daemon is, has what its parent has read: its parent is the last of that name that started a
+    /// program before, or one that started before anybody looked.
+    fn read_at(&self, held: &Held) -> Boot {
+        let target = held.target();
+        if let Some(&exec) = self.started.get(&target.pid) {
+            return exec;
+        }
+        let forked = target.start().after(TICK);
+        let parents = self.started.values().copied().filter(|&exec| exec <= forked);
+        parents.max().unwrap_or(Boot(Duration::ZERO))
     }
 }
 

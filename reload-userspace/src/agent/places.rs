@@ -89,6 +89,13 @@ impl Places {
         place.watches.iter().map(|(&index, &interest)| (index, interest)).collect()
     }
 
+    /// Has every place armed again, whatever we believe of it: what went wrong once must not go on.
+    pub(super) fn distrust(&mut self) {
+        for place in self.by_id.values_mut() {
+            place.has_fired = true;
+        }
+    }
+
     /// Looks at a path: arms what has fired, watches what is new, forgets what it no longer needs.
     pub(super) fn look<S: Source>(
         &mut self,
@@ -146,6 +153,7 @@ impl Places {
         source: &mut S,
         handle: BorrowedFd<'_>,
         identity: Identity,
+        index: Index,
         interest: Interest,
     ) -> Result<PlaceId, WatchError> {
         let id = self.number();
@@ -153,7 +161,7 @@ impl Places {
             self.free.push(id);
             return Err(error);
         }
-        let watches = BTreeMap::new();
+        let watches = BTreeMap::from([(index, interest)]);
         let place = Place { identity, watches, has_fired: false, may_be_under_way: true };
         self.by_identity.insert(identity, id);
         self.by_id.insert(id, place);
@@ -201,13 +209,14 @@ impl<S: Source> Eyes<'_, S> {
         identity: Identity,
         interest: Interest,
     ) -> Result<Met, WatchError> {
-        let id = match self.places.by_identity.get(&identity) {
-            Some(&id) => id,
-            None => self.places.add(self.source, handle, identity, interest)?,
+        let known = self.places.by_identity.get(&identity).copied();
+        let id = match known {
+            Some(id) => id,
+            None => self.places.add(self.source, handle, identity, self.index, interest)?,
         };
         let seen = self.seen.entry(id).or_insert(interest);
         *seen = interest.max(*seen);
-        let Some(place) = self.places.by_id.get_mut(&id) else {
+        let Some(place) = self.places.by_id.get_mut(&id).filter(|_| known.is_some()) else {
             return Ok(Met { id, is_fresh: true });
         };
         let before = place.interest();

@@ -9,7 +9,7 @@ use std::{
 
 use super::places::{Index, Looked, Patience, Places};
 use crate::{
-    clock::Boot,
+    clock::{self, Boot},
     content::Content,
     event::{Actor, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
@@ -19,6 +19,9 @@ use crate::{
 
 /// How long a look costs that has found nothing, in time until the next one.
 const IDLE_LOOK: Duration = Duration::from_millis(5);
+
+/// Which part of the time may go into such looks, where they take long: a twentieth.
+const IDLE_SHARE: u32 = 20;
 
 /// How many such looks in a row are free, in time.
 ///
@@ -80,7 +83,7 @@ impl Watched {
         source: &mut S,
     ) -> Self {
         let looked = places.look(source, index, path, &View::default(), Patience::Patient);
-        let content = Content::read(&looked.view);
+        let content = Content::read(&looked.view).unwrap_or_else(|_| Content::nothing());
         let mut watched = Self {
             index,
             path: path.to_owned(),
@@ -152,12 +155,10 @@ impl Watched {
         let was_idle = self.next(now) == Next::Idle;
         let is_late = self.look_patiently_at.is_some_and(|at| at <= now);
         let patience = if is_late { Patience::Patient } else { Patience::Hasty };
-        let is_new = self.look(now, places, source, patience);
+        self.look(now, places, source, patience);
         if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
-            self.paid = self.paid.max(now).after(IDLE_LOOK);
-        }
-        if patience == Patience::Hasty && !is_new {
-            self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
+            let cost = clock::now().since(now) * IDLE_SHARE;
+            self.paid = self.paid.max(now).after(IDLE_LOOK.max(cost));
         }
     }
 
@@ -172,6 +173,7 @@ impl Watched {
         if patience == Patience::Patient {
             self.look_patiently_at = None;
         }
+        let was_touched = self.dirty.is_some();
         let at = self.dirty.take().unwrap_or(now);
         let Looked { view, failures } =
             places.look(source, self.index, &self.path, &self.view, patience);
@@ -187,6 +189,8 @@ impl Watched {
         let is_new = changed || volume != Volume::Still;
         if is_new {
             self.by = cause.or(self.by.take());
+        } else if was_touched && patience == Patience::Hasty {
+            self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
         }
         is_new
     }
@@ -210,10 +214,15 @@ impl Watched {
             self.failure = Failure::None;
             return;
         };
-        if matches!(self.failure, Failure::None) {
+        {
             let others = if others == 0 { String::new() } else { format!(" and {others} others") };
             let error = anyhow::Error::new(error);
-            let reason = format!("cannot watch {}{others}: {error:#}", path.display());
+            self.fail(format!("cannot watch {}{others}: {error:#}", path.display()));
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        if matches!(self.failure, Failure::None) {
             self.failure = Failure::News(reason);
         }
     }
@@ -236,15 +245,26 @@ impl Watched {
         self.settle.next(now)
     }
 
+    /// When the change under way began.
+    pub(super) fn since(&self) -> Option<Boot> {
+        self.settle.since()
+    }
+
     /// When the change under way last went on.
     pub(super) fn last(&self) -> Option<Boot> {
         self.settle.last()
     }
 
-    /// Reads the files, or gives `None` where the path leads nowhere: it is waited for, and what it
-    /// contained before still holds.
-    pub(super) fn read(&self) -> Option<Content> {
-        self.view.obstacle.is_none().then(|| Content::read(&self.view))
+    /// Reads the files, or gives `None` where they are not to be had: then what they contained before
+    /// still holds, until the next look.
+    pub(super) fn read(&mut self) -> Option<Content> {
+        if self.view.obstacle.is_some() {
+            return None;
+        }
+        let content = Content::read(&self.view);
+        content
+            .map_err(|error| self.fail(format!("cannot read {}: {error}", self.path.display())))
+            .ok()
     }
 
     /// Takes `content` for that of a complete change, and gives the files that differ.

@@ -51,7 +51,8 @@ fn last(by: Option<&Actor>) -> String {
 }
 
 /// Escapes what would end the line or speak to the terminal: names of files and processes may hold it.
-pub(crate) fn one_line(text: &str) -> String {
+#[must_use]
+pub fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, char| {
         if char.is_control() {
             line.extend(char.escape_default());
@@ -104,7 +105,7 @@ mod tests {
                 remedy: Refusal::Ignored.remedy(),
             },
             "nginx: sent nothing to pid 9: the process ignores the signal; \
-             the process ignores it; set --signal to one that the program reloads on",
+             it would be lost; set --signal to one that the program reloads on",
         );
     }
 

@@ -20,7 +20,9 @@ use aya::{
     programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{Answer, Armed, CANARY, COMM_LEN, Hook, Key, NO_PLACE, Refusal};
+use reload_ebpf::{
+    Answer, Armed, CANARY, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
@@ -44,14 +46,9 @@ const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("RELOAD_EBPF
 #[cfg(not(ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
 
-/// How many places can be watched (`MAX_PLACES` of the eBPF program), the canary's left out.
-const MAX_PLACES: u32 = 65_535;
-
 /// There is no room for another place.
-const FULL: WatchError = WatchError::Full { limit: MAX_PLACES, things: "files and directories" };
-
-/// How many process names can be followed (`MAX_NAMES` of the eBPF program).
-const MAX_NAMES: u32 = 256;
+const FULL: WatchError =
+    WatchError::Full { limit: MAX_PLACES - 1, things: "files and directories" };
 
 /// How long the canary may take; it takes microseconds.
 const CANARY_PATIENCE: Duration = Duration::from_secs(2);
@@ -211,7 +208,7 @@ impl Source for EbpfSource {
         handle: BorrowedFd<'_>,
         interest: Interest,
     ) -> Result<(), WatchError> {
-        if place.0 > MAX_PLACES {
+        if place.0 >= MAX_PLACES {
             return Err(FULL);
         }
         let answer = self.learn(handle, place.0, armed(interest))?;

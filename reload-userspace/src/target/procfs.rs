@@ -16,8 +16,11 @@ use super::{Held, Selector, Target, TargetError};
 /// How many bytes of a task's name the kernel keeps (`TASK_COMM_LEN` without the zero).
 const COMM_BYTES: usize = 15;
 
-/// How much of a file is read: more than any of them holds that matters here.
-const MOST_READ: usize = 4096;
+/// How large the files of a process usually are, in bytes.
+const USUAL_BYTES: usize = 4096;
+
+/// How much of one is read: `status` lists every supplementary group, `cmdline` every argument.
+const MOST_READ: u64 = 1024 * 1024;
 
 /// A procfs: the machine's own, or one that a test has made up.
 #[derive(Clone, Debug)]
@@ -51,7 +54,8 @@ struct Stat {
 
 impl Procfs {
     /// A procfs that is mounted at `root`.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
+    #[cfg(test)]
+    fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -158,11 +162,12 @@ impl Procfs {
         parse_stat(&String::from_utf8_lossy(&self.read(pid, "stat")?))
     }
 
-    /// The beginning of a file, in one read: that is how procfs gives one state of a process.
+    /// A file of a process.
     fn read(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
-        let mut text = vec![0; MOST_READ];
-        let length = File::open(self.file(pid, name)).ok()?.read(&mut text).ok()?;
-        text.truncate(length);
+        // Nearly all fit, so that one read gives one state of the process.
+        let mut text = Vec::with_capacity(USUAL_BYTES);
+        let file = File::open(self.file(pid, name)).ok()?;
+        file.take(MOST_READ).read_to_end(&mut text).ok()?;
         Some(text)
     }
 

@@ -100,7 +100,12 @@ impl Screen {
     /// result, or of all where there is none.
     pub(crate) fn cells(self, cells: [&str; 5], tone: Tone) {
         let [title, seen, signal, served, result] = cells;
-        println!("  {title:27} {seen:22} {signal:>10} {served:>9}  {}", self.paint(tone, result));
+        let row = format!("  {title:26} {seen:23} {signal:>10} {served:>9}");
+        if result.is_empty() {
+            println!("{}", self.paint(tone, &row));
+        } else {
+            println!("{row}  {}", self.paint(tone, result));
+        }
     }
 }
 

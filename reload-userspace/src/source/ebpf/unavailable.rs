@@ -65,6 +65,12 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The process may have too few files open.
+    #[error("eBPF needs about 40 open files; raise the limit (ulimit -n, LimitNOFILE=)")]
+    Descriptors {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The eBPF maps or programs cannot be loaded.
     #[error("the kernel did not take the eBPF object")]
     Load {
@@ -116,6 +122,7 @@ impl Unavailable {
     pub(super) fn load(source: aya::EbpfError) -> Self {
         match io_error(&source) {
             Some(error) if is_refusal(&error) => Self::refusal(error),
+            Some(source) if is_shortage(&source) => Self::Descriptors { source },
             _ => Self::Load { source },
         }
     }
@@ -125,6 +132,7 @@ impl Unavailable {
         match io_error(&source) {
             // With a verdict of the verifier, a refusal is about the program, not about rights.
             Some(error) if is_refusal(&error) && !has_verdict(&source) => Self::refusal(error),
+            Some(source) if is_shortage(&source) => Self::Descriptors { source },
             _ => Self::Program { program, source },
         }
     }
@@ -140,6 +148,10 @@ impl Unavailable {
 
 fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EMFILE)
 }
 
 fn has_verdict(error: &ProgramError) -> bool {
