@@ -53,8 +53,6 @@ pub struct Agent<S> {
     unreadable: HashSet<PathBuf>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
-    /// When to compare the content although nothing was seen.
-    verify_at: Option<Boot>,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
     /// When somebody may be reloaded again, if nobody may be now.
@@ -112,7 +110,6 @@ impl<S: Source> Agent<S> {
             has_told_waiting: false,
             unreadable: HashSet::new(),
             reconcile_at: now.after(pace.reconcile),
-            verify_at: None,
             losses_at: None,
             held_until: None,
             began: None,
@@ -192,7 +189,7 @@ impl<S: Source> Agent<S> {
     fn has_more_happened(&mut self, now: Boot) -> Result<bool> {
         self.take_all()?;
         let mut is_new = false;
-        for watched in self.watches.iter_mut().filter(|watched| watched.is_touched()) {
+        for watched in self.watches.iter_mut().filter(|watched| watched.is_out_of_date()) {
             is_new |= watched.look(now, &mut self.places, &mut self.source, Patience::Hasty);
         }
         Ok(is_new)
@@ -211,7 +208,7 @@ impl<S: Source> Agent<S> {
         }
         if self.reconcile_at <= now {
             self.reconcile_at = now.after(self.pace.reconcile);
-            self.verify_at = Some(now);
+            self.watches.iter_mut().for_each(|watched| watched.verify(now));
             self.losses_at = Some(now);
             self.crew.forgive();
             self.crew.expect_change(now);
@@ -220,14 +217,10 @@ impl<S: Source> Agent<S> {
         // While nobody may be reloaded yet, changes wait and become one: nothing is armed meanwhile,
         // so the busiest writer costs nothing.
         self.held_until = self.crew.held_until(now);
-        let is_verifying = self.held_until.is_none() && self.verify_at.is_some_and(|at| at <= now);
-        if is_verifying {
-            self.verify_at = None;
-        }
         let mut has_completed = false;
         if self.held_until.is_none() {
-            self.look(now, is_verifying);
-            if self.is_complete(now) || (is_verifying && self.is_idle(now)) {
+            self.look(now);
+            if self.is_complete(now) {
                 has_completed = self.complete(now)?;
             }
         }
@@ -239,21 +232,17 @@ impl<S: Source> Agent<S> {
     /// When something is due although nothing happens.
     fn deadline(&self, now: Boot) -> Boot {
         let looks = self.watches.iter().filter_map(|watched| watched.look_at(now));
-        let looks = looks.chain(self.verify_at).map(|at| self.held_until.unwrap_or(at));
+        let looks = looks.map(|at| self.held_until.unwrap_or(at));
         let reload_at = self.crew.reload_at(self.wanted).filter(|_| self.is_idle(now));
         let others = [self.losses_at, self.crew.roll_call_at(), reload_at];
         looks.chain(others.into_iter().flatten()).fold(self.reconcile_at, Boot::min)
     }
 
-    /// Looks at the paths that there is a reason to look at; at all of them to verify.
-    fn look(&mut self, now: Boot, is_verifying: bool) {
+    /// Looks at the paths that there is a reason to look at.
+    fn look(&mut self, now: Boot) {
         let mut failures = Vec::new();
         for watched in &mut self.watches {
-            if is_verifying {
-                watched.look(now, &mut self.places, &mut self.source, Patience::Patient);
-            } else {
-                watched.look_if_due(now, &mut self.places, &mut self.source);
-            }
+            watched.look_if_due(now, &mut self.places, &mut self.source);
             failures.extend(watched.take_failure());
         }
         for reason in failures {
@@ -267,10 +256,10 @@ impl<S: Source> Agent<S> {
         self.watches.iter().all(|watched| watched.next(now) == Next::Idle)
     }
 
-    /// Whether a change is under way and complete, in every path that it is in.
+    /// Whether there is something to compare, and no change under way in any path.
     fn is_complete(&self, now: Boot) -> bool {
         let mut changes = self.watches.iter().map(|watched| watched.next(now));
-        changes.clone().any(|next| next == Next::Complete)
+        self.watches.iter().any(|watched| watched.is_to_compare(now))
             && changes.all(|next| !matches!(next, Next::Look(_)))
     }
 
@@ -281,14 +270,17 @@ impl<S: Source> Agent<S> {
         let last = self.watches.iter().filter_map(Watched::last).max();
         let began = self.began.or(self.watches.iter().filter_map(Watched::since).min());
         let mut contents = Vec::new();
-        for watched in &mut self.watches {
-            contents.push(watched.read());
+        let to_compare = self.watches.iter_mut().enumerate();
+        for (index, watched) in to_compare.filter(|(_, watched)| watched.is_to_compare(now)) {
+            contents.push((index, watched.read()));
             watched.finish();
         }
         // What was read is a state that there was only if nothing happened while it was read.
         let has_more_happened = self.has_more_happened(now)?;
         if has_more_happened || last.is_some() {
-            self.verify_at = Some(now.after(SECOND_LOOK));
+            for (index, _) in &contents {
+                self.watches[*index].verify(now.after(SECOND_LOOK));
+            }
         }
         // A writer without end is not waited for without end.
         let is_overdue = began.is_some_and(|began| now.since(began) >= self.pace.limits.max);
@@ -298,7 +290,8 @@ impl<S: Source> Agent<S> {
         }
         let mut paths = Vec::new();
         let mut by = None;
-        for (watched, content) in self.watches.iter_mut().zip(contents) {
+        for (index, content) in contents {
+            let watched = &mut self.watches[index];
             by = watched.take_by().or(by);
             paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
         }

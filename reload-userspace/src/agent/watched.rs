@@ -47,8 +47,14 @@ pub(super) struct Watched {
     old_directories: Vec<PathBuf>,
     /// The names that have come or gone, and may not be all there is to it.
     in_making: BTreeSet<PathBuf>,
-    /// Something happened, first at this moment: look.
-    dirty: Option<Boot>,
+    /// Something happened since the last look, first and last at these moments.
+    touched: Option<(Boot, Boot)>,
+    /// When it was last looked at.
+    looked: Boot,
+    /// When to compare the content although nothing was seen.
+    verify_at: Option<Boot>,
+    /// Whether that time has come, and the look for it is done.
+    is_to_verify: bool,
     /// When to wait for what was announced and not found.
     look_patiently_at: Option<Boot>,
     /// Who did it, and how close to the files it was.
@@ -92,7 +98,10 @@ impl Watched {
             settle: Settle::new(limits),
             old_directories: Vec::new(),
             in_making: BTreeSet::new(),
-            dirty: None,
+            touched: None,
+            looked: clock::now(),
+            verify_at: None,
+            is_to_verify: false,
             look_patiently_at: None,
             cause: None,
             by: None,
@@ -125,16 +134,31 @@ impl Watched {
 
     /// Notes that something happened to what the path depends on.
     pub(super) fn touch(&mut self, at: Boot, by: Option<Actor>, interest: Interest) {
-        self.dirty.get_or_insert(at);
+        let first = self.touched.map_or(at, |(first, _)| first);
+        self.touched = Some((first, at));
         // Whoever did something in a directory far up the path is the least likely to be meant.
         if self.cause.as_ref().is_none_or(|(_, other)| *other <= interest) {
             self.cause = by.map(|by| (by, interest));
         }
     }
 
-    /// Whether something has happened that has not been looked at.
-    pub(super) fn is_touched(&self) -> bool {
-        self.dirty.is_some()
+    /// Whether something has happened since the last look began, so that it cannot have seen it.
+    pub(super) fn is_out_of_date(&self) -> bool {
+        self.touched.is_some_and(|(_, last)| last >= self.looked)
+    }
+
+    /// Has the content compared at that moment, although nothing may be seen.
+    pub(super) fn verify(&mut self, at: Boot) {
+        self.verify_at = Some(self.verify_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Whether the content is to be compared now: a change is complete, or it is time for it.
+    pub(super) fn is_to_compare(&self, now: Boot) -> bool {
+        match self.next(now) {
+            Next::Complete => true,
+            Next::Look(_) => false,
+            Next::Idle => self.is_to_verify,
+        }
     }
 
     /// Whoever did the last of the change under way.
@@ -153,7 +177,12 @@ impl Watched {
             return;
         }
         let was_idle = self.next(now) == Next::Idle;
-        let is_late = self.look_patiently_at.is_some_and(|at| at <= now);
+        let is_due = |at: Option<Boot>| at.is_some_and(|at| at <= now);
+        if is_due(self.verify_at) {
+            self.verify_at = None;
+            self.is_to_verify = true;
+        }
+        let is_late = self.is_to_verify || is_due(self.look_patiently_at);
         let patience = if is_late { Patience::Patient } else { Patience::Hasty };
         self.look(now, places, source, patience);
         if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
@@ -173,8 +202,9 @@ impl Watched {
         if patience == Patience::Patient {
             self.look_patiently_at = None;
         }
-        let was_touched = self.dirty.is_some();
-        let at = self.dirty.take().unwrap_or(now);
+        let touched = self.touched.take();
+        let at = touched.map_or(now, |(first, _)| first);
+        self.looked = clock::now();
         let Looked { view, failures } =
             places.look(source, self.index, &self.path, &self.view, patience);
         let changed = view.files != self.view.files;
@@ -189,7 +219,7 @@ impl Watched {
         let is_new = changed || volume != Volume::Still;
         if is_new {
             self.by = cause.or(self.by.take());
-        } else if was_touched && patience == Patience::Hasty {
+        } else if touched.is_some() && patience == Patience::Hasty {
             self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
         }
         is_new
@@ -231,13 +261,17 @@ impl Watched {
     pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
         let next = self.settle.next(now);
         let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
-        let for_event =
-            self.dirty.map(|_| if next == Next::Idle { affordable } else { Boot(Duration::ZERO) });
+        let for_event = self
+            .touched
+            .map(|_| if next == Next::Idle { affordable } else { Boot(Duration::ZERO) });
         let for_settling = match next {
             Next::Look(at) => Some(at),
             Next::Idle | Next::Complete => None,
         };
-        [for_event, for_settling, self.look_patiently_at].into_iter().flatten().min()
+        [for_event, for_settling, self.look_patiently_at, self.verify_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How far the change is.
@@ -277,6 +311,7 @@ impl Watched {
     /// The change has been dealt with.
     pub(super) fn finish(&mut self) {
         self.settle.finish();
+        self.is_to_verify = false;
         self.in_making.clear();
         self.old_directories.clear();
     }
