@@ -303,8 +303,7 @@ impl<S: Source> Agent<S> {
             };
             let rule = self.rule.name().to_owned();
             self.untold.push(Decision::Changed { rule, paths, by });
-            // Not every target is announced by a record: one may have named itself later.
-            self.crew.expect_change(now);
+            self.crew.look_around(now);
         } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none())
         {
             self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
@@ -318,7 +317,9 @@ impl<S: Source> Agent<S> {
         let now = clock::now();
         let is_settled = has_completed || self.is_idle(now);
         // At once where somebody is about to be signalled, and otherwise when the burst is over.
-        let is_urgent = is_settled && self.crew.reload_at(self.wanted).is_some_and(|at| at <= now);
+        let is_urgent = is_settled
+            && self.crew.is_stale()
+            && self.crew.reload_at(self.wanted).is_some_and(|at| at <= now);
         let is_due = self.crew.roll_call_at().is_some_and(|at| at <= now || is_urgent);
         if is_due && let Err(error) = self.crew.call_roll(now, self.wanted, is_settled) {
             // It may be short of descriptors, or of memory: the next reconcile tries again.

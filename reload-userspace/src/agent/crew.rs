@@ -35,6 +35,8 @@ pub(super) struct Crew {
     started: HashMap<Pid, Boot>,
     /// When to look for targets, if there is a reason to.
     roll_call: Option<Boot>,
+    /// Whether a process was seen to start or end since they were last looked for.
+    is_stale: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl Crew {
             members: Vec::new(),
             started: HashMap::new(),
             roll_call: None,
+            is_stale: false,
         }
     }
 
@@ -110,9 +113,21 @@ impl Crew {
         self.expect_change(at);
     }
 
-    /// Notes that the processes may not be those that we know.
+    /// Notes that the processes are probably not those that we know.
     pub(super) fn expect_change(&mut self, at: Boot) {
+        self.is_stale = true;
+        self.look_around(at);
+    }
+
+    /// Has the targets looked for soon: not every one is announced by a record, for it may have named
+    /// itself later.
+    pub(super) fn look_around(&mut self, at: Boot) {
         self.roll_call.get_or_insert(at.after(ROLL_CALL_DELAY));
+    }
+
+    /// Whether the processes are probably not those that we know.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// When to look for the targets, if ever.
@@ -129,6 +144,7 @@ impl Crew {
         is_settled: bool,
     ) -> Result<(), TargetError> {
         self.roll_call = None;
+        self.is_stale = false;
         let found = self.procfs.resolve(&self.selector)?;
         let mut known = std::mem::take(&mut self.members);
         for held in found {
