@@ -171,12 +171,14 @@ fn a_daemon_that_forks_after_it_has_read_gets_the_change() {
     let shell = dir.path().join(&name);
     fs::copy("/bin/sh", &shell).unwrap();
     let mut agent = Agent::with(&path, &name, &["--handler-timeout", "1m"]);
-    let script = "read go; (trap 'echo signal' HUP; while :; do sleep 1 & wait $!; done) &";
+    let script =
+        "echo started; read go; (trap 'echo signal' HUP; while :; do sleep 1 & wait $!; done) &";
     let mut daemon = Command::new(&shell);
     daemon.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut daemon = daemon.spawn().unwrap();
     let mut lines = Lines::of("daemon", daemon.stdout.take().unwrap());
 
+    lines.until("the daemon to start", |line| (line == "started").then_some(()));
     replace(&path, "new");
     agent.wait_for("changed");
     daemon.stdin.take().unwrap().write_all(b"go\n").unwrap();
