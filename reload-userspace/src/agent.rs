@@ -295,6 +295,9 @@ impl<S: Source> Agent<S> {
             by = watched.take_by().or(by);
             paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
         }
+        // Two watches may be of the same file.
+        paths.sort_unstable();
+        paths.dedup();
         if !paths.is_empty() {
             self.wanted = Wanted {
                 digest: digest(&self.watches),

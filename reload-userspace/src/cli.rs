@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-/// Reload a process when its configuration has changed, and prove that it took
+/// Reload a process when its configuration has changed
 ///
 /// reload-agent sees a change of configuration files in the kernel, waits until it is complete, makes
 /// sure that a signal is safe and needed, and signals exactly the right process.
@@ -166,7 +166,7 @@ pub enum SourceChoice {
 pub enum Format {
     /// For people
     Text,
-    /// One JSON object a line
+    /// JSON, for programs
     Json,
 }
 

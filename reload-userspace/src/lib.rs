@@ -1,4 +1,4 @@
-//! Reload a process when its configuration has changed, and prove that it took.
+//! Reload a process when its configuration has changed.
 //!
 //! The modules, in the order in which an event passes them:
 //!

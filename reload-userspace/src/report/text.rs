@@ -20,9 +20,9 @@ pub(super) fn sentence(decision: &Decision) -> String {
             format!("{rule}: the content is what it was{}", last(by.as_ref()))
         }
         Decision::Reloaded { rule, pid, signal, change_to_signal, dry_run } => format!(
-            "{rule}: {} {signal} to pid {pid}, {:?} after the change",
+            "{rule}: {} {signal} to pid {pid}, {:.1} ms after the change",
             if *dry_run { "would send" } else { "sent" },
-            change_to_signal
+            change_to_signal.as_secs_f64() * 1000.0
         ),
         Decision::Refused { rule, pid, reason, remedy } => {
             format!("{rule}: sent nothing to pid {pid}: {reason}; {remedy}")
@@ -47,7 +47,7 @@ pub(super) fn sentence(decision: &Decision) -> String {
 }
 
 fn last(by: Option<&Actor>) -> String {
-    by.map(|by| format!(", last by a {by}")).unwrap_or_default()
+    by.map(|by| format!(", last: {by}")).unwrap_or_default()
 }
 
 /// Escapes what would end the line or speak to the terminal: names of files and processes may hold it.
@@ -85,7 +85,7 @@ mod tests {
                 paths: vec!["/a".into(), "/b".into()],
                 by: Some(by),
             },
-            "nginx: changed /a, /b, last by a rename by mv (pid 7)",
+            "nginx: changed /a, /b, last: rename by mv (pid 7)",
         );
         check(
             &Decision::Reloaded {
@@ -95,7 +95,7 @@ mod tests {
                 change_to_signal: Duration::from_micros(312),
                 dry_run: false,
             },
-            "nginx: sent HUP to pid 9, 312µs after the change",
+            "nginx: sent HUP to pid 9, 0.3 ms after the change",
         );
         check(
             &Decision::Refused {
