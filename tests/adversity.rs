@@ -8,7 +8,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -23,15 +23,8 @@ use crate::support::{
     process::Process,
     target::{Recipe, Running, unique_name},
     time::{pause, poll},
-    writer::{printed, replace},
+    writer::{config, printed, replace},
 };
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 /// Changes the file until the target is told of it: the agent is there.
 fn wait_for_attached(target: &mut Running, path: &Path) {

@@ -4,20 +4,11 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
-
 use crate::support::{
     agent::{Agent, command, count},
     target::Recipe,
-    writer::replace,
+    writer::{config, replace},
 };
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 /// The agent knows the target and waits for its handler: what then has that pid does handle the
 /// signal, so only the identity of the process can tell the two apart.

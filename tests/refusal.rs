@@ -16,16 +16,8 @@ use crate::support::{
     process::{Process, run},
     target::Recipe,
     time::poll,
-    writer::replace,
+    writer::{config, replace},
 };
-
-/// A directory with a configuration file.
-fn config() -> (tempfile::TempDir, std::path::PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 /// HUP and USR1 end a process that does not handle them.
 #[test]

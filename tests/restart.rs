@@ -4,21 +4,14 @@
 
 mod support;
 
-use std::{fs, io::Write as _, path::PathBuf, time::Duration};
+use std::{fs, io::Write as _, time::Duration};
 
 use crate::support::{
     agent::{Agent, count, names},
     kubelet::{Order, Volume, keys, printed_keys},
     target::Recipe,
-    writer::replace,
+    writer::{config, replace},
 };
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 /// It has read half of the new content, so it must be told of the whole.
 #[test]

@@ -4,20 +4,13 @@
 
 mod support;
 
-use std::{fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use crate::support::{
     agent::{Agent, count},
     target::{Recipe, Running, unique_name},
-    writer::replace,
+    writer::{config, replace},
 };
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 /// The workers have handlers as well, and say so where they are signalled.
 #[test]

@@ -4,13 +4,14 @@
 
 mod support;
 
-use std::{fs, io::Write as _, path::PathBuf, time::Duration};
+use std::{fs, io::Write as _, time::Duration};
 
 use crate::support::{
     agent::{Agent, count},
     filesystem::Filesystem,
     target::Recipe,
     time::pause,
+    writer::config,
 };
 
 /// Longer than any quiet that could be taken for the end.
@@ -82,11 +83,4 @@ fn a_writer_that_stays_is_waited_for_only_so_long() {
     agent.wait_for("reloaded");
     assert_eq!(target.signal().content, "0-one-two");
     drop(file);
-}
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
 }

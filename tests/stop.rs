@@ -4,24 +4,17 @@
 
 mod support;
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{fs, io::Write as _};
 
 use rustix::process::Signal;
 
 use crate::support::{
     agent::{Agent, count, names},
     target::Recipe,
-    writer::replace,
+    writer::{config, replace},
 };
 
 const REQUESTS: [(Signal, &str); 2] = [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")];
-
-fn config() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    (dir, path)
-}
 
 #[test]
 #[ignore = "needs root; `cargo xtask test` runs it"]

@@ -1,6 +1,10 @@
 //! Another process that changes a file, in one of the ways of `tests/programs/writer.c`.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::program::WRITER;
 
@@ -51,4 +55,12 @@ pub(crate) fn printed(bytes: &[u8]) -> String {
         byte => format!("\\x{byte:02x}"),
     };
     bytes.iter().map(print).collect()
+}
+
+/// A directory with a configuration file in it.
+pub(crate) fn config() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    (dir, path)
 }
