@@ -31,6 +31,9 @@ use crate::{
 /// write within the same tick on a filesystem without multigrain timestamps.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
+/// How long after files could not be read, for want of descriptors say, they are read again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
 
@@ -245,9 +248,7 @@ impl<S: Source> Agent<S> {
             watched.look_if_due(now, &mut self.places, &mut self.source);
             failures.extend(watched.take_failure());
         }
-        for reason in failures {
-            self.log.tell(&Decision::Degraded { source: self.name, reason });
-        }
+        self.tell_of_failures(failures);
         self.tell_of_obstacles();
     }
 
@@ -269,12 +270,18 @@ impl<S: Source> Agent<S> {
     fn complete(&mut self, now: Boot) -> Result<bool> {
         let last = self.watches.iter().filter_map(Watched::last).max();
         let began = self.began.or(self.watches.iter().filter_map(Watched::since).min());
-        let mut contents = Vec::new();
+        let (mut contents, mut failures) = (Vec::new(), Vec::new());
         let to_compare = self.watches.iter_mut().enumerate();
         for (index, watched) in to_compare.filter(|(_, watched)| watched.is_to_compare(now)) {
-            contents.push((index, watched.read()));
+            let content = watched.read();
             watched.finish();
+            if content.is_none() && watched.obstacle().is_none() {
+                watched.verify(now.after(RETRY));
+            }
+            failures.extend(watched.take_failure());
+            contents.push((index, content));
         }
+        self.tell_of_failures(failures);
         // What was read is a state that there was only if nothing happened while it was read.
         let has_more_happened = self.has_more_happened(now)?;
         if has_more_happened || last.is_some() {
@@ -392,6 +399,12 @@ impl<S: Source> Agent<S> {
                     self.log.tell(&Decision::Degraded { source: self.name, reason });
                 }
             }
+        }
+    }
+
+    fn tell_of_failures(&self, failures: Vec<String>) {
+        for reason in failures {
+            self.log.tell(&Decision::Degraded { source: self.name, reason });
         }
     }
 

@@ -244,11 +244,9 @@ impl Watched {
             self.failure = Failure::None;
             return;
         };
-        {
-            let others = if others == 0 { String::new() } else { format!(" and {others} others") };
-            let error = anyhow::Error::new(error);
-            self.fail(format!("cannot watch {}{others}: {error:#}", path.display()));
-        }
+        let others = if others == 0 { String::new() } else { format!(" and {others} others") };
+        let error = anyhow::Error::new(error);
+        self.fail(format!("cannot watch {}{others}: {error:#}", path.display()));
     }
 
     fn fail(&mut self, reason: String) {
