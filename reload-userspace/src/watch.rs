@@ -215,6 +215,10 @@ impl<V: Visitor> Walk<'_, V> {
     ) -> Result<OwnedFd, Obstacle> {
         for interest in [Interest::Replacement, Interest::Any] {
             self.visitor.directory(at.as_fd(), identity, here, interest);
+            if interest == Interest::Any {
+                // A name that was being made before this was of interest is not announced.
+                wait_for_changes(at.as_fd());
+            }
             match openat(at, name, PATH_ONLY, Mode::empty()) {
                 Ok(handle) => return Ok(handle),
                 Err(Errno::NOENT) => {}

@@ -49,6 +49,8 @@ pub(super) struct Watched {
     in_making: BTreeSet<PathBuf>,
     /// Something happened since the last look, first and last at these moments.
     touched: Option<(Boot, Boot)>,
+    /// When what was announced and is yet to be found happened.
+    announced: Option<Boot>,
     /// When it was last looked at.
     looked: Boot,
     /// When to compare the content although nothing was seen.
@@ -99,6 +101,7 @@ impl Watched {
             old_directories: Vec::new(),
             in_making: BTreeSet::new(),
             touched: None,
+            announced: None,
             looked: clock::now(),
             verify_at: None,
             is_to_verify: false,
@@ -202,15 +205,17 @@ impl Watched {
         if patience == Patience::Patient {
             self.look_patiently_at = None;
         }
-        let touched = self.touched.take();
-        let at = touched.map_or(now, |(first, _)| first);
+        let touched = self.touched.take().map(|(first, _)| first);
+        let announced = self.announced.take().or(touched);
+        let at = announced.unwrap_or(now);
         self.looked = clock::now();
         let Looked { view, failures } =
             places.look(source, self.index, &self.path, &self.view, patience);
         let changed = view.files != self.view.files;
         let volume = self.volume(&view);
-        let cause = self.cause.take().map(|(by, _)| by);
-        self.note_names(&view, cause.as_ref());
+        let cause = self.cause.take();
+        let by = cause.as_ref().map(|(by, _)| by);
+        self.note_names(&view, by);
         let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
         self.view = view;
@@ -218,9 +223,14 @@ impl Watched {
         self.note_failures(failures);
         let is_new = changed || volume != Volume::Still;
         if is_new {
-            self.by = cause.or(self.by.take());
-        } else if touched.is_some() && patience == Patience::Hasty {
-            self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
+            self.by = by.cloned().or(self.by.take());
+        } else if patience == Patience::Hasty {
+            // What was announced is yet to be found, and is the doing of whoever did it.
+            self.announced = announced;
+            self.cause = cause;
+            if announced.is_some() {
+                self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
+            }
         }
         is_new
     }
