@@ -16,11 +16,11 @@ use self::{
 use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
-    event::Event,
+    event::{Event, SourceName},
     report::{Awaited, Decision, Log},
     rule::{Pace, Rule},
     settle::Next,
-    source::{Source, SourceName},
+    source::{Interest, Source, Trouble},
     target::{Procfs, TargetError},
     watch::Obstacle,
 };
@@ -40,7 +40,8 @@ const LOSS_DELAY: Duration = Duration::from_millis(50);
 /// What the agent is made of, and where it tells of itself.
 pub struct Agent<S> {
     source: S,
-    name: SourceName,
+    /// The source that has been told of.
+    told_source: Option<SourceName>,
     rule: Rule,
     pace: Pace,
     log: Log,
@@ -71,10 +72,12 @@ impl<S: Source> Agent<S> {
     ///
     /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
     /// not exist yet is waited for.
-    pub fn new(mut source: S, name: SourceName, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
+    pub fn new(mut source: S, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
         let now = clock::now();
         let selector = rule.selector().clone();
-        source.follow(slice::from_ref(&selector.process)).context("cannot follow the process")?;
+        let follows = source
+            .follow(slice::from_ref(&selector.process))
+            .context("cannot follow the process")?;
         let mut places = Places::new();
         let mut watches = Vec::new();
         for (index, path) in rule.watches().iter().enumerate() {
@@ -97,11 +100,11 @@ impl<S: Source> Agent<S> {
         };
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
-        let mut crew = Crew::new(procfs, selector, rule.signal());
+        let mut crew = Crew::new(procfs, selector, rule.signal(), follows);
         crew.call_roll(now, wanted, true).context("cannot find the process to reload")?;
         Ok(Self {
             source,
-            name,
+            told_source: None,
             rule,
             pace,
             log,
@@ -127,17 +130,9 @@ impl<S: Source> Agent<S> {
     pub async fn run(
         mut self,
         started: Boot,
-        strategy: &'static str,
         stop: impl Future<Output = &'static str>,
     ) -> Result<()> {
-        self.log.tell(&Decision::Ready {
-            source: self.name,
-            strategy,
-            rules: vec![self.rule.name().to_owned()],
-            watches: self.watches.len(),
-            targets: self.crew.len(),
-            after: clock::now().since(started),
-        });
+        self.tell_of_source(started);
         self.tell_of_obstacles();
         self.tell_of_unreadable();
         self.tell_whether_anybody_is_there();
@@ -152,7 +147,7 @@ impl<S: Source> Agent<S> {
                     return Ok(());
                 }
                 event = self.source.next() => {
-                    self.take(event.with_context(|| format!("source {} broke", self.name))?);
+                    self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
                 }
                 () = pause => {}
             }
@@ -166,13 +161,25 @@ impl<S: Source> Agent<S> {
         match event {
             Event::Changed { place, at, by } => {
                 for (index, interest) in self.places.fired(place) {
-                    self.watches[index].touch(at, by.clone(), interest);
+                    self.watches[index].touch(at, Some(by.clone()), interest);
+                }
+            }
+            Event::Due { place } => {
+                for (index, _) in self.places.fired(place) {
+                    self.watches[index].verify(now);
+                }
+            }
+            Event::Mounted => {
+                // Where a path leads now may never have been watched, or no longer.
+                self.places.distrust();
+                for watched in &mut self.watches {
+                    watched.touch(now, None, Interest::Replacement);
                 }
             }
             Event::Started { pid, at } => self.crew.started(pid, at, self.wanted),
             Event::Ended { .. } => self.crew.expect_change(now),
-            Event::Lost { reason, hook, count } => {
-                self.log.tell(&Decision::Lost { source: self.name, reason, hook, count });
+            Event::Lost { source, reason, hook, count } => {
+                self.log.tell(&Decision::Lost { source, reason, hook, count });
                 self.reconcile_at = now;
             }
         }
@@ -180,8 +187,10 @@ impl<S: Source> Agent<S> {
 
     /// Takes the events that are there.
     fn take_all(&mut self) -> Result<()> {
-        while let Some(event) =
-            self.source.try_next().with_context(|| format!("source {} broke", self.name))?
+        while let Some(event) = self
+            .source
+            .try_next()
+            .with_context(|| format!("source {} broke", self.source.name()))?
         {
             self.take(event);
         }
@@ -229,6 +238,7 @@ impl<S: Source> Agent<S> {
         }
         self.reload(has_completed);
         self.places.sweep(&mut self.source);
+        self.tell_of_source(now);
         Ok(self.deadline(now))
     }
 
@@ -376,6 +386,24 @@ impl<S: Source> Agent<S> {
         });
     }
 
+    /// Tells what works less well than it should, and which source there is if that is news.
+    fn tell_of_source(&mut self, since: Boot) {
+        for Trouble { source, reason } in self.source.troubles() {
+            self.log.tell(&Decision::Degraded { source, reason });
+        }
+        let source = self.source.name();
+        if self.told_source.replace(source) != Some(source) {
+            self.log.tell(&Decision::Ready {
+                source,
+                strategy: self.source.strategy(),
+                rules: vec![self.rule.name().to_owned()],
+                watches: self.watches.len(),
+                targets: self.crew.len(),
+                after: clock::now().since(since),
+            });
+        }
+    }
+
     fn tell_whether_anybody_is_there(&mut self) {
         if self.crew.is_empty() && !self.has_told_waiting {
             let rule = self.rule.name().to_owned();
@@ -396,7 +424,7 @@ impl<S: Source> Agent<S> {
                 }
                 Some(obstacle) => {
                     let reason = format!("{obstacle}; keeping what was read before");
-                    self.log.tell(&Decision::Degraded { source: self.name, reason });
+                    self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
                 }
             }
         }
@@ -404,7 +432,7 @@ impl<S: Source> Agent<S> {
 
     fn tell_of_failures(&self, failures: Vec<String>) {
         for reason in failures {
-            self.log.tell(&Decision::Degraded { source: self.name, reason });
+            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
         }
     }
 
@@ -416,7 +444,7 @@ impl<S: Source> Agent<S> {
                      64 MiB: its inode, size and time stand for it",
                     path.display()
                 );
-                self.log.tell(&Decision::Degraded { source: self.name, reason });
+                self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
             }
         }
     }

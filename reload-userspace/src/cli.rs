@@ -157,8 +157,14 @@ pub struct RuleArgs {
 pub enum SourceChoice {
     /// The best source that works here
     Auto,
-    /// eBPF programs in the kernel
+    /// eBPF programs in the kernel; they need CAP_BPF and CAP_PERFMON
     Ebpf,
+    /// fanotify; it tells who wrote if it has CAP_SYS_ADMIN
+    Fanotify,
+    /// inotify; it needs no rights
+    Inotify,
+    /// No events: the content is compared once a second
+    Poll,
 }
 
 /// How something is written.

@@ -33,11 +33,12 @@ pub struct Question {
 }
 
 /// Looks at everything that `run` depends on, in the order of the pipeline.
-pub async fn examine(question: &Question, signal: SignalNumber) -> Report {
+#[must_use]
+pub fn examine(question: &Question, signal: SignalNumber) -> Report {
     let mut report = Report::default();
     kernel(&mut report);
     capabilities(&mut report);
-    source(&mut report).await;
+    source(&mut report);
     for path in &question.watches {
         watch(&mut report, path);
     }
@@ -97,8 +98,8 @@ fn capabilities(report: &mut Report) {
     }
 }
 
-async fn source(report: &mut Report) {
-    match EbpfSource::open(false).await {
+fn source(report: &mut Report) {
+    match EbpfSource::open(false) {
         Result::Ok(_) => report.add(
             Ok,
             "source ebpf",

@@ -7,6 +7,31 @@ use serde::Serialize;
 
 use crate::clock::Boot;
 
+/// The names of the sources, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceName {
+    /// The eBPF programs.
+    Ebpf,
+    /// `fanotify(7)`.
+    Fanotify,
+    /// `inotify(7)`.
+    Inotify,
+    /// Looking at the content once a second.
+    Poll,
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ebpf => "ebpf",
+            Self::Fanotify => "fanotify",
+            Self::Inotify => "inotify",
+            Self::Poll => "poll",
+        })
+    }
+}
+
 /// The number of a place that a source watches: a directory or a file behind some rule's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PlaceId(pub u32);
@@ -16,18 +41,34 @@ pub struct PlaceId(pub u32);
 pub struct Actor {
     /// The process in the agent's own pid namespace, or `None` where it is not visible there.
     pub pid: Option<i32>,
-    /// The name of the task, cut to 15 bytes by the kernel.
-    pub comm: String,
+    /// The name of the task, cut to 15 bytes by the kernel, or `None` where it is not known.
+    pub comm: Option<String>,
     /// What it did.
     pub operation: Operation,
+}
+
+impl Actor {
+    /// Somebody of whom only the deed is known.
+    #[must_use]
+    pub fn unknown(operation: Operation) -> Self {
+        Self { pid: None, comm: None, operation }
+    }
+
+    /// Whether anything is known of who it is.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.pid.is_some() || self.comm.is_some()
+    }
 }
 
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, comm, operation } = self;
-        match pid {
-            Some(pid) => write!(f, "{operation} by {comm} (pid {pid})"),
-            None => write!(f, "{operation} by {comm}"),
+        match (comm, pid) {
+            (Some(comm), Some(pid)) => write!(f, "{operation} by {comm} (pid {pid})"),
+            (Some(comm), None) => write!(f, "{operation} by {comm}"),
+            (None, Some(pid)) => write!(f, "{operation} by pid {pid}"),
+            (None, None) => write!(f, "{operation}"),
         }
     }
 }
@@ -92,9 +133,16 @@ pub enum Event {
         place: PlaceId,
         /// When.
         at: Boot,
-        /// Who did it, where the source can tell.
-        by: Option<Actor>,
+        /// Who did what, as far as the source can tell.
+        by: Actor,
     },
+    /// It is time to compare the content behind a place, for nothing announces its changes.
+    Due {
+        /// Which one.
+        place: PlaceId,
+    },
+    /// A filesystem was mounted or unmounted somewhere: paths may lead elsewhere.
+    Mounted,
     /// A process with a name that is followed started a program.
     Started {
         /// The process.
@@ -109,6 +157,8 @@ pub enum Event {
     },
     /// Events are known to be missing: everything must be looked at again.
     Lost {
+        /// Who lost them.
+        source: SourceName,
         /// How they were lost.
         reason: LossReason,
         /// Which hook of the source lost them.
@@ -149,6 +199,8 @@ pub enum LossReason {
     RingFull,
     /// The kernel skipped a program that was already running on that processor.
     Recursion,
+    /// The queue between kernel and agent had no room.
+    QueueFull,
 }
 
 impl fmt::Display for LossReason {
@@ -156,6 +208,7 @@ impl fmt::Display for LossReason {
         f.write_str(match self {
             Self::RingFull => "the ring between kernel and agent was full",
             Self::Recursion => "the kernel skipped a program that was already running",
+            Self::QueueFull => "the queue between kernel and agent was full",
         })
     }
 }

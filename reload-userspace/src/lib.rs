@@ -16,6 +16,8 @@ pub mod agent;
 
 pub mod source;
 
+pub mod filesystem;
+
 pub mod watch;
 
 pub mod settle;

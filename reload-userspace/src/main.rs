@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result};
 use clap::{Parser as _, error::ErrorKind};
 use reload_userspace::{
     agent::Agent,
-    cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs},
+    cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs, SourceChoice},
     clock,
     doctor::{self, Question},
+    event::SourceName,
     report::{Log, one_line},
     rule::{self, Pace, Rule, RuleError},
-    source::{EbpfSource, SourceName},
+    source::{Choice, Ladder},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -90,11 +91,8 @@ async fn run(args: &RunArgs) -> Result<()> {
         }
     };
 
-    let source = EbpfSource::open(log.level == LogLevel::Debug)
-        .await
-        .with_context(|| format!("source {} cannot be had", SourceName::Ebpf))?;
-    let agent = Agent::new(source, SourceName::Ebpf, rule, pace, log)?;
-    agent.run(started, EbpfSource::STRATEGY, stop).await
+    let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
+    Agent::new(source, rule, pace, log)?.run(started, stop).await
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -105,14 +103,23 @@ async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
     };
     let report =
-        doctor::examine(&question, rule::signal(signal_name(args.signal.as_deref()).as_deref())?)
-            .await;
+        doctor::examine(&question, rule::signal(signal_name(args.signal.as_deref()).as_deref())?);
     let text = match args.format {
         Format::Text => report.text(),
         Format::Json => report.json().context("the report is no JSON")? + "\n",
     };
     io::stdout().write_all(text.as_bytes()).context("cannot write the report")?;
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn choice(source: SourceChoice) -> Choice {
+    match source {
+        SourceChoice::Auto => Choice::Best,
+        SourceChoice::Ebpf => Choice::Only(SourceName::Ebpf),
+        SourceChoice::Fanotify => Choice::Only(SourceName::Fanotify),
+        SourceChoice::Inotify => Choice::Only(SourceName::Inotify),
+        SourceChoice::Poll => Choice::Only(SourceName::Poll),
+    }
 }
 
 /// The signal that was typed or is in the environment.

@@ -17,9 +17,8 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     cli::{Format, LogLevel},
-    event::{Actor, LossReason},
+    event::{Actor, LossReason, SourceName},
     preflight::Refusal,
-    source::SourceName,
 };
 
 /// A decision, as operators see it. The names of variants and fields are a contract.
@@ -30,8 +29,8 @@ pub enum Decision {
     Ready {
         /// Where events come from.
         source: SourceName,
-        /// How the eBPF programs are attached.
-        strategy: &'static str,
+        /// How that source does its work, where there is more than one way.
+        strategy: Option<&'static str>,
         /// The rules by name.
         rules: Vec<String>,
         /// How many paths are watched.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    cli::{self, RuleArgs, RunArgs, SourceChoice},
+    cli::{self, RuleArgs, RunArgs},
     preflight::Caution,
     settle::Limits,
     target::Selector,
@@ -145,8 +145,7 @@ impl Pace {
             settle_max,
             min_interval,
             reconcile,
-            // There is one source: both choices mean it.
-            source: SourceChoice::Auto | SourceChoice::Ebpf,
+            source: _,
             dry_run,
             log_format: _,
             log_level: _,

@@ -1,18 +1,30 @@
 //! Where events come from.
 
+mod canary;
 mod ebpf;
+mod fanotify;
+mod heard;
+mod inotify;
+mod ladder;
+mod mounts;
+mod poll;
+mod rung;
 
 use std::{
-    fmt, io,
+    io,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use serde::Serialize;
+use rustix::{
+    fs::{FileType, fstat},
+    io::Errno,
+};
 
-use crate::event::{Event, PlaceId, Writers};
+use crate::event::{Event, PlaceId, SourceName, Writers};
 
 pub(crate) use ebpf::BTF;
-pub use ebpf::{EbpfSource, Unavailable};
+pub use ebpf::EbpfSource;
+pub use ladder::{Choice, Ladder, LadderError, survey};
 
 /// Yields what happens to the watched places and the followed processes.
 ///
@@ -32,6 +44,14 @@ pub use ebpf::{EbpfSource, Unavailable};
 /// - **Cancel safety.** Dropping the future of `next` loses no event. The agent polls it in `select!`.
 /// - **Own doing.** What the agent's own process changes yields no event.
 pub trait Source {
+    /// What it is called.
+    fn name(&self) -> SourceName;
+
+    /// How it does its work, where there is more than one way.
+    fn strategy(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Watches the file or directory behind `handle` (`O_PATH` will do) as `place`, armed.
     ///
     /// # Errors
@@ -47,25 +67,32 @@ pub trait Source {
     /// Stops watching `place`. Its events that are already on their way still come.
     fn forget(&mut self, place: PlaceId);
 
-    /// Arms a place, whether or not it has yielded its event.
+    /// Arms a place, whether or not it has yielded its event; `handle` is on it.
     ///
     /// # Errors
     ///
-    /// Fails where the source is broken.
-    fn arm(&mut self, place: PlaceId, interest: Interest) -> Result<(), WatchError>;
+    /// Fails where the place cannot be watched any more.
+    fn arm(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError>;
 
-    /// Whether somebody has the file behind `handle` open for writing.
-    fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers;
+    /// Whether somebody has the file behind `handle`, which is watched as `place`, open for writing.
+    fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers;
 
     /// Yields the starts and ends of processes that bear one of these names.
     ///
     /// The names are those of tasks and executables, compared up to their 15th byte: an event may
     /// be of another process whose longer name begins alike.
     ///
+    /// Says whether it will: most sources know nothing of processes.
+    ///
     /// # Errors
     ///
     /// Fails where the source cannot take so many names.
-    fn follow(&mut self, names: &[String]) -> Result<(), WatchError>;
+    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError>;
 
     /// Waits for the next event.
     ///
@@ -81,11 +108,34 @@ pub trait Source {
     /// As [`Source::next`].
     fn try_next(&mut self) -> Result<Option<Event>, SourceError>;
 
+    /// What works less well than it should, and has not been told yet.
+    fn troubles(&mut self) -> Vec<Trouble> {
+        Vec::new()
+    }
+
     /// The losses since the last call, as [`Event::Lost`].
     ///
     /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
     /// happens only while records arrive.
     fn losses(&mut self) -> Vec<Event>;
+}
+
+/// Something works less well than it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// With which source.
+    pub source: SourceName,
+    /// Why, and what to do about it.
+    pub reason: String,
+}
+
+/// Whether a source tells of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// It yields their starts and ends.
+    Yes,
+    /// Whoever wants to know looks for himself.
+    No,
 }
 
 /// Which changes of a place matter. A source may yield more than it is asked for.
@@ -95,22 +145,6 @@ pub enum Interest {
     Replacement,
     /// All.
     Any,
-}
-
-/// The names of the sources, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceName {
-    /// The eBPF programs.
-    Ebpf,
-}
-
-impl fmt::Display for SourceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ebpf => "ebpf",
-        })
-    }
 }
 
 /// Why a place or a name cannot be watched.
@@ -126,6 +160,20 @@ pub enum WatchError {
         /// What there are too many of.
         things: &'static str,
     },
+    /// This user watches as much as it may.
+    #[error("this user watches as many files and directories as {name} allows; raise it")]
+    Limit {
+        /// The setting of `sysctl(8)`.
+        name: &'static str,
+    },
+    /// The kernel announces no changes there, or not all.
+    #[error("it lies on {filesystem}, {why}")]
+    Silent {
+        /// What kind it is.
+        filesystem: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The kernel side did not take it.
     #[error("the kernel refused to watch it")]
     Refused {
@@ -135,6 +183,22 @@ pub enum WatchError {
     /// The kernel side did not find the file.
     #[error("the kernel does not know the file that is to be watched")]
     Unknown,
+}
+
+/// Why a source cannot be had, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unavailable {
+    reason: &'static str,
+    source: io::Error,
+}
+
+impl Unavailable {
+    /// Whether there is too little of something, which others may give back.
+    fn is_shortage(&self) -> bool {
+        let errno = Errno::from_io_error(&self.source);
+        errno.is_some_and(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno))
+    }
 }
 
 /// Why a source broke.
@@ -152,6 +216,15 @@ pub enum SourceError {
         /// How long it is.
         length: usize,
     },
+}
+
+/// A path that leads to what is behind `handle`, whatever its name is or was (`proc(5)`).
+fn link_of(handle: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
+}
+
+fn is_directory(handle: BorrowedFd<'_>) -> bool {
+    fstat(handle).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// The number of a descriptor, as the kernel's interfaces want it.

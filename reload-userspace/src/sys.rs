@@ -8,9 +8,11 @@
 )]
 
 use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
+    io, mem,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
+
+use nix::{libc, sys::statfs};
 
 use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
@@ -38,6 +40,76 @@ pub fn readable(source: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(duplicate, Interest::READABLE) }.map_err(Into::into)
 }
 
+/// Lets the runtime wait until something exceptional is told of `source` (`POLLPRI`).
+///
+/// # Errors
+///
+/// Fails where the process or the runtime is out of descriptors.
+pub fn exceptional(source: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor, so it is open, and the same one, for as long as the
+    // `AsyncFd` that takes it lives.
+    unsafe { AsyncFd::register_with_interest(source, Interest::PRIORITY) }.map_err(Into::into)
+}
+
+/// An inode as fanotify names it: its filesystem, and its name there (`name_to_handle_at(2)`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileHandle {
+    /// The identity of the filesystem: `f_fsid` of `statfs(2)`.
+    pub filesystem: [i32; 2],
+    /// What the bytes mean, which only the filesystem knows.
+    pub kind: i32,
+    /// The name.
+    pub bytes: Vec<u8>,
+}
+
+/// The name of the inode behind `file` (`O_PATH` will do), as fanotify reports it.
+///
+/// # Errors
+///
+/// Fails where the filesystem has no such names.
+pub fn file_handle(file: BorrowedFd<'_>) -> io::Result<FileHandle> {
+    // Linux 6.5; without it, filesystems whose handles cannot be opened again give none.
+    let with_fid = name_to_handle(file, libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID);
+    match with_fid {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            name_to_handle(file, libc::AT_EMPTY_PATH)
+        }
+        result => result,
+    }
+}
+
+fn name_to_handle(file: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<FileHandle> {
+    const MOST: usize = libc::MAX_HANDLE_SZ as usize;
+    /// `struct file_handle`, with room for the longest handle.
+    #[repr(C)]
+    struct Handle {
+        length: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; MOST],
+    }
+    let mut handle =
+        Handle { length: libc::MAX_HANDLE_SZ as libc::c_uint, kind: 0, bytes: [0; MOST] };
+    let mut mount = 0;
+    let place = (&raw mut handle).cast::<libc::file_handle>();
+    // SAFETY: the path is a string; `handle` begins like a `file_handle` and says truly how many
+    // bytes follow; `mount` takes an integer; all of them outlive the call.
+    let result = unsafe {
+        libc::name_to_handle_at(file.as_raw_fd(), c"".as_ptr(), place, &raw mut mount, flags)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = usize::try_from(handle.length).unwrap_or(MOST).min(MOST);
+    let bytes = handle.bytes[..length].to_vec();
+    Ok(FileHandle { filesystem: filesystem_id(file)?, kind: handle.kind, bytes })
+}
+
+fn filesystem_id(file: BorrowedFd<'_>) -> io::Result<[i32; 2]> {
+    let id = statfs::fstatfs(file)?.filesystem_id();
+    // SAFETY: `fsid_t` is two integers (`statfs(2)`), which libc keeps to itself; any are valid.
+    Ok(unsafe { mem::transmute::<libc::fsid_t, [i32; 2]>(id) })
+}
+
 /// Calls `make` while this process can open no file, so that a library that would read one goes
 /// without it.
 ///
@@ -58,7 +130,7 @@ pub fn without_opening<T>(make: impl FnOnce() -> T) -> T {
 pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes an integer, is safe at any time, and touches only free memory.
-    let _has_released = unsafe { nix::libc::malloc_trim(0) };
+    let _has_released = unsafe { libc::malloc_trim(0) };
 }
 
 /// The highest signal number of Linux.

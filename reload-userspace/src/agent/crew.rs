@@ -9,6 +9,7 @@ use crate::{
     content::Digest,
     preflight::{self, Caution, Refusal, Verdict},
     rule::SignalNumber,
+    source::Follows,
     target::{Held, Procfs, Selector, Sent, Target, TargetError},
 };
 
@@ -21,6 +22,9 @@ const ROLL_CALL_DELAY: Duration = Duration::from_millis(20);
 /// How exactly the start of a process is known: `USER_HZ` is 100 on every architecture.
 const TICK: Duration = Duration::from_millis(10);
 
+/// How long before it forks a daemon may have read its configuration.
+const DAEMON_START: Duration = Duration::from_secs(5);
+
 /// For how long the start of a program is remembered for a process that has not been found yet.
 const START_MEMORY: Duration = Duration::from_mins(1);
 
@@ -30,6 +34,8 @@ pub(super) struct Crew {
     procfs: Procfs,
     selector: Selector,
     signal: SignalNumber,
+    /// Whether the starts and ends of processes are announced.
+    follows: Follows,
     members: Vec<Member>,
     /// When processes were seen to start a program.
     started: HashMap<Pid, Boot>,
@@ -82,11 +88,17 @@ pub(super) struct Manner {
 }
 
 impl Crew {
-    pub(super) fn new(procfs: Procfs, selector: Selector, signal: SignalNumber) -> Self {
+    pub(super) fn new(
+        procfs: Procfs,
+        selector: Selector,
+        signal: SignalNumber,
+        follows: Follows,
+    ) -> Self {
         Self {
             procfs,
             selector,
             signal,
+            follows,
             members: Vec::new(),
             started: HashMap::new(),
             roll_call: None,
@@ -127,7 +139,7 @@ impl Crew {
 
     /// Whether the processes are probably not those that we know.
     pub(super) fn is_stale(&self) -> bool {
-        self.is_stale
+        self.is_stale || self.follows == Follows::No
     }
 
     /// When to look for the targets, if ever.
@@ -258,11 +270,17 @@ impl Crew {
     ///
     /// Only the start of a program proves that it was read later. A process that was merely forked, as
     /// a daemon is, has what its parent has read: its parent is the last of that name that started a
-    /// program before, or one that started before anybody looked.
+    /// program before, or one that started before anybody looked. Where starts are not announced a
+    /// process that may be a daemon is given less credit.
     fn read_at(&self, held: &Held) -> Boot {
         let target = held.target();
         if let Some(&exec) = self.started.get(&target.pid) {
             return exec;
+        }
+        if self.follows == Follows::No {
+            let is_own = self.procfs.is_forked_by_stranger(target.pid, &self.selector);
+            let before = if is_own { Duration::ZERO } else { DAEMON_START };
+            return Boot(target.start().0.saturating_sub(before));
         }
         let forked = target.start().after(TICK);
         let parents = self.started.values().copied().filter(|&exec| exec <= forked);

@@ -102,18 +102,18 @@ impl Places {
         source: &mut S,
         index: Index,
         path: &Path,
-        before: &View,
+        settled: &BTreeMap<PathBuf, FileState>,
         patience: Patience,
     ) -> Looked {
         let mut eyes = Eyes {
             places: self,
             source,
             index,
-            before,
+            settled,
             patience,
             seen: BTreeMap::new(),
             failures: Vec::new(),
-            is_fresh: false,
+            file: None,
         };
         let view = watch::look(path, &mut eyes);
         let Eyes { seen, failures, .. } = eyes;
@@ -182,12 +182,13 @@ struct Eyes<'a, S> {
     places: &'a mut Places,
     source: &'a mut S,
     index: Index,
-    before: &'a View,
+    /// The files as they were when their content was last compared.
+    settled: &'a BTreeMap<PathBuf, FileState>,
     patience: Patience,
     seen: BTreeMap<PlaceId, Interest>,
     failures: Vec<(PathBuf, WatchError)>,
-    /// Whether the file that was shown last may have been written to since it was looked at.
-    is_fresh: bool,
+    /// The file that was shown last.
+    file: Option<Met>,
 }
 
 impl<S: Source> Eyes<'_, S> {
@@ -226,7 +227,7 @@ impl<S: Source> Eyes<'_, S> {
         if !place.has_fired && place.interest() == before {
             return Ok(Met { id, is_fresh: is_new_here });
         }
-        self.source.arm(id, place.interest())?;
+        self.source.arm(id, handle, place.interest())?;
         // The others that depend on it have been told; what they see from now on is new.
         place.has_fired = false;
         place.may_be_under_way = true;
@@ -260,13 +261,15 @@ impl<S: Source> Visitor for Eyes<'_, S> {
     }
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        self.is_fresh =
-            self.meet(handle, identity, path, Interest::Any).is_none_or(|met| met.is_fresh);
+        self.file = self.meet(handle, identity, path, Interest::Any);
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {
-        let is_known = self.before.files.get(path) == Some(state)
-            && self.before.writers == Some(Writers::None);
-        if is_known && !self.is_fresh { Writers::None } else { self.source.writers(handle) }
+        let Some(file) = self.file.take() else {
+            return Writers::Unknown;
+        };
+        // Whoever has a file open and leaves it as it is is not waited for.
+        let is_settled = !file.is_fresh && self.settled.get(path) == Some(state);
+        if is_settled { Writers::None } else { self.source.writers(file.id, handle) }
     }
 }

@@ -1,7 +1,7 @@
 //! One watched path: what it meant when it was last looked at, and the change that is under way.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, mem,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +14,7 @@ use crate::{
     event::{Actor, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
     source::{Interest, Source, WatchError},
-    watch::{Obstacle, View},
+    watch::{FileState, Obstacle, View},
 };
 
 /// How long a look costs that has found nothing, in time until the next one.
@@ -42,6 +42,8 @@ pub(super) struct Watched {
     path: PathBuf,
     view: View,
     content: Content,
+    /// The files as they were when their content was last compared.
+    settled: BTreeMap<PathBuf, FileState>,
     settle: Settle,
     /// The directories that kubelet volumes led to before the swap that is under way.
     old_directories: Vec<PathBuf>,
@@ -90,11 +92,12 @@ impl Watched {
         places: &mut Places,
         source: &mut S,
     ) -> Self {
-        let looked = places.look(source, index, path, &View::default(), Patience::Patient);
+        let looked = places.look(source, index, path, &BTreeMap::new(), Patience::Patient);
         let content = Content::read(&looked.view).unwrap_or_else(|_| Content::nothing());
         let mut watched = Self {
             index,
             path: path.to_owned(),
+            settled: looked.view.files.clone(),
             view: looked.view,
             content,
             settle: Settle::new(limits),
@@ -140,8 +143,9 @@ impl Watched {
         let first = self.touched.map_or(at, |(first, _)| first);
         self.touched = Some((first, at));
         // Whoever did something in a directory far up the path is the least likely to be meant.
-        if self.cause.as_ref().is_none_or(|(_, other)| *other <= interest) {
-            self.cause = by.map(|by| (by, interest));
+        let is_closer = self.cause.as_ref().is_none_or(|(_, other)| *other <= interest);
+        if let Some(by) = by.filter(|_| is_closer) {
+            self.cause = Some((by, interest));
         }
     }
 
@@ -164,9 +168,9 @@ impl Watched {
         }
     }
 
-    /// Whoever did the last of the change under way.
+    /// Whoever did the last of the change under way, if anything is known of him.
     pub(super) fn take_by(&mut self) -> Option<Actor> {
-        self.by.take()
+        self.by.take().filter(Actor::is_known)
     }
 
     /// Looks, if there is a reason to look by `now`.
@@ -210,7 +214,7 @@ impl Watched {
         let at = announced.unwrap_or(now);
         self.looked = clock::now();
         let Looked { view, failures } =
-            places.look(source, self.index, &self.path, &self.view, patience);
+            places.look(source, self.index, &self.path, &self.settled, patience);
         let changed = view.files != self.view.files;
         let volume = self.volume(&view);
         let cause = self.cause.take();
@@ -319,6 +323,7 @@ impl Watched {
     /// The change has been dealt with.
     pub(super) fn finish(&mut self) {
         self.settle.finish();
+        self.settled.clone_from(&self.view.files);
         self.is_to_verify = false;
         self.in_making.clear();
         self.old_directories.clear();

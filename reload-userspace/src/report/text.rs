@@ -7,9 +7,9 @@ use crate::event::Actor;
 pub(super) fn sentence(decision: &Decision) -> String {
     let text = match decision {
         Decision::Ready { source, strategy, rules, watches, targets, after } => format!(
-            "ready after {} ms: source {source} ({strategy}), rules {}, {watches} watched, \
-             {targets} to reload",
+            "ready after {} ms: source {source}{}, rules {}, {watches} watched, {targets} to reload",
             after.as_millis(),
+            strategy.map(|strategy| format!(" ({strategy})")).unwrap_or_default(),
             rules.join(", ")
         ),
         Decision::Changed { rule, paths, by } => {
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn decisions_are_sentences() {
         let rule = "nginx".to_owned();
-        let by = Actor { pid: Some(7), comm: "mv".to_owned(), operation: Operation::Rename };
+        let by = Actor { pid: Some(7), comm: Some("mv".to_owned()), operation: Operation::Rename };
         check(
             &Decision::Changed {
                 rule: rule.clone(),

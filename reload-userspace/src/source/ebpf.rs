@@ -7,11 +7,9 @@ mod layout;
 mod unavailable;
 
 use std::{
-    collections::HashMap,
-    fs,
-    io::{self, Write as _},
+    collections::{HashMap, VecDeque},
+    fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    time::Duration,
 };
 
 use aya::{
@@ -20,9 +18,7 @@ use aya::{
     programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{
-    Answer, Armed, CANARY, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal,
-};
+use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
@@ -31,14 +27,14 @@ use self::{
     decode::{creating_syscalls, decode},
     layout::Layout,
 };
-use super::{Interest, Source, SourceError, WatchError, number};
+use super::{Follows, Interest, Source, SourceError, WatchError, canary, number};
 use crate::{
-    event::{Event, LossReason, PlaceId, Writers},
+    event::{Event, LossReason, PlaceId, SourceName, Writers},
     sys,
 };
 
 pub(crate) use self::unavailable::BTF;
-pub use self::unavailable::Unavailable;
+pub(super) use self::unavailable::Unavailable;
 
 /// The eBPF object, made by `cargo xtask build`.
 #[cfg(ebpf_object)]
@@ -49,9 +45,6 @@ const OBJECT: Option<&[u8]> = None;
 /// There is no room for another place.
 const FULL: WatchError =
     WatchError::Full { limit: MAX_PLACES - 1, things: "files and directories" };
-
-/// How long the canary may take; it takes microseconds.
-const CANARY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The eBPF programs, loaded, attached and proved to work.
 ///
@@ -95,7 +88,7 @@ impl EbpfSource {
     /// # Errors
     ///
     /// Says what is missing here, and what to grant.
-    pub async fn open(diagnostics: bool) -> Result<Self, Unavailable> {
+    pub fn open(diagnostics: bool) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuiltIn)?;
         let mut ebpf = load(object, diagnostics)?;
         let diagnostics = diagnostics.then(|| follow_diagnostics(&mut ebpf)).transpose();
@@ -117,32 +110,16 @@ impl EbpfSource {
         for number in creating_syscalls() {
             creating.set(number, 1, 0).map_err(|error| setup(io::Error::other(error)))?;
         }
-        source.prove().await?;
+        source.prove()?;
         Ok(source)
     }
 
-    /// Writes to a private file in memory and waits for the record.
-    async fn prove(&mut self) -> Result<(), Unavailable> {
-        let canary = memfd_create("reload-agent", MemfdFlags::CLOEXEC).map_err(setup)?;
-        let place = PlaceId(CANARY);
-        self.watch(place, canary.as_fd(), Interest::Any)
+    /// Writes to a private file in memory and looks for the record.
+    fn prove(&mut self) -> Result<(), Unavailable> {
+        let file = memfd_create("reload-agent", MemfdFlags::CLOEXEC).map_err(setup)?;
+        let mut aside = VecDeque::new();
+        let is_heard = canary::is_heard(self, file.into(), &mut aside)
             .map_err(|error| setup(io::Error::other(error)))?;
-        let mut canary = fs::File::from(canary);
-        // Once its times have been asked for, the kernel must give the file another one at the next
-        // write, even within a tick of the clock.
-        canary.metadata().map_err(setup)?;
-        canary.write_all(b"chirp").map_err(setup)?;
-        let chirp = async {
-            loop {
-                match self.next().await {
-                    Ok(Event::Changed { place: seen, .. }) if seen == place => return true,
-                    Ok(_) => {}
-                    Err(_) => return false,
-                }
-            }
-        };
-        let is_heard = tokio::time::timeout(CANARY_PATIENCE, chirp).await.unwrap_or(false);
-        self.forget(place);
         if is_heard { Ok(()) } else { Err(Unavailable::Canary) }
     }
 
@@ -202,6 +179,14 @@ impl Drop for EbpfSource {
 }
 
 impl Source for EbpfSource {
+    fn name(&self) -> SourceName {
+        SourceName::Ebpf
+    }
+
+    fn strategy(&self) -> Option<&'static str> {
+        Some(Self::STRATEGY)
+    }
+
     fn watch(
         &mut self,
         place: PlaceId,
@@ -229,12 +214,17 @@ impl Source for EbpfSource {
         }
     }
 
-    fn arm(&mut self, place: PlaceId, interest: Interest) -> Result<(), WatchError> {
+    fn arm(
+        &mut self,
+        place: PlaceId,
+        _: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError> {
         let armed = armed(interest) as u32;
         self.armed.set(place.0, armed, 0).map_err(refused)
     }
 
-    fn writers(&mut self, handle: BorrowedFd<'_>) -> Writers {
+    fn writers(&mut self, _: PlaceId, handle: BorrowedFd<'_>) -> Writers {
         match self.learn(handle, NO_PLACE, Armed::Silent) {
             Ok(Answer { writers: 0, .. }) => Writers::None,
             Ok(_) => Writers::Some,
@@ -242,14 +232,14 @@ impl Source for EbpfSource {
         }
     }
 
-    fn follow(&mut self, names: &[String]) -> Result<(), WatchError> {
+    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
         for name in names {
             let mut comm = [0; COMM_LEN];
             let length = name.len().min(COMM_LEN - 1);
             comm[..length].copy_from_slice(&name.as_bytes()[..length]);
             self.names.insert(comm, 1, 0).map_err(full(MAX_NAMES, "process names"))?;
         }
-        Ok(())
+        Ok(Follows::Yes)
     }
 
     async fn next(&mut self) -> Result<Event, SourceError> {
@@ -350,7 +340,12 @@ fn follow_diagnostics(ebpf: &mut Ebpf) -> io::Result<JoinHandle<()>> {
 fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReason) -> Vec<Event> {
     let news = told.iter().zip(counts).zip(Hook::ALL).filter_map(|((&told, count), hook)| {
         let count = count.saturating_sub(told);
-        (count > 0).then_some(Event::Lost { reason, hook: hook.tracepoint(), count })
+        (count > 0).then_some(Event::Lost {
+            source: SourceName::Ebpf,
+            reason,
+            hook: hook.tracepoint(),
+            count,
+        })
     });
     let news = news.collect();
     *told = counts;
@@ -392,6 +387,7 @@ mod tests {
     fn a_loss_is_told_once_and_by_its_hook() {
         let mut told = [0; Hook::ALL.len()];
         let lost = |hook: Hook, count| Event::Lost {
+            source: SourceName::Ebpf,
             reason: LossReason::RingFull,
             hook: hook.tracepoint(),
             count,

@@ -48,6 +48,7 @@ pub struct SignalSets {
 /// What is in `/proc/<pid>/stat`, as far as we need it.
 struct Stat {
     parent: i32,
+    session: i32,
     started: u64,
     state: u8,
 }
@@ -127,6 +128,24 @@ impl Procfs {
         is_cut && arguments.next() == Some(name)
     }
 
+    /// Whether the process was forked by one of another name, so that it has read nothing before.
+    ///
+    /// A daemon has left its parent, and what the kernel names instead is whoever adopts orphans. It
+    /// has also left its session (`daemon(3)`), so a parent of the same session is the true one; and
+    /// a parent outside the pid namespace is no ancestor of that name.
+    #[must_use]
+    pub fn is_forked_by_stranger(&self, pid: Pid, selector: &Selector) -> bool {
+        let Some(stat) = self.stat(pid) else {
+            return false;
+        };
+        let parent = Pid::from_raw(stat.parent);
+        let is_of_session = |parent: Stat| parent.session == stat.session;
+        stat.parent == 0
+            || (stat.parent > 1
+                && self.stat(parent).is_some_and(is_of_session)
+                && !self.matches(parent, selector))
+    }
+
     /// What the process does with its signals, or `None` where it is gone.
     #[must_use]
     pub fn signal_sets(&self, pid: Pid) -> Option<SignalSets> {
@@ -187,7 +206,7 @@ fn base_name(path: &[u8]) -> &[u8] {
     Path::new(OsStr::from_bytes(path)).file_name().map_or(path, OsStr::as_bytes)
 }
 
-/// Takes the state, the parent and the start time, fields 3, 4 and 22, from `/proc/<pid>/stat`.
+/// Takes the state, the parent, the session and the start time, fields 3, 4, 6 and 22, from `/proc/<pid>/stat`.
 ///
 /// Field 2 is the name of the process in parentheses. A name may hold spaces and parentheses, so the
 /// fields are counted from the *last* `)`.
@@ -196,8 +215,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = after_name.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started, state })
+    let session = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Stat { parent, session, started, state })
 }
 
 /// Takes the signal sets from `/proc/<pid>/status`.
@@ -323,12 +343,36 @@ mod tests {
     fn the_fields_are_found_behind_any_name() {
         fn check(name: &str) {
             let stat = parse_stat(&stat(name, 3, 991)).unwrap();
-            assert_eq!((stat.parent, stat.started, stat.state), (3, 991, b'S'), "for {name}");
+            let found = (stat.parent, stat.session, stat.started, stat.state);
+            assert_eq!(found, (3, 7, 991, b'S'), "for {name}");
         }
         check("(nginx)");
         check("(tmux: server)");
         check("(a) S 1 (b)");
         check("()");
+    }
+
+    #[test]
+    fn a_process_whose_parent_is_a_stranger_has_read_nothing_before() {
+        let made = |pid, parent, comm| Made { pid, parent, comm, exe: "/x", arguments: &[] };
+        let (_root, procfs) = procfs(&[
+            made(1, 0, "nginx"),
+            made(2, 1, "nginx"),
+            made(3, 1, "sh"),
+            made(4, 3, "nginx"),
+            made(5, 4, "nginx"),
+            made(6, 99, "nginx"),
+            made(8, 3, "nginx"),
+        ]);
+        // A session of its own, as a daemon has that somebody has adopted.
+        let daemon = stat("(nginx)", 3, 7).replacen(" 7 7 0", " 8 8 0", 1);
+        fs::write(procfs.file(Pid::from_raw(8), "stat"), daemon).unwrap();
+        let selector = Selector { process: "nginx".to_owned() };
+        let strangers: Vec<_> = (1..=8)
+            .filter(|&pid| procfs.is_forked_by_stranger(Pid::from_raw(pid), &selector))
+            .collect();
+        // Of 3 nobody asks.
+        assert_eq!(strangers, [1, 4]);
     }
 
     #[test]

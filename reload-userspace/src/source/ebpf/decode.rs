@@ -18,10 +18,10 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             let (change, _) = ChangeRecord::read_from_prefix(record).ok()?;
             let by = Actor {
                 pid: i32::try_from(header.pid).ok().filter(|&pid| pid != 0),
-                comm: text(&header.comm),
+                comm: Some(text(&header.comm)),
                 operation: operation(change.syscall),
             };
-            Some(Event::Changed { place: PlaceId(change.place), at, by: Some(by) })
+            Some(Event::Changed { place: PlaceId(change.place), at, by })
         }
         kind if kind == RecordKind::Exec as u32 => {
             Some(Event::Started { pid: process(record)?, at })
@@ -132,7 +132,7 @@ mod tests {
         Event::Changed {
             place: PlaceId(7),
             at: Boot(Duration::from_nanos(1_500)),
-            by: Some(Actor { pid, comm: "nginx".to_owned(), operation }),
+            by: Actor { pid, comm: Some("nginx".to_owned()), operation },
         }
     }
 

@@ -1,0 +1,49 @@
+//! Whether a source hears what happens: a file of our own is written to, and it should say so.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::Write as _,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use reload_ebpf::CANARY;
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::{Interest, Source, WatchError};
+use crate::event::{Event, PlaceId};
+
+/// A file without a name on the filesystem of `directory`, or `None` where we may not have one.
+///
+/// It is in no directory (`O_TMPFILE`), so nobody who lists them meets it, and nothing is left of it.
+pub(super) fn file_in(directory: BorrowedFd<'_>) -> Option<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    openat(directory, ".", flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
+}
+
+/// Whether `source` hears that `file` is written to; what else it says meanwhile is put `aside`.
+///
+/// # Errors
+///
+/// Fails where the file cannot be watched.
+pub(super) fn is_heard(
+    source: &mut impl Source,
+    mut file: File,
+    aside: &mut VecDeque<Event>,
+) -> Result<bool, WatchError> {
+    let place = PlaceId(CANARY);
+    source.watch(place, file.as_fd(), Interest::Any)?;
+    // Once its times have been asked for, the kernel must give the file another one at the next
+    // write, even within a tick of the clock.
+    let is_written = file.metadata().is_ok() && file.write_all(b"chirp").is_ok();
+    // Every source notes a write before the writer goes on, so what is not there by now never comes.
+    let mut is_heard = false;
+    while let Ok(Some(event)) = source.try_next() {
+        match event {
+            Event::Changed { place: heard, .. } if heard == place => is_heard = true,
+            event => aside.push_back(event),
+        }
+    }
+    source.forget(place);
+    Ok(is_heard || !is_written)
+}

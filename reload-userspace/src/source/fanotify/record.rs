@@ -1,0 +1,137 @@
+//! From the bytes of the queue to records: pure, so that it is tested without a kernel.
+
+use nix::{libc, sys::fanotify::MaskFlags};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::sys::FileHandle;
+
+/// One event of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) mask: MaskFlags,
+    /// The process, in our pid namespace; 0 where the kernel does not tell.
+    pub(super) pid: i32,
+    /// What it happened to; nothing where the queue was full.
+    pub(super) id: Option<FileHandle>,
+}
+
+/// `struct fanotify_event_metadata` (`fanotify(7)`), where `own_len` is `metadata_len`.
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Metadata {
+    event_len: u32,
+    version: u8,
+    _reserved: u8,
+    own_len: u16,
+    mask: u64,
+    _fd: i32,
+    pid: i32,
+}
+
+/// `struct fanotify_event_info_header`, and of `struct fanotify_event_info_fid` what is before the
+/// bytes of the handle.
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Info {
+    kind: u8,
+    _pad: u8,
+    len: u16,
+    filesystem: [i32; 2],
+    handle_bytes: u32,
+    handle_type: i32,
+}
+
+/// The records in what was read; `None` in place of the first that makes no sense, and then no more.
+pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Option<Record>> + '_ {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let parsed = record(bytes);
+        bytes = parsed.as_ref().and_then(|(_, length)| bytes.get(*length..)).unwrap_or_default();
+        Some(parsed.map(|(record, _)| record))
+    })
+}
+
+/// The first record, and how long it is.
+fn record(bytes: &[u8]) -> Option<(Record, usize)> {
+    let (metadata, _) = Metadata::read_from_prefix(bytes).ok()?;
+    let length = usize::try_from(metadata.event_len).ok()?;
+    let start = usize::from(metadata.own_len);
+    if metadata.version != libc::FANOTIFY_METADATA_VERSION || start < size_of::<Metadata>() {
+        return None;
+    }
+    let infos = bytes.get(..length)?.get(start..)?;
+    let mask = MaskFlags::from_bits_retain(metadata.mask);
+    Some((Record { mask, pid: metadata.pid, id: file_id(infos) }, length))
+}
+
+/// The handle in the first information record that has one.
+fn file_id(mut infos: &[u8]) -> Option<FileHandle> {
+    loop {
+        let (info, rest) = Info::read_from_prefix(infos).ok()?;
+        if info.kind == libc::FAN_EVENT_INFO_TYPE_FID {
+            let bytes = rest.get(..usize::try_from(info.handle_bytes).ok()?)?.to_vec();
+            return Some(FileHandle { filesystem: info.filesystem, kind: info.handle_type, bytes });
+        }
+        infos = infos.get(usize::from(info.len).max(1)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event as the kernel writes it, with a handle of 8 bytes.
+    fn event(mask: u64, pid: i32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let info_len: u16 = 4 + 8 + 8 + 8;
+        bytes.extend((24 + u32::from(info_len)).to_ne_bytes());
+        bytes.extend([libc::FANOTIFY_METADATA_VERSION, 0]);
+        bytes.extend(24_u16.to_ne_bytes());
+        bytes.extend(mask.to_ne_bytes());
+        bytes.extend((-1_i32).to_ne_bytes());
+        bytes.extend(pid.to_ne_bytes());
+        bytes.extend([libc::FAN_EVENT_INFO_TYPE_FID, 0]);
+        bytes.extend(info_len.to_ne_bytes());
+        bytes.extend(1_i32.to_ne_bytes());
+        bytes.extend(2_i32.to_ne_bytes());
+        bytes.extend(8_u32.to_ne_bytes());
+        bytes.extend(3_i32.to_ne_bytes());
+        bytes.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+        bytes
+    }
+
+    #[test]
+    fn records_are_read_one_after_the_other() {
+        let id = FileHandle { filesystem: [1, 2], kind: 3, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] };
+        let record = |mask, pid| Record { mask, pid, id: Some(id.clone()) };
+        let bytes = [event(2, 7), event(8, 0)].concat();
+        let read: Vec<_> = records(&bytes).collect();
+        let expected =
+            [record(MaskFlags::FAN_MODIFY, 7), record(MaskFlags::FAN_CLOSE_WRITE, 0)].map(Some);
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn an_overflow_is_of_nothing() {
+        let mut bytes = event(MaskFlags::FAN_Q_OVERFLOW.bits(), 0)[..24].to_vec();
+        bytes[..4].copy_from_slice(&24_u32.to_ne_bytes());
+        let expected = Record { mask: MaskFlags::FAN_Q_OVERFLOW, pid: 0, id: None };
+        assert_eq!(records(&bytes).collect::<Vec<_>>(), [Some(expected)]);
+    }
+
+    #[test]
+    fn nonsense_ends_the_reading() {
+        let whole = event(2, 7);
+        for length in 1..whole.len() {
+            assert_eq!(records(&whole[..length]).collect::<Vec<_>>(), [None], "at {length}");
+        }
+        let mut strange = whole.clone();
+        strange[4] = 99;
+        assert_eq!(records(&strange).collect::<Vec<_>>(), [None]);
+        let mut empty = whole;
+        empty[..4].fill(0);
+        assert_eq!(records(&empty).collect::<Vec<_>>(), [None]);
+    }
+}

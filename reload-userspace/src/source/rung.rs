@@ -1,0 +1,152 @@
+//! One rung of the ladder: a source that is opened when it is needed first.
+
+use std::os::fd::BorrowedFd;
+
+use super::{
+    EbpfSource, Follows, Interest, Source, SourceError, Unavailable, WatchError, ebpf,
+    fanotify::FanotifySource, inotify::InotifySource,
+};
+use crate::event::{Event, PlaceId, SourceName, Writers};
+
+/// A source that the kernel drives.
+pub(super) enum Rung {
+    /// Nobody has needed it yet.
+    Untried(SourceName),
+    /// It cannot be had, or not now.
+    Closed(SourceName, Hope),
+    /// It is in use.
+    Ebpf(Box<EbpfSource>),
+    /// It is in use.
+    Fanotify(FanotifySource),
+    /// It is in use.
+    Inotify(InotifySource),
+}
+
+/// Whether it is worth to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hope {
+    /// Somebody may give back what there was too little of.
+    Some,
+    /// What is forbidden stays so.
+    None,
+}
+
+/// What a source itself says of why it cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Reason {
+    #[error(transparent)]
+    Ebpf(#[from] ebpf::Unavailable),
+    #[error(transparent)]
+    Queue(#[from] Unavailable),
+}
+
+impl Rung {
+    /// Opens the source, if that has not been tried yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails the first time that the source cannot be had; after that there is just no source.
+    pub(super) fn open(&mut self, diagnostics: bool) -> Result<(), Reason> {
+        let Self::Untried(name) = *self else {
+            return Ok(());
+        };
+        let opened = Self::try_open(name, diagnostics);
+        let hope = match &opened {
+            Err(Reason::Queue(reason)) if reason.is_shortage() => Hope::Some,
+            _ => Hope::None,
+        };
+        *self = Self::Closed(name, hope);
+        *self = opened?;
+        Ok(())
+    }
+
+    fn try_open(name: SourceName, diagnostics: bool) -> Result<Self, Reason> {
+        Ok(match name {
+            SourceName::Ebpf => Self::Ebpf(Box::new(EbpfSource::open(diagnostics)?)),
+            SourceName::Fanotify => Self::Fanotify(FanotifySource::open()?),
+            SourceName::Inotify => Self::Inotify(InotifySource::open()?),
+            SourceName::Poll => Self::Closed(name, Hope::None),
+        })
+    }
+
+    /// Has it tried again, if there is hope.
+    pub(super) fn reopen(&mut self) {
+        if let Self::Closed(name, Hope::Some) = *self {
+            *self = Self::Untried(name);
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self, Self::Untried(_) | Self::Closed(..))
+    }
+}
+
+/// Does the same with whatever source it is, or something else where there is none.
+macro_rules! with {
+    ($rung:expr, $source:ident => $act:expr, $otherwise:expr) => {
+        match $rung {
+            Rung::Ebpf($source) => $act,
+            Rung::Fanotify($source) => $act,
+            Rung::Inotify($source) => $act,
+            Rung::Untried(_) | Rung::Closed(..) => $otherwise,
+        }
+    };
+}
+
+/// A rung without a source takes no place and yields nothing.
+impl Source for Rung {
+    fn name(&self) -> SourceName {
+        match self {
+            Self::Untried(name) | Self::Closed(name, _) => *name,
+            Self::Ebpf(source) => source.name(),
+            Self::Fanotify(source) => source.name(),
+            Self::Inotify(source) => source.name(),
+        }
+    }
+
+    fn strategy(&self) -> Option<&'static str> {
+        with!(self, source => source.strategy(), None)
+    }
+
+    fn watch(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError> {
+        with!(self, source => source.watch(place, handle, interest), Err(WatchError::Unknown))
+    }
+
+    fn forget(&mut self, place: PlaceId) {
+        with!(self, source => source.forget(place), ());
+    }
+
+    fn arm(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> Result<(), WatchError> {
+        with!(self, source => source.arm(place, handle, interest), Err(WatchError::Unknown))
+    }
+
+    fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
+        with!(self, source => source.writers(place, handle), Writers::Unknown)
+    }
+
+    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
+        with!(self, source => source.follow(names), Ok(Follows::No))
+    }
+
+    async fn next(&mut self) -> Result<Event, SourceError> {
+        with!(self, source => source.next().await, std::future::pending().await)
+    }
+
+    fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+        with!(self, source => source.try_next(), Ok(None))
+    }
+
+    fn losses(&mut self) -> Vec<Event> {
+        with!(self, source => source.losses(), Vec::new())
+    }
+}
