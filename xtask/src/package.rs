@@ -79,11 +79,18 @@ pub(crate) const BUILD: &[Package] = &[
 ];
 
 /// What the tests and the demo run.
-pub(crate) const TESTS: &[Package] = &[Package {
-    name: "nginx-light",
-    proof: Proof::Program("nginx"),
-    why: "is reloaded by the tests and the demo",
-}];
+pub(crate) const TESTS: &[Package] = &[
+    Package {
+        name: "nginx-light",
+        proof: Proof::Program("nginx"),
+        why: "is reloaded by the tests and the demo",
+    },
+    Package {
+        name: "bindfs",
+        proof: Proof::Program("bindfs"),
+        why: "mounts what changes elsewhere (FUSE), for the tests",
+    },
+];
 
 /// What `.ci/run` wants besides.
 pub(crate) const CI: &[Package] = &[Package {

@@ -15,7 +15,8 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{BtfTracePoint, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    sys::is_program_supported,
 };
 use aya_log::EbpfLogger;
 use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
@@ -90,6 +91,9 @@ impl EbpfSource {
     /// Says what is missing here, and what to grant.
     pub fn open(diagnostics: bool) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuiltIn)?;
+        // To be refused here takes microseconds and no memory; to read the kernel's types takes both.
+        is_program_supported(ProgramType::RawTracePoint)
+            .map_err(|error| Unavailable::program("learn", error))?;
         let mut ebpf = load(object, diagnostics)?;
         let diagnostics = diagnostics.then(|| follow_diagnostics(&mut ebpf)).transpose();
         let records = take(&mut ebpf, "RECORDS", RingBuf::try_from)?;

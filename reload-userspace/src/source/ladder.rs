@@ -29,7 +29,7 @@ const KERNEL_DRIVEN: [SourceName; 3] =
     [SourceName::Ebpf, SourceName::Fanotify, SourceName::Inotify];
 
 /// How long until a place that has fallen tries again: limits may have been raised.
-const RETRY: Duration = Duration::from_secs(25);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Which sources may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
