@@ -41,7 +41,7 @@ pub(crate) struct Recipe {
     /// The name of the process to reload.
     pub(crate) process: String,
     /// Further options.
-    pub(crate) options: Vec<&'static str>,
+    pub(crate) options: Vec<String>,
 }
 
 impl Recipe {
@@ -54,7 +54,7 @@ impl Recipe {
         let mut arguments = vec!["run".to_owned()];
         arguments.extend(watch);
         arguments.extend(["--process".to_owned(), self.process.clone()]);
-        arguments.extend(self.options.iter().map(|&option| option.to_owned()));
+        arguments.extend(self.options.iter().cloned());
         arguments.extend(["--log-format".to_owned(), "json".to_owned()]);
         arguments
     }
@@ -265,7 +265,7 @@ mod tests {
             binary: "/reload-agent".into(),
             watch: vec!["/a".into(), "/b".into()],
             process: "nginx".to_owned(),
-            options: vec!["--min-interval", "0s"],
+            options: ["--min-interval", "0s"].map(str::to_owned).to_vec(),
         };
         let expected = "run --watch /a --watch /b --process nginx --min-interval 0s \
                         --log-format json";

@@ -40,6 +40,10 @@ pub(crate) struct Options {
     /// Reload the stand-in for machines that have no nginx, although there is one
     #[arg(long)]
     stand_in: bool,
+
+    /// Where the agent's events come from: auto, ebpf, fanotify, inotify or poll
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    source: String,
 }
 
 /// Sets up, builds, and plays.
@@ -63,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let screen = Screen::new();
     let patience = Patience::new()?;
     screen.heading("reload-agent, live");
-    let mut stage = Stage::set(agent, &kind, screen, patience)?;
+    let mut stage = Stage::set(agent, &kind, &options.source, screen, patience)?;
     let mut outcomes = Vec::new();
     for (number, scene) in (1..).zip(&script::SCENES) {
         stage.pause(options.pause)?;

@@ -111,7 +111,7 @@ impl Lab {
             binary: self.binary.clone(),
             watch,
             process: Self::name(),
-            options: vec!["--min-interval", "0s", "--reconcile", "1h"],
+            options: ["--min-interval", "0s", "--reconcile", "1h"].map(str::to_owned).to_vec(),
         };
         let begun = SystemTime::now();
         let (agent, ready) = Agent::start(&recipe, &self.patience)?;

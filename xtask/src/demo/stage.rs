@@ -73,6 +73,7 @@ impl Stage {
     pub(crate) fn set(
         binary: PathBuf,
         kind: &Kind,
+        source: &str,
         screen: Screen,
         patience: Patience,
     ) -> Result<Self> {
@@ -106,17 +107,19 @@ impl Stage {
             watch: vec![volume.folder().to_owned(), host],
             process: name,
             // Each change is to show its own reload, however quickly they follow each other.
-            options: vec!["--min-interval", "0s"],
+            options: ["--min-interval", "0s", "--source", source].map(str::to_owned).to_vec(),
         };
         screen.fact("agent", &format!("reload-agent {}", recipe.arguments().join(" ")));
         let (agent, ready) = Agent::start(&recipe, &patience)?;
+        let strategy = ready.text("/strategy");
+        let strategy =
+            if strategy.is_empty() { String::new() } else { format!(", strategy {strategy}") };
         screen.fact(
             "",
             &format!(
-                "ready after {} ms: source {}, strategy {}",
+                "ready after {} ms: source {}{strategy}",
                 ready.number("/after_ms").unwrap_or_default(),
                 ready.text("/source"),
-                ready.text("/strategy"),
             ),
         );
         let (label, master) = (kind.label(), kind.master());
@@ -331,7 +334,10 @@ struct Cast<'a> {
 /// Writes a decision of the agent as a row, and notes what it means.
 fn tell(screen: Screen, zero: SystemTime, cast: &Cast<'_>, event: &Event, outcome: &mut Outcome) {
     let at = since(zero, event.at);
-    let seen = format!("{} by {}", event.text("/by/operation"), event.text("/by/comm"));
+    let seen = match event.text("/by/comm") {
+        "" => "seen, not by whom".to_owned(),
+        comm => format!("{} by {comm}", event.text("/by/operation")),
+    };
     let pid = event.number("/by/pid").map_or_else(String::new, |pid| format!(" (pid {pid})"));
     let target = event.number("/pid").unwrap_or_default();
     match event.name() {
