@@ -36,6 +36,10 @@ pub(crate) struct Options {
     /// Also write what was measured to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Where the agent's events come from: auto, ebpf, fanotify, inotify or poll
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    source: String,
 }
 
 /// How much to measure.
@@ -69,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup(&place, Extent::Build)?;
     let Built { agent, .. } = build(&place, &toolchain, Profile::Release)?;
     let plan = if options.quick { QUICK } else { FULL };
-    let lab = Lab::new(&place, agent)?;
+    let lab = Lab::new(&place, agent, options.source.clone())?;
 
     let machine = machine(&place);
     println!("\n{machine}");

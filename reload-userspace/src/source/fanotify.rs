@@ -189,7 +189,9 @@ impl Source for FanotifySource {
             if let Some(event) = self.queue.heard.take() {
                 return Ok(event);
             }
-            tokio::time::sleep(self.queue.heard.rest()).await;
+            if let Some(rest) = self.queue.heard.rest() {
+                tokio::time::sleep(rest).await;
+            }
             let mut ready =
                 self.ready.readable().await.map_err(|source| SourceError::Wait { source })?;
             if !self.queue.read()? {

@@ -101,9 +101,9 @@ impl Heard {
         self.rest_until = is_tired.then(|| clock::now().after(REST));
     }
 
-    /// How long to leave the queue alone: it fills with what nobody wants to know.
-    pub(super) fn rest(&self) -> Duration {
-        self.rest_until.map_or(Duration::ZERO, |until| until.since(clock::now()))
+    /// How long to leave the queue alone, if it fills with what nobody wants to know.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        Some(self.rest_until?.since(clock::now())).filter(|rest| !rest.is_zero())
     }
 
     fn yield_one(&mut self, event: Event) {
@@ -162,12 +162,12 @@ mod tests {
         for _ in 0..FREE_READINGS {
             heard.has_read();
         }
-        assert_eq!(heard.rest(), Duration::ZERO);
+        assert_eq!(heard.rest(), None);
         heard.has_read();
-        assert!(heard.rest() > Duration::ZERO);
+        assert!(heard.rest().is_some());
         heard.arm(PLACE);
         heard.note(PLACE, Deed::Other, write());
         heard.has_read();
-        assert_eq!(heard.rest(), Duration::ZERO);
+        assert_eq!(heard.rest(), None);
     }
 }

@@ -310,7 +310,11 @@ impl Source for Ladder {
             event = fanotify.next() => event,
             event = inotify.next() => event,
             event = self.poll.next() => event,
-            event = mounted => event,
+            event = mounted => {
+                // A device number may be another filesystem's now.
+                self.grounds.clear();
+                event
+            }
         }
     }
 

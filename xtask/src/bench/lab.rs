@@ -35,6 +35,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 pub(crate) struct Lab {
     /// The agent's binary.
     binary: PathBuf,
+    source: String,
     pub(crate) latency: PathBuf,
     pub(crate) bare: PathBuf,
     pub(crate) cost: PathBuf,
@@ -84,7 +85,7 @@ impl Lab {
     /// # Errors
     ///
     /// Fails where one of these does.
-    pub(crate) fn new(place: &Place, binary: PathBuf) -> Result<Self> {
+    pub(crate) fn new(place: &Place, binary: PathBuf, source: String) -> Result<Self> {
         let [latency, bare, cost] = [LATENCY, BARE, COST].map(|program| program.compile(place));
         // Not among temporary files, where others come and go: the agent watches the folders above.
         let mut grounds = vec![Ground::new(&place.target)?];
@@ -93,7 +94,7 @@ impl Lab {
             grounds.push(Ground::new(memory)?);
         }
         let patience = Patience::new()?;
-        Ok(Self { binary, latency: latency?, bare: bare?, cost: cost?, patience, grounds })
+        Ok(Self { binary, source, latency: latency?, bare: bare?, cost: cost?, patience, grounds })
     }
 
     /// A name for processes that nobody else's has.
@@ -111,7 +112,9 @@ impl Lab {
             binary: self.binary.clone(),
             watch,
             process: Self::name(),
-            options: ["--min-interval", "0s", "--reconcile", "1h"].map(str::to_owned).to_vec(),
+            options: ["--min-interval", "0s", "--reconcile", "1h", "--source", &self.source]
+                .map(str::to_owned)
+                .to_vec(),
         };
         let begun = SystemTime::now();
         let (agent, ready) = Agent::start(&recipe, &self.patience)?;
