@@ -138,8 +138,13 @@ impl Crew {
     }
 
     /// Whether the processes are probably not those that we know.
+    ///
+    /// Where nobody announces them one that has ended tells so itself; those that have started besides
+    /// the ones that we know are looked for after the signal, for that takes longer.
     pub(super) fn is_stale(&self) -> bool {
-        self.is_stale || self.follows == Follows::No
+        let is_alive = |member: &Member| member.held.is_alive(&self.procfs);
+        let is_known = !self.members.is_empty() && self.members.iter().all(is_alive);
+        self.is_stale || (self.follows == Follows::No && !is_known)
     }
 
     /// When to look for the targets, if ever.
