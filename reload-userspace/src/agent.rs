@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     crew::{Crew, Manner, Outcome, Wanted},
-    places::{Patience, Places},
+    places::{Patience, Places, Touched},
     watched::Watched,
 };
 use crate::{
@@ -160,12 +160,11 @@ impl<S: Source> Agent<S> {
         self.losses_at.get_or_insert(now.after(LOSS_DELAY));
         match event {
             Event::Changed { place, at, by } => {
-                for (index, interest) in self.places.fired(place) {
-                    self.watches[index].touch(at, Some(by.clone()), interest);
-                }
+                let touched = self.places.fired(place, now, at, &by);
+                self.touch(touched);
             }
             Event::Due { place } => {
-                for (index, _) in self.places.fired(place) {
+                for index in self.places.due(place) {
                     self.watches[index].verify(now);
                 }
             }
@@ -185,6 +184,18 @@ impl<S: Source> Agent<S> {
         }
     }
 
+    fn touch(&mut self, touched: Vec<Touched>) {
+        for Touched { index, interest, at, by } in touched {
+            self.watches[index].touch(at, by, interest);
+        }
+    }
+
+    /// Finds out whom the events in crowded places are about.
+    fn peek(&mut self, now: Boot) {
+        let touched = self.places.peek(&mut self.source, now);
+        self.touch(touched);
+    }
+
     /// Takes the events that are there.
     fn take_all(&mut self) -> Result<()> {
         while let Some(event) = self
@@ -200,6 +211,7 @@ impl<S: Source> Agent<S> {
     /// Takes the events that are there, looks at what they are of, and says whether it is new.
     fn has_more_happened(&mut self, now: Boot) -> Result<bool> {
         self.take_all()?;
+        self.peek(clock::now());
         let mut is_new = false;
         for watched in self.watches.iter_mut().filter(|watched| watched.is_out_of_date()) {
             is_new |= watched.look(now, &mut self.places, &mut self.source, Patience::Hasty);
@@ -231,6 +243,7 @@ impl<S: Source> Agent<S> {
         self.held_until = self.crew.held_until(now);
         let mut has_completed = false;
         if self.held_until.is_none() {
+            self.peek(now);
             self.look(now);
             if self.is_complete(now) {
                 has_completed = self.complete(now)?;
@@ -245,6 +258,7 @@ impl<S: Source> Agent<S> {
     /// When something is due although nothing happens.
     fn deadline(&self, now: Boot) -> Boot {
         let looks = self.watches.iter().filter_map(|watched| watched.look_at(now));
+        let looks = looks.chain(self.places.peek_at());
         let looks = looks.map(|at| self.held_until.unwrap_or(at));
         let reload_at = self.crew.reload_at(self.wanted).filter(|_| self.is_idle(now));
         let others = [self.losses_at, self.crew.roll_call_at(), reload_at];

@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, open, openat, readlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, open, openat, readlinkat, statat},
     io::{Errno, fcntl_dupfd_cloexec},
 };
 
@@ -51,6 +51,39 @@ pub struct FileState {
     pub changed: (i64, u64),
     /// Whether the path leads to it through a symlink.
     pub is_linked: bool,
+}
+
+/// What a name in a directory leads to, as far as it takes to know whether that is still so.
+///
+/// An inode number is handed out again. Of a file or directory that was put in the place of another
+/// its own events tell; a symlink has none, so its time is a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Child {
+    identity: Identity,
+    made: Option<(i64, u64)>,
+}
+
+impl Child {
+    fn of(stat: &Stat) -> Self {
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let made = is_link.then_some((stat.st_ctime, stat.st_ctime_nsec));
+        Self { identity: identity(stat), made }
+    }
+
+    /// What `name` in `directory` leads to now, or `None` where that cannot be seen.
+    #[must_use]
+    pub fn at(directory: BorrowedFd<'_>, name: &OsStr) -> Option<Self> {
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(Self::of(&stat))
+    }
+}
+
+/// Opens the directory that is at `path`, if it is still the one that is meant.
+#[must_use]
+pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
+    let handle = open(path, PATH_ONLY, Mode::empty()).ok()?;
+    let stat = fstat(&handle).ok()?;
+    (identity(&stat) == meant).then_some(handle)
 }
 
 /// What a path means at one moment.
@@ -100,6 +133,9 @@ pub trait Visitor {
         path: &Path,
         interest: Interest,
     );
+
+    /// What a name in a directory that was shown has led to.
+    fn child(&mut self, _directory: Identity, _name: &OsStr, _child: Child) {}
 
     /// A symlink on the way, and what it says.
     fn link(&mut self, _path: &Path, _target: &Path) {}
@@ -177,6 +213,7 @@ impl<V: Visitor> Walk<'_, V> {
             let next = here.join(&name);
             let handle = self.look_up(&at, identity(&stat), &here, &name)?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
+            self.visitor.child(identity(&stat), &name, Child::of(&found));
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 (at, stat) = (handle, found);
                 // What `..` leads to has a name of its own, which we need not find out.

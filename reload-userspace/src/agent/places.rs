@@ -1,15 +1,21 @@
 //! The places that the source watches, and which paths depend on each.
 
+mod eyes;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    os::fd::BorrowedFd,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::{OsStr, OsString},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use self::eyes::Eyes;
 use crate::{
-    event::{PlaceId, Writers},
+    clock::Boot,
+    event::{Actor, PlaceId},
     source::{Interest, Source, WatchError},
-    watch::{self, FileState, Identity, View, Visitor},
+    watch::{self, Child, FileState, Identity, View},
 };
 
 /// The first number that is handed out; those below belong to the sources.
@@ -24,6 +30,12 @@ pub(super) struct Places {
     by_identity: HashMap<Identity, PlaceId>,
     by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
+    /// The names that each path followed when it was last looked at.
+    followed: HashMap<Index, BTreeSet<(PlaceId, OsString)>>,
+    /// The paths that follow a name of which another has found out that it leads elsewhere.
+    astray: BTreeSet<Index>,
+    /// The crowded places where something has happened that is yet to be looked for.
+    peeks: BTreeMap<PlaceId, Peek>,
     /// What paths have left behind since the last sweep.
     left: Vec<(Index, PlaceId)>,
     /// Numbers that can be handed out again.
@@ -40,12 +52,93 @@ struct Place {
     has_fired: bool,
     /// Whether what was announced may not have been visible yet when the place was looked at.
     may_be_under_way: bool,
+    /// Where a directory was when it was last passed.
+    path: PathBuf,
+    /// The names of a directory on the way to something.
+    ways: HashMap<OsString, Way>,
+    /// When all peeks in vain so far are paid for.
+    paid: Boot,
+}
+
+/// A name in a directory, what it led to when it was last followed, and the paths that follow it.
+#[derive(Debug)]
+struct Way {
+    child: Child,
+    watches: BTreeSet<Index>,
+}
+
+/// How many paths may lead through a directory before each event there is looked into once, and not
+/// by each of them.
+const CROWD: usize = 8;
+
+/// How long after an event that a peek found nothing of it is looked for again, with patience.
+const PATIENT_PEEK: Duration = Duration::from_millis(2);
+
+/// How long a peek in vain costs, in time until the next one.
+const PEEK: Duration = Duration::from_millis(5);
+
+/// How many of them in a row are free, in time.
+const PEEKS: Duration = Duration::from_millis(200);
+
+/// Something happened in a crowded place: is it about any of the names that are followed there?
+#[derive(Debug)]
+struct Peek {
+    due: Boot,
+    patience: Patience,
+    at: Boot,
+    by: Actor,
+}
+
+/// A path that something has happened to.
+#[derive(Debug)]
+pub(super) struct Touched {
+    pub(super) index: Index,
+    pub(super) interest: Interest,
+    pub(super) at: Boot,
+    pub(super) by: Option<Actor>,
 }
 
 impl Place {
     /// What of it matters to anybody.
     fn interest(&self) -> Interest {
         self.watches.values().copied().max().unwrap_or(Interest::Replacement)
+    }
+}
+
+impl Place {
+    /// Notes that a path no longer follows a name.
+    fn leave(&mut self, name: &OsStr, index: Index) {
+        if let Some(way) = self.ways.get_mut(name) {
+            way.watches.remove(&index);
+            if way.watches.is_empty() {
+                self.ways.remove(name);
+            }
+        }
+    }
+
+    /// Arms the place and gives the paths that follow a name which leads elsewhere now.
+    fn look_into<S: Source>(
+        &mut self,
+        id: PlaceId,
+        source: &mut S,
+        patience: Patience,
+    ) -> BTreeSet<Index> {
+        let everybody = || self.watches.keys().copied().collect();
+        let Some(handle) = watch::open_again(&self.path, self.identity) else {
+            return everybody();
+        };
+        if source.arm(id, handle.as_fd(), self.interest()).is_err() {
+            return everybody();
+        }
+        self.has_fired = false;
+        self.may_be_under_way = true;
+        if patience == Patience::Patient {
+            watch::wait_for_changes(handle.as_fd());
+        }
+        let is_other =
+            |(name, way): &(&OsString, &Way)| Child::at(handle.as_fd(), name) != Some(way.child);
+        let others = self.ways.iter().filter(is_other);
+        others.flat_map(|(_, way)| way.watches.iter().copied()).collect()
     }
 }
 
@@ -74,19 +167,85 @@ impl Places {
             by_identity: HashMap::new(),
             by_id: HashMap::new(),
             by_watch: HashMap::new(),
+            followed: HashMap::new(),
+            astray: BTreeSet::new(),
+            peeks: BTreeMap::new(),
             left: Vec::new(),
             free: Vec::new(),
             next: FIRST,
         }
     }
 
-    /// Notes that a place has changed, and gives the paths that depend on it, and how much.
-    pub(super) fn fired(&mut self, id: PlaceId) -> Vec<(Index, Interest)> {
+    /// Notes that a place has changed, and gives the paths that are touched by it.
+    ///
+    /// Those that only pass a crowded directory are spared until it is known that a name which they
+    /// follow leads elsewhere.
+    pub(super) fn fired(&mut self, id: PlaceId, now: Boot, at: Boot, by: &Actor) -> Vec<Touched> {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
         place.has_fired = true;
-        place.watches.iter().map(|(&index, &interest)| (index, interest)).collect()
+        let is_crowded = place.watches.len() > CROWD;
+        if is_crowded {
+            let affordable = Boot(place.paid.0.saturating_sub(PEEKS));
+            let due = now.max(affordable);
+            let peek = Peek { due, patience: Patience::Hasty, at, by: by.clone() };
+            self.peeks.entry(id).or_insert(peek).due = due;
+        }
+        let touched =
+            place.watches.iter().filter(|(_, interest)| !is_crowded || **interest == Interest::Any);
+        touched
+            .map(|(&index, &interest)| Touched { index, interest, at, by: Some(by.clone()) })
+            .collect()
+    }
+
+    /// Notes that it is time to compare what depends on a place, and gives the paths that do.
+    pub(super) fn due(&mut self, id: PlaceId) -> Vec<Index> {
+        let Some(place) = self.by_id.get_mut(&id) else {
+            return Vec::new();
+        };
+        place.has_fired = true;
+        place.watches.keys().copied().collect()
+    }
+
+    /// When to look into a crowded place, if ever.
+    pub(super) fn peek_at(&self) -> Option<Boot> {
+        let astray = (!self.astray.is_empty()).then_some(Boot(Duration::ZERO));
+        astray.or_else(|| self.peeks.values().map(|peek| peek.due).min())
+    }
+
+    /// Looks into the crowded places where something has happened, and gives the paths that it is
+    /// about.
+    pub(super) fn peek<S: Source>(&mut self, source: &mut S, now: Boot) -> Vec<Touched> {
+        let due = self.peeks.iter().filter(|(_, peek)| peek.due <= now);
+        let due: Vec<_> = due.map(|(&id, _)| id).collect();
+        let astray = std::mem::take(&mut self.astray);
+        let interest = Interest::Replacement;
+        let mut touched: Vec<_> = astray
+            .into_iter()
+            .map(|index| Touched { index, interest, at: now, by: None })
+            .collect();
+        for id in due {
+            let Some((mut peek, place)) = self.peeks.remove(&id).zip(self.by_id.get_mut(&id))
+            else {
+                continue;
+            };
+            let found = place.look_into(id, source, peek.patience);
+            if found.is_empty() && peek.patience == Patience::Hasty {
+                place.paid = place.paid.max(now).after(PEEK);
+                peek.due = now.after(PATIENT_PEEK);
+                peek.patience = Patience::Patient;
+                self.peeks.insert(id, peek);
+                continue;
+            }
+            touched.extend(found.into_iter().map(|index| Touched {
+                index,
+                interest,
+                at: peek.at,
+                by: Some(peek.by.clone()),
+            }));
+        }
+        touched
     }
 
     /// Has every place armed again, whatever we believe of it: what went wrong once must not go on.
@@ -113,10 +272,18 @@ impl Places {
             patience,
             seen: BTreeMap::new(),
             failures: Vec::new(),
+            followed: BTreeSet::new(),
             file: None,
         };
         let view = watch::look(path, &mut eyes);
-        let Eyes { seen, failures, .. } = eyes;
+        let Eyes { seen, failures, followed, .. } = eyes;
+        let no_longer = self.followed.get(&index).map(|before| before.difference(&followed));
+        for (id, name) in no_longer.into_iter().flatten() {
+            if let Some(place) = self.by_id.get_mut(id) {
+                place.leave(name, index);
+            }
+        }
+        self.followed.insert(index, followed);
         for (id, interest) in &seen {
             // What no longer matters is no longer armed for from the next time on.
             if let Some(place) = self.by_id.get_mut(id) {
@@ -140,6 +307,7 @@ impl Places {
             place.watches.remove(&index);
             if place.watches.is_empty() {
                 self.by_identity.remove(&place.identity);
+                self.peeks.remove(&id);
                 self.by_id.remove(&id);
                 source.forget(id);
                 self.free.push(id);
@@ -153,6 +321,7 @@ impl Places {
         source: &mut S,
         handle: BorrowedFd<'_>,
         identity: Identity,
+        path: &Path,
         index: Index,
         interest: Interest,
     ) -> Result<PlaceId, WatchError> {
@@ -162,7 +331,15 @@ impl Places {
             return Err(error);
         }
         let watches = BTreeMap::from([(index, interest)]);
-        let place = Place { identity, watches, has_fired: false, may_be_under_way: true };
+        let place = Place {
+            identity,
+            watches,
+            has_fired: false,
+            may_be_under_way: true,
+            path: path.to_owned(),
+            ways: HashMap::new(),
+            paid: Boot(Duration::ZERO),
+        };
         self.by_identity.insert(identity, id);
         self.by_id.insert(id, place);
         Ok(id)
@@ -177,99 +354,198 @@ impl Places {
     }
 }
 
-/// Watches and arms what a walk shows.
-struct Eyes<'a, S> {
-    places: &'a mut Places,
-    source: &'a mut S,
-    index: Index,
-    /// The files as they were when their content was last compared.
-    settled: &'a BTreeMap<PathBuf, FileState>,
-    patience: Patience,
-    seen: BTreeMap<PlaceId, Interest>,
-    failures: Vec<(PathBuf, WatchError)>,
-    /// The file that was shown last.
-    file: Option<Met>,
-}
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
 
-impl<S: Source> Eyes<'_, S> {
-    /// Watches or arms a place, and gives it if that went well.
-    fn meet(
-        &mut self,
-        handle: BorrowedFd<'_>,
-        identity: Identity,
-        path: &Path,
-        interest: Interest,
-    ) -> Option<Met> {
-        let met = self.try_meet(handle, identity, interest);
-        met.map_err(|error| self.failures.push((path.to_owned(), error))).ok()
+    use super::*;
+    use crate::{
+        event::{Event, Operation, SourceName, Writers},
+        source::{Follows, SourceError},
+    };
+
+    /// A source that only notes what is armed and forgotten.
+    #[derive(Default)]
+    struct Notes {
+        armed: Vec<PlaceId>,
+        forgotten: Vec<PlaceId>,
     }
 
-    fn try_meet(
-        &mut self,
-        handle: BorrowedFd<'_>,
-        identity: Identity,
-        interest: Interest,
-    ) -> Result<Met, WatchError> {
-        let known = self.places.by_identity.get(&identity).copied();
-        let id = match known {
-            Some(id) => id,
-            None => self.places.add(self.source, handle, identity, self.index, interest)?,
-        };
-        let seen = self.seen.entry(id).or_insert(interest);
-        *seen = interest.max(*seen);
-        let Some(place) = self.places.by_id.get_mut(&id).filter(|_| known.is_some()) else {
-            return Ok(Met { id, is_fresh: true });
-        };
-        let before = place.interest();
-        let is_new_here = !place.watches.contains_key(&self.index);
-        let mine = place.watches.entry(self.index).or_insert(interest);
-        *mine = interest.max(*mine);
-        if !place.has_fired && place.interest() == before {
-            return Ok(Met { id, is_fresh: is_new_here });
+    impl Source for Notes {
+        fn name(&self) -> SourceName {
+            SourceName::Poll
         }
-        self.source.arm(id, handle, place.interest())?;
-        // The others that depend on it have been told; what they see from now on is new.
-        place.has_fired = false;
-        place.may_be_under_way = true;
-        Ok(Met { id, is_fresh: true })
-    }
-}
 
-/// A place on the way of a look.
-struct Met {
-    id: PlaceId,
-    /// Whether it may have changed since it was looked at.
-    is_fresh: bool,
-}
-
-impl<S: Source> Visitor for Eyes<'_, S> {
-    fn directory(
-        &mut self,
-        handle: BorrowedFd<'_>,
-        identity: Identity,
-        path: &Path,
-        interest: Interest,
-    ) {
-        let met = self.meet(handle, identity, path, interest);
-        if self.patience == Patience::Hasty {
-            return;
+        fn watch(
+            &mut self,
+            place: PlaceId,
+            _: BorrowedFd<'_>,
+            _: Interest,
+        ) -> Result<(), WatchError> {
+            self.armed.push(place);
+            Ok(())
         }
-        let place = met.and_then(|met| self.places.by_id.get_mut(&met.id));
-        if place.is_some_and(|place| std::mem::take(&mut place.may_be_under_way)) {
-            watch::wait_for_changes(handle);
+
+        fn forget(&mut self, place: PlaceId) {
+            self.forgotten.push(place);
+        }
+
+        fn arm(
+            &mut self,
+            place: PlaceId,
+            _: BorrowedFd<'_>,
+            _: Interest,
+        ) -> Result<(), WatchError> {
+            self.armed.push(place);
+            Ok(())
+        }
+
+        fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
+            Writers::None
+        }
+
+        fn follow(&mut self, _: &[String]) -> Result<Follows, WatchError> {
+            Ok(Follows::No)
+        }
+
+        async fn next(&mut self) -> Result<Event, SourceError> {
+            std::future::pending().await
+        }
+
+        fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+            Ok(None)
+        }
+
+        fn losses(&mut self) -> Vec<Event> {
+            Vec::new()
         }
     }
 
-    fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
-        self.file = self.meet(handle, identity, path, Interest::Any);
+    const NOW: Boot = Boot(Duration::from_secs(1000));
+
+    const NOBODY: [Index; 0] = [];
+
+    fn rename() -> Actor {
+        Actor::unknown(Operation::Rename)
     }
 
-    fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {
-        let Some(file) = self.file.take() else {
-            return Writers::Unknown;
-        };
-        // Whoever has a file open and leaves it as it is is not waited for.
-        let is_settled = !file.is_fresh && self.settled.get(path) == Some(state);
-        if is_settled { Writers::None } else { self.source.writers(file.id, handle) }
+    /// A directory with a link `a` and a link `b` to directories, and paths through them by turns.
+    struct Crowded {
+        dir: tempfile::TempDir,
+        paths: Vec<PathBuf>,
+        places: Places,
+        source: Notes,
+    }
+
+    impl Crowded {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for real in ["real-a", "real-b", "other"] {
+                fs::create_dir(dir.path().join(real)).unwrap();
+                for index in 0..=CROWD {
+                    fs::write(dir.path().join(real).join(index.to_string()), real).unwrap();
+                }
+            }
+            symlink("real-a", dir.path().join("a")).unwrap();
+            symlink("real-b", dir.path().join("b")).unwrap();
+            let root = dir.path().canonicalize().unwrap();
+            let path = |index: usize| root.join(["a", "b"][index % 2]).join(index.to_string());
+            let paths: Vec<_> = (0..=CROWD).map(path).collect();
+            let mut crowded = Self { dir, paths, places: Places::new(), source: Notes::default() };
+            (0..=CROWD).for_each(|index| crowded.look(index));
+            crowded
+        }
+
+        fn look(&mut self, index: Index) {
+            let path = &self.paths[index];
+            let settled = BTreeMap::new();
+            let Self { places, source, .. } = self;
+            places.look(source, index, path, &settled, Patience::Hasty);
+        }
+
+        /// The number of the directory that the links are in.
+        fn place(&self) -> PlaceId {
+            let root = self.dir.path().canonicalize().unwrap();
+            let found = self.places.by_id.iter().find(|(_, place)| place.path == root);
+            *found.unwrap().0
+        }
+
+        fn peek(&mut self, now: Boot) -> Vec<Index> {
+            let touched = self.places.peek(&mut self.source, now);
+            touched.into_iter().map(|touched| touched.index).collect()
+        }
+
+        fn swap(&self, link: &str) {
+            let draft = self.dir.path().join("draft");
+            symlink("other", &draft).unwrap();
+            fs::rename(draft, self.dir.path().join(link)).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_about_no_name_that_is_followed_touches_nobody() {
+        let mut crowded = Crowded::new();
+        let id = crowded.place();
+        assert!(crowded.places.fired(id, NOW, NOW, &rename()).is_empty());
+        crowded.source.armed.clear();
+        assert_eq!(crowded.peek(NOW), NOBODY);
+        assert_eq!(crowded.source.armed, [id], "armed before it is looked into");
+        // What may not have been visible yet is looked for once more.
+        assert_eq!(crowded.places.peek_at(), Some(NOW.after(PATIENT_PEEK)));
+        assert_eq!(crowded.peek(NOW.after(PATIENT_PEEK)), NOBODY);
+        assert_eq!(crowded.places.peek_at(), None);
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_touches_those_who_follow_it() {
+        let mut crowded = Crowded::new();
+        let id = crowded.place();
+        crowded.swap("b");
+        crowded.places.fired(id, NOW, NOW, &rename());
+        let odd: Vec<_> = (0..=CROWD).filter(|index| index % 2 == 1).collect();
+        assert_eq!(crowded.peek(NOW), odd);
+        // Once they have looked there is nothing new about it.
+        odd.iter().for_each(|&index| crowded.look(index));
+        crowded.peek(NOW);
+        crowded.places.fired(id, NOW, NOW, &rename());
+        assert_eq!(crowded.peek(NOW), NOBODY);
+    }
+
+    #[test]
+    fn what_one_path_finds_out_the_others_are_told() {
+        let mut crowded = Crowded::new();
+        crowded.swap("b");
+        crowded.look(1);
+        assert_eq!(crowded.places.peek_at(), Some(Boot(Duration::ZERO)));
+        assert_eq!(crowded.peek(NOW), [3, 5, 7]);
+        assert_eq!(crowded.peek(NOW), NOBODY);
+    }
+
+    #[test]
+    fn peeks_in_vain_are_rationed() {
+        let mut crowded = Crowded::new();
+        let id = crowded.place();
+        for _ in 0..1000 {
+            crowded.places.fired(id, NOW, NOW, &rename());
+            crowded.peek(NOW);
+        }
+        crowded.places.fired(id, NOW, NOW, &rename());
+        assert!(crowded.places.peek_at() > Some(NOW));
+    }
+
+    #[test]
+    fn names_that_nobody_follows_any_more_are_forgotten() {
+        let mut crowded = Crowded::new();
+        let id = crowded.place();
+        crowded.swap("b");
+        for index in (0..=CROWD).filter(|index| index % 2 == 1) {
+            crowded.look(index);
+        }
+        let mut names: Vec<_> = crowded.places.by_id[&id].ways.keys().cloned().collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "b", "other", "real-a"]);
+        crowded.places.sweep(&mut crowded.source);
+        // The directory behind the old link, and the four files in it.
+        assert_eq!(crowded.source.forgotten.len(), 5);
     }
 }

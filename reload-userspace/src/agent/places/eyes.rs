@@ -1,0 +1,134 @@
+//! What a look does with each directory and file that it is shown.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use super::{Index, Patience, Places, Way};
+use crate::{
+    event::{PlaceId, Writers},
+    source::{Interest, Source, WatchError},
+    watch::{self, Child, FileState, Identity, Visitor},
+};
+
+/// Watches and arms what a walk shows.
+pub(super) struct Eyes<'a, S> {
+    pub(super) places: &'a mut Places,
+    pub(super) source: &'a mut S,
+    pub(super) index: Index,
+    /// The files as they were when their content was last compared.
+    pub(super) settled: &'a BTreeMap<PathBuf, FileState>,
+    pub(super) patience: Patience,
+    pub(super) seen: BTreeMap<PlaceId, Interest>,
+    pub(super) failures: Vec<(PathBuf, WatchError)>,
+    pub(super) followed: BTreeSet<(PlaceId, OsString)>,
+    /// The file that was shown last.
+    pub(super) file: Option<Met>,
+}
+
+impl<S: Source> Eyes<'_, S> {
+    /// Watches or arms a place, and gives it if that went well.
+    fn meet(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) -> Option<Met> {
+        let met = self.try_meet(handle, identity, path, interest);
+        met.map_err(|error| self.failures.push((path.to_owned(), error))).ok()
+    }
+
+    fn try_meet(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) -> Result<Met, WatchError> {
+        let known = self.places.by_identity.get(&identity).copied();
+        let id = match known {
+            Some(id) => id,
+            None => self.places.add(self.source, handle, identity, path, self.index, interest)?,
+        };
+        let seen = self.seen.entry(id).or_insert(interest);
+        *seen = interest.max(*seen);
+        let Some(place) = self.places.by_id.get_mut(&id).filter(|_| known.is_some()) else {
+            return Ok(Met { id, is_fresh: true });
+        };
+        let before = place.interest();
+        let is_new_here = !place.watches.contains_key(&self.index);
+        let mine = place.watches.entry(self.index).or_insert(interest);
+        *mine = interest.max(*mine);
+        if !place.has_fired && place.interest() == before {
+            return Ok(Met { id, is_fresh: is_new_here });
+        }
+        self.source.arm(id, handle, place.interest())?;
+        // The others that depend on it have been told; what they see from now on is new.
+        place.has_fired = false;
+        place.may_be_under_way = true;
+        Ok(Met { id, is_fresh: true })
+    }
+}
+
+/// A place on the way of a look.
+pub(super) struct Met {
+    id: PlaceId,
+    /// Whether it may have changed since it was looked at.
+    is_fresh: bool,
+}
+
+impl<S: Source> Visitor for Eyes<'_, S> {
+    fn directory(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) {
+        let met = self.meet(handle, identity, path, interest);
+        if self.patience == Patience::Hasty {
+            return;
+        }
+        let place = met.and_then(|met| self.places.by_id.get_mut(&met.id));
+        if place.is_some_and(|place| std::mem::take(&mut place.may_be_under_way)) {
+            watch::wait_for_changes(handle);
+        }
+    }
+
+    fn child(&mut self, directory: Identity, name: &OsStr, child: Child) {
+        let Some(&id) = self.places.by_identity.get(&directory) else {
+            return;
+        };
+        let Some(place) = self.places.by_id.get_mut(&id) else {
+            return;
+        };
+        if let Some(way) = place.ways.get_mut(name) {
+            if way.child != child {
+                self.places.astray.extend(way.watches.iter().filter(|&&other| other != self.index));
+            }
+            way.child = child;
+            way.watches.insert(self.index);
+        } else {
+            let watches = BTreeSet::from([self.index]);
+            place.ways.insert(name.to_owned(), Way { child, watches });
+        }
+        self.followed.insert((id, name.to_owned()));
+    }
+
+    fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
+        self.file = self.meet(handle, identity, path, Interest::Any);
+    }
+
+    fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {
+        let Some(file) = self.file.take() else {
+            return Writers::Unknown;
+        };
+        // Whoever has a file open and leaves it as it is is not waited for.
+        let is_settled = !file.is_fresh && self.settled.get(path) == Some(state);
+        if is_settled { Writers::None } else { self.source.writers(file.id, handle) }
+    }
+}
