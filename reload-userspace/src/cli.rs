@@ -40,7 +40,8 @@ pub enum Command {
     Run(RunArgs),
     /// Say what works here, what does not, why, and what to grant
     ///
-    /// The exit status is 0 where `run` with these options would work.
+    /// It takes the options of `run`, of which none is needed. The exit status is 0 where `run` with
+    /// these options would work.
     Doctor(DoctorArgs),
 }
 
@@ -114,15 +115,9 @@ pub struct RunArgs {
 /// The options of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// What to watch and whom to reload
+    /// What `run` would be given
     #[command(flatten)]
-    pub rule: RuleArgs,
-
-    /// Signal that would be sent [default: HUP]
-    ///
-    /// [env: RELOAD_SIGNAL, SIGNAL]
-    #[arg(long, value_name = "SIGNAL")]
-    pub signal: Option<String>,
+    pub run: RunArgs,
 
     /// How the report is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
@@ -216,6 +211,28 @@ impl RuleArgs {
     }
 }
 
+/// The variables of the agent's kind that mean nothing to it, sorted: a misspelt option is not heeded.
+///
+/// Kubernetes sets variables for every Service, also for one that is called `reload` or
+/// `reload-agent`; they are meant for nobody in particular.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let run = RunArgs::augment_args(clap::Command::new("run"));
+    let mut known: Vec<_> = run.get_arguments().filter_map(|it| it.get_env()).collect();
+    let others = [&WATCH_VARIABLES[..], &PROCESS_VARIABLES, &SIGNAL_VARIABLES];
+    known.extend(others.into_iter().flatten().map(OsStr::new));
+    let is_ours = |name: &OsString| name.as_bytes().starts_with(b"RELOAD_");
+    let names = names.filter(|name| is_ours(name) && !known.contains(&name.as_os_str()));
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let mut unknown: Vec<_> = names.filter(|name| !is_of_a_service(name)).collect();
+    unknown.sort_unstable();
+    unknown
+}
+
+/// Whether Kubernetes calls a variable of a Service so: `X_SERVICE_HOST`, `X_PORT_80_TCP_ADDR`.
+fn is_of_a_service(name: &str) -> bool {
+    name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT")
+}
+
 /// The value of the first variable that is set, and not to nothing.
 pub fn first_set(names: &[&str], get: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     let value = names.iter().find_map(|name| get(name).filter(|value| !value.is_empty()))?;
@@ -230,6 +247,20 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_that_means_nothing_is_known() {
+        fn check(names: &[&str], expected: &[&str]) {
+            let unknown = unknown_variables(names.iter().map(OsString::from));
+            assert_eq!(unknown, expected, "for {names:?}");
+        }
+        check(&["PATH", "WATCH", "FILE"], &[]);
+        check(&["RELOAD_WATCH", "RELOAD_PROCESS", "RELOAD_SIGNAL", "RELOAD_DRY_RUN"], &[]);
+        check(&["RELOAD_SETTLE_MAX", "RELOAD_LOG_LEVEL", "RELOAD_FORCE"], &[]);
+        check(&["RELOAD_WATCHES", "RELOAD_MININTERVAL"], &["RELOAD_MININTERVAL", "RELOAD_WATCHES"]);
+        check(&["RELOAD_AGENT_SERVICE_HOST", "RELOAD_AGENT_PORT_80_TCP_ADDR", "RELOAD_PORT"], &[]);
+        check(&["RELOAD_AGENT_SERVICE_PORT_HTTP"], &[]);
     }
 
     #[test]

@@ -40,4 +40,6 @@ pub mod event;
 
 pub mod clock;
 
+pub mod mount;
+
 pub mod sys;

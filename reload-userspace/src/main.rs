@@ -81,6 +81,10 @@ async fn run(args: &RunArgs) -> Result<()> {
     let rule = Rule::new(&rule_args, signal_name(args.signal.as_deref()).as_deref())?;
     let pace = Pace::new(args)?;
     diagnose(log);
+    let unknown = unknown_variables();
+    if !unknown.is_empty() {
+        tracing::warn!("no option is called {}: see `reload-agent run --help`", unknown.join(", "));
+    }
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -97,14 +101,17 @@ async fn run(args: &RunArgs) -> Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
-    let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
+    let DoctorArgs { run, format } = args;
+    let rule_args = run.rule.clone().or_environment(|name| env::var_os(name));
     let question = Question {
         watches: rule::watches(&rule_args.watch)?,
         selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
+        signal: rule::signal(signal_name(run.signal.as_deref()).as_deref())?,
+        is_forced: Pace::new(run)?.caution.is_forced,
+        unknown_variables: unknown_variables(),
     };
-    let report =
-        doctor::examine(&question, rule::signal(signal_name(args.signal.as_deref()).as_deref())?);
-    let text = match args.format {
+    let report = doctor::examine(&question);
+    let text = match format {
         Format::Text => report.text(),
         Format::Json => report.json().context("the report is no JSON")? + "\n",
     };
@@ -120,6 +127,12 @@ fn choice(source: SourceChoice) -> Choice {
         SourceChoice::Inotify => Choice::Only(SourceName::Inotify),
         SourceChoice::Poll => Choice::Only(SourceName::Poll),
     }
+}
+
+/// The variables that look like options and are none, as names that cannot end a line.
+fn unknown_variables() -> Vec<String> {
+    let names = cli::unknown_variables(env::vars_os().map(|(name, _)| name));
+    names.iter().map(|name| one_line(name)).collect()
 }
 
 /// The signal that was typed or is in the environment.

@@ -7,6 +7,8 @@
     reason = "calls that cannot know what their argument is, and one of the allocator"
 )]
 
+pub mod probe;
+
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},

@@ -1,32 +1,15 @@
 //! What a doctor says: findings, and how they are written.
 
-use serde::Serialize;
+use super::finding::{Finding, Group, Status};
 
-/// Whether something works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// It works.
-    Ok,
-    /// `run` works without it; one may want to know.
-    Note,
-    /// `run` would not work.
-    Bad,
-}
+/// Where the text of a finding starts.
+const INDENT: usize = 24;
 
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Whether it works.
-    pub status: Status,
-    /// What was looked at.
-    pub what: String,
-    /// What was found and, where it is not well, what to do about it.
-    pub detail: String,
-}
+/// How wide a line of it is at most, if its words allow.
+const WIDTH: usize = 96;
 
 /// Everything that was found, in the order of the pipeline.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// One after the other.
     pub findings: Vec<Finding>,
@@ -40,41 +23,30 @@ impl Report {
     }
 
     /// Writes down a finding.
-    pub fn add(&mut self, status: Status, what: impl Into<String>, detail: impl Into<String>) {
-        self.insert(self.findings.len(), status, what, detail);
-    }
-
-    /// Writes down a finding before what has been found since there were only `at`.
-    pub fn insert(
-        &mut self,
-        at: usize,
-        status: Status,
-        what: impl Into<String>,
-        detail: impl Into<String>,
-    ) {
-        self.findings.insert(at, Finding { status, what: what.into(), detail: detail.into() });
+    pub fn add(&mut self, finding: Finding) {
+        self.findings.push(finding);
     }
 
     /// The report for people: a line for each finding, and what follows from them.
     #[must_use]
     pub fn text(&self) -> String {
-        let width = self.findings.iter().map(|finding| finding.what.chars().count()).max();
-        let width = width.unwrap_or(0);
-        let line = |Finding { status, what, detail }: &Finding| {
-            let mark = match status {
-                Status::Ok => "ok  ",
-                Status::Note => "note",
-                Status::Bad => "BAD ",
-            };
-            format!("{mark}  {what:width$}  {}\n", crate::report::one_line(detail))
-        };
-        let lines: String = self.findings.iter().map(line).collect();
+        let mut text = String::new();
+        let mut group: Option<Group> = None;
+        for finding in &self.findings {
+            let own = finding.id.group();
+            if group != Some(own) {
+                let gap = if group.is_some() { "\n" } else { "" };
+                text.extend([gap, own.title(), "\n"]);
+                group = Some(own);
+            }
+            text += &paragraph(finding);
+        }
         let conclusion = if self.is_well() {
             "`reload-agent run` works here."
         } else {
             "`reload-agent run` does not work here: see what is marked BAD."
         };
-        format!("{lines}\n{conclusion}\n")
+        format!("{text}\n{conclusion}\n")
     }
 
     /// The report for programs: one JSON object.
@@ -88,23 +60,101 @@ impl Report {
     }
 }
 
+fn paragraph(finding: &Finding) -> String {
+    let mark = match finding.status {
+        Status::Ok => "ok",
+        Status::Note => "note",
+        Status::Bad => "BAD",
+    };
+    let head = format!("  {mark:4}  {:14}", finding.id.label());
+    let detail = match &finding.object {
+        Some(object) => format!("{object}: {}", finding.detail),
+        None => finding.detail.clone(),
+    };
+    let mut lines = wrapped(&detail);
+    if let Some(remedy) = &finding.remedy {
+        lines.extend(wrapped(&format!("remedy: {remedy}")));
+    }
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let left = if index == 0 { head.as_str() } else { "" };
+        text += format!("{left:INDENT$}{line}").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Breaks text between words. A word that is too long, a path perhaps, stays whole.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is one from the start");
+        if line.is_empty() {
+            word.clone_into(line);
+        } else if line.chars().count() + 1 + word.chars().count() <= WIDTH - INDENT {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding::Id, *};
 
     #[test]
     fn one_bad_finding_is_enough() {
         let mut report = Report::default();
-        report.add(Status::Ok, "kernel", "Linux");
-        report.add(Status::Note, "process x", "waited for");
+        report.add(Finding::ok(Id::Kernel, "Linux"));
+        report.add(Finding::note(Id::Process, "waited for").of("x"));
         assert!(report.is_well());
-        report.insert(1, Status::Bad, "BTF", "missing\nfor good");
+        report.add(Finding::bad(Id::Environment, "missing\nfor good").remedy("none"));
         assert!(!report.is_well());
-        let expected = "ok    kernel     Linux\n\
-                        BAD   BTF        missing\\nfor good\n\
-                        note  process x  waited for\n\
+        let expected = "kernel\n  \
+                          ok    kernel          Linux\n\
+                        \n\
+                        target\n  \
+                          note  process         x: waited for\n  \
+                          BAD   environment     missing\\nfor good\n                        \
+                                                remedy: none\n\
                         \n\
                         `reload-agent run` does not work here: see what is marked BAD.\n";
         assert_eq!(report.text(), expected);
+    }
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        let word = "0123456789".repeat(9);
+        let text = format!("{word} {}", "four ".repeat(20));
+        let lines = wrapped(text.trim_end());
+        assert_eq!(lines[0], word);
+        assert_eq!(lines[1], "four ".repeat(14).trim_end());
+        assert_eq!(lines[2], "four ".repeat(6).trim_end());
+        assert_eq!(wrapped(""), [""]);
+    }
+
+    #[test]
+    fn programs_get_only_what_there_is() {
+        let mut report = Report::default();
+        report.add(Finding::ok(Id::Kernel, "Linux"));
+        report.add(Finding::note(Id::Capability, "missing").of("CAP_BPF").remedy("grant it"));
+        let report: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "ok": true,
+            "findings": [
+                { "id": "kernel", "status": "ok", "detail": "Linux" },
+                {
+                    "id": "capability",
+                    "status": "note",
+                    "object": "CAP_BPF",
+                    "detail": "missing",
+                    "remedy": "grant it",
+                },
+            ],
+        });
+        assert_eq!(report, expected);
     }
 }

@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("filesystem", Only(&[])),
     ("lib", All),
     ("main", All),
+    ("mount", Only(&[])),
     ("preflight", Only(&["target"])),
     ("report", Only(&["cli", "event", "preflight"])),
     ("rule", Only(&["cli", "preflight", "settle", "sys", "target"])),

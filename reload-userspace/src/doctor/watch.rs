@@ -1,0 +1,266 @@
+//! What is watched: the chain behind each path, and what cannot be seen there.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    finding::{Finding, Id},
+    report::Report,
+};
+use crate::{
+    content::Content,
+    event::Writers,
+    mount::{Mounts, Pin},
+    source::Interest,
+    watch::{self, FileState, Identity, Obstacle, View, Visitor},
+};
+
+/// How many names of a kind are told; of the rest, how many there are.
+const MOST_NAMES: usize = 5;
+
+/// The filesystems whose other side changes without this kernel's knowledge.
+const REMOTE: &[&str] =
+    &["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "ceph", "afs", "vboxsf", "lustre"];
+
+/// What the paths lead to.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The files, each under the path that its reader would use.
+    pub(super) files: BTreeSet<PathBuf>,
+    /// The directories and files that a source has to watch.
+    pub(super) places: HashSet<Identity>,
+}
+
+/// Looks at a path.
+pub(super) fn examine(
+    report: &mut Report,
+    path: &Path,
+    paths: &[PathBuf],
+    mounts: &Mounts,
+    seen: &mut Seen,
+) {
+    let mut hops = Hops { seen, directories: BTreeSet::new(), links: Vec::new() };
+    let view = watch::look(path, &mut hops);
+    let Hops { directories, links, .. } = hops;
+    seen.files.extend(view.files.keys().cloned());
+
+    report.add(whether_watched(path, &view).at(path));
+    tell_of_links(report, &links);
+    report.add(filesystem(path, mounts));
+    for pin in pins(&directories, &view, mounts) {
+        let finding = if pin.is_final() { Finding::bad } else { Finding::note };
+        report.add(finding(Id::Mount, pin.to_string()).remedy(pin.remedy()));
+    }
+    report.findings.extend(unreadable(&view));
+    report.findings.extend(subdirectories(path, paths));
+}
+
+fn whether_watched(path: &Path, view: &View) -> Finding {
+    match &view.obstacle {
+        None => {}
+        Some(obstacle @ Obstacle::Missing(_)) => {
+            return Finding::note(Id::Watch, format!("{obstacle}; it is waited for"));
+        }
+        Some(obstacle) => {
+            return Finding::bad(Id::Watch, obstacle.to_string())
+                .remedy("give --watch a file or directory that can be read");
+        }
+    }
+    let detail = match view.files.iter().next() {
+        Some((only, state)) if only == path => format!("a file of {} bytes", state.size),
+        None => "a directory without files, yet".to_owned(),
+        Some(_) => {
+            let names = view.files.keys().filter_map(|file| file.file_name());
+            let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+            let count = counted(names.len(), "file", "files");
+            format!("a directory with {count}: {}", listed(&names))
+        }
+    };
+    Finding::ok(Id::Watch, detail)
+}
+
+fn tell_of_links(report: &mut Report, links: &[(PathBuf, PathBuf)]) {
+    for (path, target) in links.iter().take(MOST_NAMES) {
+        let detail = format!("{} -> {}", path.display(), target.display());
+        report.add(Finding::ok(Id::Link, detail));
+    }
+    if let Some(rest) = links.len().checked_sub(MOST_NAMES).filter(|&rest| rest > 0) {
+        report.add(Finding::ok(Id::Link, format!("and {rest} more")));
+    }
+}
+
+fn filesystem(path: &Path, mounts: &Mounts) -> Finding {
+    // Of what does not exist yet, where it would be.
+    let existing = path.ancestors().find_map(|path| fs::canonicalize(path).ok());
+    let Some(mount) = existing.and_then(|path| mounts.of(&path)) else {
+        return Finding::note(Id::Filesystem, "not known: it is not in /proc/self/mountinfo");
+    };
+    let kind = mount.kind.to_string_lossy();
+    let access = if mount.is_read_only { "read-only" } else { "read-write" };
+    if is_remote(&kind) {
+        let detail = format!(
+            "{kind}, {access}: what is changed on its other side is no event here, and only found \
+             when everything is compared"
+        );
+        return Finding::note(Id::Filesystem, detail)
+            .remedy("a shorter --reconcile, if 30s is too long");
+    }
+    Finding::ok(Id::Filesystem, format!("{kind}, {access}"))
+}
+
+fn is_remote(kind: &str) -> bool {
+    // `fuse.sshfs` is a fuse, and `fuseblk` a disk of this machine.
+    let family = kind.split('.').next().unwrap_or_default();
+    REMOTE.contains(&family)
+}
+
+/// The mounts through which changes cannot be seen, each once.
+fn pins(directories: &BTreeSet<PathBuf>, view: &View, mounts: &Mounts) -> Vec<Pin> {
+    let directories = directories.iter().map(|directory| (directory.clone(), false));
+    let files = view.files.keys().filter_map(|file| Some((fs::canonicalize(file).ok()?, true)));
+    let mut pins: Vec<Pin> = Vec::new();
+    for (path, is_file) in directories.chain(files) {
+        let pin = mounts.pin(&path, is_file);
+        pins.extend(pin.filter(|pin| !pins.contains(pin)));
+    }
+    pins
+}
+
+fn unreadable(view: &View) -> Option<Finding> {
+    // What `run` reads, and as `run` reads it.
+    let paths = match Content::read(view) {
+        Ok(content) => content.unreadable,
+        Err(error) => {
+            return Some(Finding::note(Id::Unreadable, format!("cannot be read now: {error}")));
+        }
+    };
+    let first = paths.first()?;
+    let why = match fs::File::open(first) {
+        Err(error) => error.to_string(),
+        Ok(_) => "it is larger than 64 MiB".to_owned(),
+    };
+    let detail = format!(
+        "{} cannot be compared, {} the first ({why}): inode, size and time stand for the content, \
+         so that a rewrite of the same bytes counts as a change",
+        counted(paths.len(), "file", "files"),
+        first.display()
+    );
+    let remedy = "run the agent as a user or group that may read it, or with CAP_DAC_READ_SEARCH";
+    Some(Finding::note(Id::Unreadable, detail).remedy(remedy))
+}
+
+/// The subdirectories of a watched directory that are not watched themselves.
+fn subdirectories(path: &Path, paths: &[PathBuf]) -> Option<Finding> {
+    let watched: HashSet<_> = paths.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let mut names: Vec<_> = fs::read_dir(path)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        // What the kubelet keeps beside the keys of a volume.
+        .filter(|name| !name.as_bytes().starts_with(b".."))
+        .filter(|name| {
+            let directory = fs::canonicalize(path.join(name)).ok();
+            directory.is_some_and(|path| path.is_dir() && !watched.contains(&path))
+        })
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    let first = path.join(names.first()?);
+    let are = counted(names.len(), "is", "are");
+    let detail =
+        format!("{are} not watched, for a directory stands for its own files: {}", listed(&names));
+    let remedy = format!("--watch {} as well, if it is configuration", first.display());
+    Some(Finding::note(Id::Subdirectories, detail).remedy(remedy))
+}
+
+/// Writes down the hops of a chain.
+struct Hops<'a> {
+    seen: &'a mut Seen,
+    directories: BTreeSet<PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Visitor for Hops<'_> {
+    fn directory(&mut self, _: BorrowedFd<'_>, identity: Identity, path: &Path, _: Interest) {
+        self.seen.places.insert(identity);
+        self.directories.insert(path.to_owned());
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) {
+        let link = (path.to_owned(), target.to_owned());
+        if !self.links.contains(&link) {
+            self.links.push(link);
+        }
+    }
+
+    fn file(&mut self, _: BorrowedFd<'_>, identity: Identity, _: &Path) {
+        self.seen.places.insert(identity);
+    }
+
+    fn writers(&mut self, _: BorrowedFd<'_>, _: &Path, _: &FileState) -> Writers {
+        Writers::Unknown
+    }
+}
+
+/// A number with its noun.
+pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+}
+
+/// The first of these names, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
+    let told = names.iter().take(MOST_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MOST_NAMES) {
+        None | Some(0) => told,
+        Some(rest) => format!("{told} and {rest} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_names_are_counted() {
+        let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(listed(&names(1)), "0");
+        assert_eq!(listed(&names(5)), "0, 1, 2, 3, 4");
+        assert_eq!(listed(&names(7)), "0, 1, 2, 3, 4 and 2 more");
+    }
+
+    #[test]
+    fn a_filesystem_with_another_side_is_known() {
+        fn check(kind: &str, expected: bool) {
+            assert_eq!(is_remote(kind), expected, "for {kind}");
+        }
+        check("ext4", false);
+        check("tmpfs", false);
+        check("overlay", false);
+        check("fuseblk", false);
+        check("nfs4", true);
+        check("fuse.sshfs", true);
+        check("fuse", true);
+        check("virtiofs", true);
+    }
+
+    #[test]
+    fn a_subdirectory_that_is_watched_itself_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["conf.d", "other", "..2024_01_01"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("file"), "x").unwrap();
+        let all = [dir.path().to_owned(), at("conf.d")];
+        let found = subdirectories(dir.path(), &all).unwrap();
+        let expected = "1 is not watched, for a directory stands for its own files: other";
+        assert_eq!(found.detail, expected);
+        let all = [dir.path().to_owned(), at("conf.d"), at("other")];
+        assert_eq!(subdirectories(dir.path(), &all), None);
+        assert_eq!(subdirectories(&at("file"), &all), None);
+        assert_eq!(subdirectories(&at("missing"), &all), None);
+    }
+}
