@@ -30,6 +30,9 @@ pub(crate) const WRITER: Program =
 pub(crate) const RESPAWN: Program =
     Program { name: "respawn", source: include_str!("../programs/respawn.c") };
 
+pub(crate) const REFUSE: Program =
+    Program { name: "refuse", source: include_str!("../programs/refuse.c") };
+
 impl Program {
     /// Where the compiled program is.
     ///

@@ -21,16 +21,22 @@ const OPEN_FILES: u64 = 64;
 pub(super) fn examine(report: &mut Report, me: &Standing, places: usize) {
     report.findings.extend(open_files(getrlimit(Resource::Nofile).current));
     let is_used_up = matches!(inotify::init(inotify::CreateFlags::CLOEXEC), Err(Errno::MFILE));
-    if is_used_up && let Some(limit) = limit("max_user_instances") {
+    if is_used_up && let Some(limit) = limit("instances") {
         report.add(instances(limit, &holders(me.uid)));
     }
-    if let Some(limit) = limit("max_user_watches") {
+    if let Some(limit) = limit("watches") {
         report.findings.extend(watches(limit, places));
     }
 }
 
-fn limit(name: &str) -> Option<u64> {
-    fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?.trim().parse().ok()
+/// How many of an inotify thing a uid may have: on the machine, and in its user namespace.
+fn limit(what: &str) -> Option<u64> {
+    let paths = [
+        format!("/proc/sys/fs/inotify/max_user_{what}"),
+        format!("/proc/sys/user/max_inotify_{what}"),
+    ];
+    let read = |path| fs::read_to_string(path).ok()?.trim().parse().ok();
+    paths.into_iter().filter_map(read).min()
 }
 
 fn open_files(limit: Option<u64>) -> Option<Finding> {

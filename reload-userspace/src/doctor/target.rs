@@ -182,7 +182,8 @@ fn whether_signalled(
         Err(Errno::SRCH) => return None,
         Err(errno) => {
             let (why, remedy) = denial(&it, me);
-            let detail = format!("{who}: {signal} is not allowed ({errno}): {why}");
+            let answer = if errno == Errno::PERM { String::new() } else { format!(" ({errno})") };
+            let detail = format!("{who}: {signal} is not allowed{answer}: {why}");
             Finding::bad(Id::Process, detail).remedy(remedy)
         }
     })
@@ -208,11 +209,12 @@ fn denial(it: &Standing, me: &Standing) -> (String, String) {
         ""
     };
     let why = format!("the agent is uid {own}, and CAP_KILL is not effective{lost}");
-    let remedy = format!(
-        "run the agent as uid {uid} (runAsUser: {uid}), which needs no capability; or as root with \
-         CAP_KILL (runAsUser: 0, capabilities.add [KILL])",
-        uid = it.uid
-    );
+    let uid = it.uid;
+    let mut remedy =
+        format!("run the agent as uid {uid} (runAsUser: {uid}), which needs no capability");
+    if uid != 0 {
+        remedy += "; or as root with CAP_KILL (runAsUser: 0, capabilities.add [KILL])";
+    }
     (why, remedy)
 }
 
@@ -241,7 +243,7 @@ fn environment(pid: Pid, contents: &BTreeMap<PathBuf, Vec<u8>>) -> Option<Findin
     let first = suspicions.first()?;
     let more = match suspicions.len() {
         1 => String::new(),
-        many => format!(" (and {} more such files)", many - 1),
+        many => format!(" (and {})", counted(many - 1, "more such file", "more such files")),
     };
     let detail = format!(
         "pid {pid} seems to know {} by its environment, as {}{more}: that is fixed when a process \

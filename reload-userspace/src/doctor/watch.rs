@@ -140,7 +140,7 @@ fn unreadable(view: &View) -> Option<Finding> {
     };
     let first = paths.first()?;
     let why = match fs::File::open(first) {
-        Err(error) => error.to_string(),
+        Err(error) => error.kind().to_string(),
         Ok(_) => "it is larger than 64 MiB".to_owned(),
     };
     let detail = format!(
