@@ -27,7 +27,9 @@ fn where_run_works_everything_is_well() {
     let found = Diagnosis::by(&mut command(), &["--watch", watch, "--process", recipe.name()]);
 
     assert_eq!(found.status, 0);
-    assert_eq!(found.only("source").0, "ok");
+    let taken = "it works (strategy tracepoint), and `run` would take it";
+    assert_eq!(found.of("source", "ebpf"), ("ok", taken));
+    assert_eq!(found.only("watched_by"), ("ok", "ebpf", ""));
     assert_eq!(found.only("watch"), ("ok", "a file of 1 bytes", ""));
     let can = format!("pid {}, uid 0: HUP can be sent", target.pid);
     assert_eq!(found.only("process"), ("ok", can.as_str(), ""));

@@ -14,8 +14,8 @@ mod watch;
 
 use std::path::PathBuf;
 
-use self::{status::Standing, watch::Seen};
-use crate::{mount::Mounts, rule::SignalNumber, target::Selector};
+use self::{source::Sources, status::Standing, watch::Seen};
+use crate::{mount::Mounts, rule::SignalNumber, source::Choice, target::Selector};
 
 pub use self::{
     finding::{Finding, Group, Id, Status},
@@ -33,6 +33,8 @@ pub struct Question {
     pub signal: SignalNumber,
     /// Whether it is sent whatever the process does with it.
     pub is_forced: bool,
+    /// Which sources may be used.
+    pub choice: Choice,
     /// The environment variables that look like options and are none.
     pub unknown_variables: Vec<String>,
 }
@@ -57,15 +59,17 @@ pub fn examine(question: &Question) -> Report {
     };
     rights::examine(&mut report, &me);
 
+    let sources = Sources::ask(question.choice);
+    sources.examine(&mut report);
+
     // What the paths need is known when they have been looked at, and told before.
     let mounts = Mounts::read().unwrap_or_default();
     let mut seen = Seen::default();
     let mut watches = Report::default();
     for path in &question.watches {
-        watch::examine(&mut watches, path, &question.watches, &mounts, &mut seen);
+        watch::examine(&mut watches, path, question, &sources, &mounts, &mut seen);
     }
-    source::examine(&mut report);
-    limits::examine(&mut report, &me, seen.places.len());
+    limits::examine(&mut report, &me, &sources, seen.places.len());
     report.findings.append(&mut watches.findings);
 
     if let Some(selector) = &question.selector {

@@ -108,6 +108,7 @@ async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
         signal: rule::signal(signal_name(run.signal.as_deref()).as_deref())?,
         is_forced: Pace::new(run)?.caution.is_forced,
+        choice: choice(run.source),
         unknown_variables: unknown_variables(),
     };
     let report = doctor::examine(&question);

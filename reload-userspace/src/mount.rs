@@ -118,6 +118,19 @@ impl Mounts {
         }
         (is_file && mount.point == path).then(|| Pin::File(point()))
     }
+
+    /// The pins of several paths, whatever symlinks are in them, each told once.
+    ///
+    /// What does not exist has none.
+    #[must_use]
+    pub fn pins<P: AsRef<Path>>(&self, paths: impl Iterator<Item = P>) -> Vec<Pin> {
+        let mut pins = Vec::new();
+        for path in paths.filter_map(|path| fs::canonicalize(path).ok()) {
+            let pin = self.pin(&path, path.is_file());
+            pins.extend(pin.filter(|pin| !pins.contains(pin)));
+        }
+        pins
+    }
 }
 
 impl Pin {

@@ -59,6 +59,16 @@ impl Diagnosis {
         (text("status"), text("detail"), text("remedy"))
     }
 
+    /// The finding of a kind that is about `object`: its status and its detail.
+    #[track_caller]
+    pub(crate) fn of(&self, id: &str, object: &str) -> (&str, &str) {
+        let all = self.all(id);
+        let one = all.iter().find(|finding| finding["object"] == object);
+        let one = one.unwrap_or_else(|| panic!("no {id} of {object}: {all:?}"));
+        let text = |field: &str| one.get(field).and_then(Value::as_str).unwrap();
+        (text("status"), text("detail"))
+    }
+
     /// Whether there is no finding of this kind.
     #[track_caller]
     pub(crate) fn assert_none(&self, id: &str) {

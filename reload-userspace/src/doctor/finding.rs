@@ -97,10 +97,14 @@ ids! {
     Seccomp Rights "seccomp" "seccomp";
     Source Source "source" "source";
     OpenFiles Source "open_files" "open files";
+    FanotifyGroups Source "fanotify_groups" "fanotify";
     InotifyInstances Source "inotify_instances" "inotify";
+    FanotifyMarks Source "fanotify_marks" "fanotify";
     InotifyWatches Source "inotify_watches" "inotify";
+    QueuedEvents Source "queued_events" "queued events";
     Watch Watch "watch" "path";
     Link Watch "link" "link";
+    WatchedBy Watch "watched_by" "watched by";
     Filesystem Watch "filesystem" "filesystem";
     Mount Watch "mount" "mount";
     Unreadable Watch "unreadable" "content";

@@ -17,8 +17,8 @@ pub(super) fn examine(report: &mut Report) {
 
     report.add(match fs::metadata(BTF) {
         Ok(btf) => Finding::ok(Id::Btf, format!("{BTF}, {} KiB", btf.len() / 1024)),
-        Err(error) => Finding::bad(Id::Btf, format!("{BTF}: {error}"))
-            .remedy("it needs CONFIG_DEBUG_INFO_BTF and a mounted /sys"),
+        Err(error) => Finding::note(Id::Btf, format!("{BTF}: {error}"))
+            .remedy("for eBPF, CONFIG_DEBUG_INFO_BTF and a mounted /sys"),
     });
     report.add(lockdown());
 }
@@ -32,7 +32,8 @@ fn lockdown() -> Finding {
     match modes.split(['[', ']']).nth(1).unwrap_or("unknown") {
         "confidentiality" => {
             let detail = "confidentiality: eBPF programs may not read the kernel";
-            Finding::bad(Id::Lockdown, detail).remedy("start the kernel with lockdown=integrity")
+            Finding::note(Id::Lockdown, detail)
+                .remedy("for eBPF, start the kernel with lockdown=integrity")
         }
         mode => Finding::ok(Id::Lockdown, mode),
     }

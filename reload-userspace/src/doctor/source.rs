@@ -1,21 +1,203 @@
-//! Where events can come from.
+//! The ladder: which sources work here, which one `run` would take, and which one a path would get.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use reload_ebpf::CANARY;
 
 use super::{
     finding::{Finding, Id},
     report::Report,
 };
-use crate::source::EbpfSource;
+use crate::{
+    event::{PlaceId, SourceName},
+    source::{Choice, Interest, Ladder, Source as _, Trouble, WatchError, survey},
+    watch::Identity,
+};
 
-/// Tries the source.
-pub(super) fn examine(report: &mut Report) {
-    let finding = match EbpfSource::open(false) {
-        Ok(_) => {
-            let strategy = EbpfSource::STRATEGY;
-            let detail =
-                format!("strategy {strategy}: loaded, attached, and a test write was seen");
-            Finding::ok(Id::Source, detail)
+/// What the sources have said.
+pub(super) struct Sources {
+    choice: Choice,
+    /// Best first: how it does its work, or why it cannot be had.
+    answers: Vec<(SourceName, Result<Option<&'static str>, String>)>,
+}
+
+impl Sources {
+    /// Opens each.
+    pub(super) fn ask(choice: Choice) -> Self {
+        Self { choice, answers: survey() }
+    }
+
+    /// The one that `run` would take, with how it does its work.
+    pub(super) fn chosen(&self) -> Option<(SourceName, Option<&'static str>)> {
+        let mut working = self.answers.iter().filter(|(name, _)| self.is_allowed(*name));
+        working.find_map(|(name, answer)| Some((*name, *answer.as_ref().ok()?)))
+    }
+
+    /// Whether `run` would ask for it: it is allowed, and nothing better works.
+    pub(super) fn is_asked_for(&self, name: SourceName) -> bool {
+        self.is_allowed(name) && self.chosen().is_none_or(|(chosen, _)| chosen >= name)
+    }
+
+    fn is_allowed(&self, name: SourceName) -> bool {
+        self.choice == Choice::Best || self.choice == Choice::Only(name)
+    }
+
+    /// Says what each can do.
+    pub(super) fn examine(&self, report: &mut Report) {
+        let chosen = self.chosen().map(|(name, _)| name);
+        for (name, answer) in &self.answers {
+            let finding = match answer {
+                Ok(strategy) => {
+                    let how = strategy.map(|it| format!(" (strategy {it})")).unwrap_or_default();
+                    let use_of_it = if chosen == Some(*name) {
+                        ", and `run` would take it"
+                    } else if chosen.is_some_and(|chosen| chosen < *name) && self.is_allowed(*name)
+                    {
+                        ", for what the better ones cannot watch"
+                    } else {
+                        ""
+                    };
+                    Finding::ok(Id::Source, format!("it works{how}{use_of_it}"))
+                }
+                Err(reason) if self.choice == Choice::Only(*name) => {
+                    Finding::bad(Id::Source, format!("it cannot be had: {reason}"))
+                        .remedy("grant what it needs, or let --source auto find one that works")
+                }
+                Err(reason) if chosen.is_none_or(|chosen| chosen > *name) => {
+                    Finding::note(Id::Source, format!("passed over: {reason}"))
+                }
+                Err(reason) => Finding::note(Id::Source, format!("it cannot be had: {reason}")),
+            };
+            report.add(finding.of(name.to_string()));
         }
-        Err(error) => Finding::bad(Id::Source, format!("{:#}", anyhow::Error::new(error))),
-    };
-    report.add(finding.of("ebpf"));
+    }
+
+    /// Begins to watch a path as `run` would, or gives `None` where no source can be had.
+    pub(super) fn climb(&self) -> Option<Climb> {
+        let ladder = Ladder::open(self.choice, false).ok()?;
+        Some(Climb { ladder, places: HashMap::new(), failure: None })
+    }
+
+    /// Whether it has been told already, of the source as a whole.
+    fn has_said(&self, trouble: &Trouble) -> bool {
+        self.answers.iter().any(|(name, answer)| {
+            *name == trouble.source && answer.as_ref().err() == Some(&trouble.reason)
+        })
+    }
+}
+
+/// A path that is being watched by whatever takes it.
+pub(super) struct Climb {
+    ladder: Ladder,
+    places: HashMap<Identity, PlaceId>,
+    failure: Option<(PathBuf, WatchError)>,
+}
+
+impl Climb {
+    /// Has a directory or file watched.
+    pub(super) fn place(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) {
+        let done = if let Some(&known) = self.places.get(&identity) {
+            self.ladder.arm(known, handle, interest)
+        } else {
+            let count = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+            let id = PlaceId(count.saturating_add(CANARY + 1));
+            self.places.insert(identity, id);
+            self.ladder.watch(id, handle, interest)
+        };
+        if let Err(error) = done {
+            self.failure.get_or_insert((path.to_owned(), error));
+        }
+    }
+
+    /// Says who watches the path, and why nobody better does.
+    pub(super) fn finding(mut self, sources: &Sources) -> Finding {
+        if let Some((path, error)) = self.failure {
+            let why = format!("{:#}", anyhow::Error::new(error));
+            return Finding::bad(Id::WatchedBy, format!("nobody, for {}: {why}", path.display()))
+                .remedy("let --source auto find a source that can");
+        }
+        let mut names = BTreeSet::new();
+        for (name, is_polled) in self.places.values().filter_map(|&it| self.ladder.watcher(it)) {
+            names.insert(name);
+            names.extend(is_polled.then_some(SourceName::Poll));
+        }
+        let names: Vec<_> = names.iter().map(SourceName::to_string).collect();
+        let mut details = vec![names.join(", ")];
+        let troubles = self.ladder.troubles().into_iter();
+        let news = troubles.filter(|trouble| !sources.has_said(trouble));
+        details.extend(news.map(|Trouble { source, reason }| format!("{source}: {reason}")));
+        let detail = details.join("; ");
+        if details.len() == 1 {
+            Finding::ok(Id::WatchedBy, detail)
+        } else {
+            Finding::note(Id::WatchedBy, detail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Status, *};
+
+    /// What is said of the ladder if eBPF and fanotify cannot be had.
+    fn said(choice: Choice) -> Vec<(Status, String)> {
+        let sources = Sources {
+            choice,
+            answers: vec![
+                (SourceName::Ebpf, Err("no right".to_owned())),
+                (SourceName::Fanotify, Err("no call".to_owned())),
+                (SourceName::Inotify, Ok(None)),
+                (SourceName::Poll, Ok(None)),
+            ],
+        };
+        let mut report = Report::default();
+        sources.examine(&mut report);
+        report.findings.into_iter().map(|finding| (finding.status, finding.detail)).collect()
+    }
+
+    #[track_caller]
+    fn check(choice: Choice, expected: &[(Status, &str)]) {
+        let said = said(choice);
+        let said: Vec<_> = said.iter().map(|(status, text)| (*status, text.as_str())).collect();
+        assert_eq!(said, expected, "for {choice:?}");
+    }
+
+    #[test]
+    fn each_rung_is_told_and_why_it_is_passed_over() {
+        check(
+            Choice::Best,
+            &[
+                (Status::Note, "passed over: no right"),
+                (Status::Note, "passed over: no call"),
+                (Status::Ok, "it works, and `run` would take it"),
+                (Status::Ok, "it works, for what the better ones cannot watch"),
+            ],
+        );
+        check(
+            Choice::Only(SourceName::Poll),
+            &[
+                (Status::Note, "passed over: no right"),
+                (Status::Note, "passed over: no call"),
+                (Status::Ok, "it works"),
+                (Status::Ok, "it works, and `run` would take it"),
+            ],
+        );
+    }
+
+    #[test]
+    fn only_the_one_that_is_insisted_on_must_work() {
+        let said = said(Choice::Only(SourceName::Fanotify));
+        let bad: Vec<_> = said.iter().filter(|(status, _)| *status == Status::Bad).collect();
+        assert_eq!(bad, [&(Status::Bad, "it cannot be had: no call".to_owned())]);
+    }
 }

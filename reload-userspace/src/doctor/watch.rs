@@ -3,28 +3,32 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fs,
-    os::{fd::BorrowedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags, open};
+
 use super::{
+    Question,
     finding::{Finding, Id},
     report::Report,
+    source::{Climb, Sources},
 };
 use crate::{
     content::Content,
     event::Writers,
-    mount::{Mounts, Pin},
+    filesystem::{Changes, Filesystem},
+    mount::Mounts,
     source::Interest,
     watch::{self, FileState, Identity, Obstacle, View, Visitor},
 };
 
 /// How many names of a kind are told; of the rest, how many there are.
 const MOST_NAMES: usize = 5;
-
-/// The filesystems whose other side changes without this kernel's knowledge.
-const REMOTE: &[&str] =
-    &["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "ceph", "afs", "vboxsf", "lustre"];
 
 /// What the paths lead to.
 #[derive(Debug, Default)]
@@ -39,24 +43,27 @@ pub(super) struct Seen {
 pub(super) fn examine(
     report: &mut Report,
     path: &Path,
-    paths: &[PathBuf],
+    question: &Question,
+    sources: &Sources,
     mounts: &Mounts,
     seen: &mut Seen,
 ) {
-    let mut hops = Hops { seen, directories: BTreeSet::new(), links: Vec::new() };
+    let climb = sources.climb();
+    let mut hops = Hops { seen, climb, directories: BTreeSet::new(), links: Vec::new() };
     let view = watch::look(path, &mut hops);
-    let Hops { directories, links, .. } = hops;
+    let Hops { climb, directories, links, .. } = hops;
     seen.files.extend(view.files.keys().cloned());
 
     report.add(whether_watched(path, &view).at(path));
     tell_of_links(report, &links);
+    report.findings.extend(climb.map(|climb| climb.finding(sources)));
     report.add(filesystem(path, mounts));
-    for pin in pins(&directories, &view, mounts) {
+    for pin in mounts.pins(directories.iter().chain(view.files.keys())) {
         let finding = if pin.is_final() { Finding::bad } else { Finding::note };
         report.add(finding(Id::Mount, pin.to_string()).remedy(pin.remedy()));
     }
     report.findings.extend(unreadable(&view));
-    report.findings.extend(subdirectories(path, paths));
+    report.findings.extend(subdirectories(path, &question.watches));
 }
 
 fn whether_watched(path: &Path, view: &View) -> Finding {
@@ -96,38 +103,26 @@ fn tell_of_links(report: &mut Report, links: &[(PathBuf, PathBuf)]) {
 fn filesystem(path: &Path, mounts: &Mounts) -> Finding {
     // Of what does not exist yet, where it would be.
     let existing = path.ancestors().find_map(|path| fs::canonicalize(path).ok());
+    let changes = existing.as_deref().and_then(changes);
     let Some(mount) = existing.and_then(|path| mounts.of(&path)) else {
         return Finding::note(Id::Filesystem, "not known: it is not in /proc/self/mountinfo");
     };
     let kind = mount.kind.to_string_lossy();
     let access = if mount.is_read_only { "read-only" } else { "read-write" };
-    if is_remote(&kind) {
-        let detail = format!(
-            "{kind}, {access}: what is changed on its other side is no event here, and only found \
-             when everything is compared"
-        );
-        return Finding::note(Id::Filesystem, detail)
-            .remedy("a shorter --reconcile, if 30s is too long");
-    }
-    Finding::ok(Id::Filesystem, format!("{kind}, {access}"))
+    let silence = match changes {
+        None | Some(Changes::Here) => {
+            return Finding::ok(Id::Filesystem, format!("{kind}, {access}"));
+        }
+        Some(Changes::Elsewhere) => "what is changed elsewhere is not announced",
+        Some(Changes::MadeUp) => "its content is made up when it is read",
+    };
+    Finding::note(Id::Filesystem, format!("{kind}, {access}: {silence}"))
 }
 
-fn is_remote(kind: &str) -> bool {
-    // `fuse.sshfs` is a fuse, and `fuseblk` a disk of this machine.
-    let family = kind.split('.').next().unwrap_or_default();
-    REMOTE.contains(&family)
-}
-
-/// The mounts through which changes cannot be seen, each once.
-fn pins(directories: &BTreeSet<PathBuf>, view: &View, mounts: &Mounts) -> Vec<Pin> {
-    let directories = directories.iter().map(|directory| (directory.clone(), false));
-    let files = view.files.keys().filter_map(|file| Some((fs::canonicalize(file).ok()?, true)));
-    let mut pins: Vec<Pin> = Vec::new();
-    for (path, is_file) in directories.chain(files) {
-        let pin = mounts.pin(&path, is_file);
-        pins.extend(pin.filter(|pin| !pins.contains(pin)));
-    }
-    pins
+/// Where the changes of the filesystem that `path` is on are made, if it can be asked.
+fn changes(path: &Path) -> Option<Changes> {
+    let handle = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    Filesystem::of(handle.as_fd()).map(Filesystem::changes)
 }
 
 fn unreadable(view: &View) -> Option<Finding> {
@@ -178,14 +173,36 @@ fn subdirectories(path: &Path, paths: &[PathBuf]) -> Option<Finding> {
 
 /// Writes down the hops of a chain.
 struct Hops<'a> {
+    climb: Option<Climb>,
     seen: &'a mut Seen,
     directories: BTreeSet<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Visitor for Hops<'_> {
-    fn directory(&mut self, _: BorrowedFd<'_>, identity: Identity, path: &Path, _: Interest) {
+impl Hops<'_> {
+    fn place(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) {
         self.seen.places.insert(identity);
+        if let Some(climb) = &mut self.climb {
+            climb.place(handle, identity, path, interest);
+        }
+    }
+}
+
+impl Visitor for Hops<'_> {
+    fn directory(
+        &mut self,
+        handle: BorrowedFd<'_>,
+        identity: Identity,
+        path: &Path,
+        interest: Interest,
+    ) {
+        self.place(handle, identity, path, interest);
         self.directories.insert(path.to_owned());
     }
 
@@ -196,8 +213,8 @@ impl Visitor for Hops<'_> {
         }
     }
 
-    fn file(&mut self, _: BorrowedFd<'_>, identity: Identity, _: &Path) {
-        self.seen.places.insert(identity);
+    fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
+        self.place(handle, identity, path, Interest::Any);
     }
 
     fn writers(&mut self, _: BorrowedFd<'_>, _: &Path, _: &FileState) -> Writers {
@@ -229,21 +246,6 @@ mod tests {
         assert_eq!(listed(&names(1)), "0");
         assert_eq!(listed(&names(5)), "0, 1, 2, 3, 4");
         assert_eq!(listed(&names(7)), "0, 1, 2, 3, 4 and 2 more");
-    }
-
-    #[test]
-    fn a_filesystem_with_another_side_is_known() {
-        fn check(kind: &str, expected: bool) {
-            assert_eq!(is_remote(kind), expected, "for {kind}");
-        }
-        check("ext4", false);
-        check("tmpfs", false);
-        check("overlay", false);
-        check("fuseblk", false);
-        check("nfs4", true);
-        check("fuse.sshfs", true);
-        check("fuse", true);
-        check("virtiofs", true);
     }
 
     #[test]

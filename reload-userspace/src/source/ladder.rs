@@ -222,6 +222,12 @@ impl Ladder {
         self.rungs.iter_mut().find(|rung| rung.name() == name)
     }
 
+    /// Who watches a place, and whether it is polled, be it besides.
+    #[must_use]
+    pub fn watcher(&self, place: PlaceId) -> Option<(SourceName, bool)> {
+        self.places.get(&place).map(|footing| (footing.source, footing.is_polled))
+    }
+
     fn unseat(&mut self, place: PlaceId) {
         self.rungs.iter_mut().for_each(|rung| rung.forget(place));
         self.poll.forget(place);

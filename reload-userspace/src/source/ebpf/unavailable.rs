@@ -186,6 +186,13 @@ fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
 
 /// What may forbid eBPF to a process that has the capabilities.
 fn forbidder() -> &'static str {
+    /// The user namespace that the machine starts with (`PROC_USER_INIT_INO` of the kernel).
+    const INITIAL_NAMESPACE: &str = "user:[4026531837]";
+    let namespace = fs::read_link("/proc/self/ns/user");
+    if namespace.is_ok_and(|it| it.as_os_str() != INITIAL_NAMESPACE) {
+        return "they are those of a user namespace, which do not count for eBPF; run the agent \
+                outside of it (Kubernetes: hostUsers: true; Docker: --userns host)";
+    }
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
     if lockdown.is_ok_and(|text| text.contains("[confidentiality]")) {
         return "the kernel is locked down (lockdown=confidentiality)";
