@@ -1,4 +1,5 @@
-//! `doctor` says what a watched path leads to, and which changes cannot be seen there.
+//! `doctor` says what a watched path leads to, and which changes cannot be seen there; of mounts that
+//! hide changes `run` tells as well.
 
 #![cfg(test)]
 
@@ -12,10 +13,11 @@ use std::{
 };
 
 use crate::support::{
-    agent::{AGENT, command},
+    agent::{AGENT, Agent, command},
     doctor::{Diagnosis, as_nobody, public},
     filesystem::Filesystem,
     process::run,
+    target::Recipe,
 };
 
 /// A mount that goes away with the test.
@@ -101,6 +103,28 @@ fn a_subpath_never_changes() {
     let (_, detail, remedy) = found.only("mount");
     assert!(detail.contains("(subPath): it is never updated"), "{detail}");
     assert_eq!(remedy, "mount the whole volume, as a directory and without subPath");
+}
+
+/// `run` watches it all the same, and tells of it once.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn run_tells_of_a_mount_that_hides_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let [outer, inner] = ["outer.conf", "inner.conf"].map(|name| dir.path().join(name));
+    fs::write(&outer, "0").unwrap();
+    fs::write(&inner, "").unwrap();
+    let _bound = Bound::new(&outer, &inner);
+    let recipe = Recipe::new().reading(&inner);
+    let mut target = recipe.start();
+    let mut agent = Agent::on(&inner, recipe.name());
+    // As it says, what is written in place is seen.
+    fs::write(&outer, "1").unwrap();
+    let events = agent.events_until("reloaded");
+    let degraded: Vec<_> = events.iter().filter(|it| it.name() == "degraded").collect();
+    assert_eq!(degraded.len(), 1, "{events:?}");
+    let file = format!("a single file is mounted at {}: ", inner.display());
+    assert!(degraded[0].text("reason").starts_with(&file), "{events:?}");
+    assert_eq!(target.signal().content, "1");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
     event::{Event, SourceName},
+    mount::Mounts,
     report::{Awaited, Decision, Log},
     rule::{Pace, Rule},
     settle::Next,
@@ -135,6 +136,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_source(started);
         self.tell_of_obstacles();
         self.tell_of_unreadable();
+        self.tell_of_pins();
         self.tell_whether_anybody_is_there();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -446,6 +448,16 @@ impl<S: Source> Agent<S> {
 
     fn tell_of_failures(&self, failures: Vec<String>) {
         for reason in failures {
+            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
+        }
+    }
+
+    /// Tells of mounts through which changes cannot be seen.
+    fn tell_of_pins(&self) {
+        let files = self.watches.iter().flat_map(|watched| watched.content().paths());
+        let paths = self.rule.watches().iter().chain(files);
+        for pin in Mounts::read().unwrap_or_default().pins(paths) {
+            let reason = format!("{pin}; {}", pin.remedy());
             self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
         }
     }

@@ -67,6 +67,11 @@ impl Content {
         Ok(content)
     }
 
+    /// The files that there were.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.keys()
+    }
+
     /// Whether there was a file under this path.
     #[must_use]
     pub fn has(&self, path: &Path) -> bool {
