@@ -9,6 +9,7 @@ use std::{fs, path::Path, process::Command};
 use crate::support::{
     agent::{AGENT, clean, command},
     doctor::{Diagnosis, as_nobody, public, unshared},
+    program::REFUSE,
     target::{Recipe, Running},
 };
 
@@ -38,6 +39,24 @@ fn a_process_of_another_user_is_told_with_what_to_grant() {
 
     let mut granted = as_nobody(&agent, "+bpf,+perfmon,+kill", &[]);
     assert_eq!(Diagnosis::by(&mut granted, &arguments).status, 0);
+}
+
+/// A profile that lets pidfds be opened and not be used: `run` would be refused each signal.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn a_filter_that_forbids_the_signal_is_told() {
+    let recipe = Recipe::new();
+    let _target = recipe.start();
+    let refusing = |calls: &[&str]| {
+        let mut command = clean(Command::new(REFUSE.path()));
+        command.args(calls).arg("--").arg(AGENT);
+        Diagnosis::by(&mut command, &["--process", recipe.name()])
+    };
+    let found = refusing(&["pidfd_send_signal"]);
+    assert_eq!((found.status, found.bad()), (1, vec!["process"]));
+    assert!(found.only("process").1.contains("the uids are the same, and yet a seccomp filter"));
+    // Without pidfds there is another way.
+    assert_eq!(refusing(&["pidfd_open", "pidfd_send_signal"]).status, 0);
 }
 
 #[test]

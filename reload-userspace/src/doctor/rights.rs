@@ -156,9 +156,7 @@ impl Call {
 }
 
 fn calls(me: &Standing, is_initial: bool, kernel: Version) -> [Call; 4] {
-    const PROFILE: &str = "use a profile that allows it (Kubernetes: seccompProfile; Docker: \
-                           --security-opt seccomp=)";
-    const RUNTIME: &str = "update the container runtime, whose profile is older than pidfds";
+    const PIDFDS: &str = "for pidfds, a newer container runtime, whose profile knows them";
     let lacks = |capability: CapabilitySet| {
         !is_initial || !me.effective.intersects(capability | CapabilitySet::SYS_ADMIN)
     };
@@ -174,30 +172,30 @@ fn calls(me: &Standing, is_initial: bool, kernel: Version) -> [Call; 4] {
             answer: Err(probe::bpf()),
             expected: Some(Errno::TOOBIG),
             may_lack_privilege: lacks(CapabilitySet::BPF) && kernel < (6, 5),
-            remedy: "capabilities.add [BPF, PERFMON], for which the runtime's own profile lets \
-                     bpf(2) pass, or another profile (Kubernetes: seccompProfile; Docker: \
-                     --security-opt seccomp=)",
+            remedy: "for bpf(2), capabilities.add [BPF, PERFMON], with which a runtime's own profile \
+                     allows it",
         },
         Call {
             name: "fanotify_init(2)",
             answer: Err(probe::fanotify_init()),
             expected: Some(Errno::INVAL),
             may_lack_privilege: lacks(CapabilitySet::SYS_ADMIN) && kernel < (5, 13),
-            remedy: PROFILE,
+            remedy: "for fanotify_init(2), a profile that allows it (Kubernetes: seccompProfile; \
+                     Docker: --security-opt seccomp=)",
         },
         Call {
             name: "pidfd_open(2)",
             answer: own.as_ref().map(drop).map_err(|&errno| errno),
             expected: None,
             may_lack_privilege: false,
-            remedy: RUNTIME,
+            remedy: PIDFDS,
         },
         Call {
             name: "pidfd_send_signal(2)",
             answer: sent,
             expected: None,
             may_lack_privilege: false,
-            remedy: RUNTIME,
+            remedy: PIDFDS,
         },
     ]
 }

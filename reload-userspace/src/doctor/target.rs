@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
-    process::test_kill_process,
+    process::{PidfdFlags, pidfd_open, test_kill_process},
     thread::CapabilitySet,
 };
 
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     mount::Mounts,
     preflight::{self, Caution, Verdict},
+    sys::probe,
     target::{Held, Procfs, Selector},
 };
 
@@ -177,7 +179,7 @@ fn whether_signalled(
         let detail = format!("{who}: {signal} would be withheld: {reason}");
         return Some(Finding::bad(Id::Process, detail).remedy(reason.remedy()));
     }
-    Some(match rustix::process::Pid::from_raw(pid.as_raw()).map(test_kill_process)? {
+    Some(match may_signal(pid)? {
         Ok(()) => Finding::ok(Id::Process, format!("{who}: {signal} can be sent")),
         Err(Errno::SRCH) => return None,
         Err(errno) => {
@@ -186,6 +188,16 @@ fn whether_signalled(
             let detail = format!("{who}: {signal} is not allowed{answer}: {why}");
             Finding::bad(Id::Process, detail).remedy(remedy)
         }
+    })
+}
+
+/// Asks whether the process can be signalled, in the way that `run` would take.
+fn may_signal(pid: Pid) -> Option<Result<(), Errno>> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw())?;
+    Some(match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => probe::pidfd_send_signal(pidfd.as_fd()),
+        Err(Errno::NOSYS | Errno::PERM) => test_kill_process(pid),
+        Err(errno) => Err(errno),
     })
 }
 
