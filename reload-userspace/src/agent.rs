@@ -2,14 +2,15 @@
 
 mod crew;
 mod places;
+mod tell;
 mod watched;
 
-use std::{collections::HashSet, future::Future, io, path::PathBuf, slice, time::Duration};
+use std::{collections::HashSet, future::Future, path::PathBuf, slice, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
 use self::{
-    crew::{Crew, Manner, Outcome, Wanted},
+    crew::{Crew, Manner, Wanted},
     places::{Patience, Places, Touched},
     watched::Watched,
 };
@@ -17,12 +18,11 @@ use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
     event::{Event, SourceName},
-    mount::Mounts,
-    report::{Awaited, Decision, Log},
+    report::{Decision, Log},
     rule::{Pace, Rule},
     settle::Next,
-    source::{Interest, Source, Trouble},
-    target::{Procfs, TargetError},
+    source::{Interest, Source},
+    target::Procfs,
     watch::Obstacle,
 };
 
@@ -170,11 +170,9 @@ impl<S: Source> Agent<S> {
                     self.watches[index].verify(now);
                 }
             }
-            Event::Mounted => {
-                // Where a path leads now may never have been watched, or no longer.
-                self.places.distrust();
-                for watched in &mut self.watches {
-                    watched.touch(now, None, Interest::Replacement);
+            Event::Mounted { points } => {
+                for index in self.places.mounted(&points) {
+                    self.watches[index].touch(now, None, Interest::Replacement);
                 }
             }
             Event::Started { pid, at } => self.crew.started(pid, at, self.wanted),
@@ -382,114 +380,9 @@ impl<S: Source> Agent<S> {
             self.tell_whether_anybody_is_there();
         }
     }
-
-    fn tell_of_outcome(&self, outcome: Outcome) {
-        let rule = self.rule.name().to_owned();
-        self.log.tell(&match outcome {
-            Outcome::Reloaded { pid, at } => Decision::Reloaded {
-                rule,
-                pid: pid.as_raw(),
-                signal: self.rule.signal().to_string(),
-                change_to_signal: at.since(self.wanted.changed),
-                dry_run: self.pace.is_dry,
-            },
-            Outcome::Refused { pid, reason } => {
-                Decision::Refused { rule, pid: pid.as_raw(), reason, remedy: reason.remedy() }
-            }
-            Outcome::Failed { pid, error } => {
-                Decision::Failed { rule, pid: Some(pid.as_raw()), reason: explain(error) }
-            }
-        });
-    }
-
-    /// Tells what works less well than it should, and which source there is if that is news.
-    fn tell_of_source(&mut self, since: Boot) {
-        for Trouble { source, reason } in self.source.troubles() {
-            self.log.tell(&Decision::Degraded { source, reason });
-        }
-        let source = self.source.name();
-        if self.told_source.replace(source) != Some(source) {
-            self.log.tell(&Decision::Ready {
-                source,
-                strategy: self.source.strategy(),
-                rules: vec![self.rule.name().to_owned()],
-                watches: self.watches.len(),
-                targets: self.crew.len(),
-                after: clock::now().since(since),
-            });
-        }
-    }
-
-    fn tell_whether_anybody_is_there(&mut self) {
-        if self.crew.is_empty() && !self.has_told_waiting {
-            let rule = self.rule.name().to_owned();
-            let object = self.rule.selector().to_string();
-            self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
-        }
-        self.has_told_waiting = self.crew.is_empty();
-    }
-
-    fn tell_of_obstacles(&mut self) {
-        for watched in &mut self.watches {
-            let rule = self.rule.name().to_owned();
-            match watched.news_of_obstacle() {
-                None => {}
-                Some(Obstacle::Missing(path)) => {
-                    let object = path.to_string_lossy().into_owned();
-                    self.log.tell(&Decision::Waiting { rule, what: Awaited::Path, object });
-                }
-                Some(obstacle) => {
-                    let reason = format!("{obstacle}; keeping what was read before");
-                    self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-                }
-            }
-        }
-    }
-
-    fn tell_of_failures(&self, failures: Vec<String>) {
-        for reason in failures {
-            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-        }
-    }
-
-    /// Tells of mounts through which changes cannot be seen.
-    fn tell_of_pins(&self) {
-        let files = self.watches.iter().flat_map(|watched| watched.content().paths());
-        let paths = self.rule.watches().iter().chain(files);
-        for pin in Mounts::read().unwrap_or_default().pins(paths) {
-            let reason = format!("{pin}; {}", pin.remedy());
-            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-        }
-    }
-
-    fn tell_of_unreadable(&mut self) {
-        for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
-            if self.unreadable.insert(path.clone()) {
-                let reason = format!(
-                    "the content of {} is not compared, for it cannot be read or is larger than \
-                     64 MiB: its inode, size and time stand for it",
-                    path.display()
-                );
-                self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-            }
-        }
-    }
 }
 
 /// One digest of all that is watched.
 fn digest(watches: &[Watched]) -> Digest {
     Content::digest(&watches.iter().map(Watched::content).collect::<Vec<_>>())
-}
-
-/// Why a signal was not sent, and what to do about it.
-fn explain(error: TargetError) -> String {
-    let is_forbidden = matches!(&error, TargetError::Signal { source, .. }
-        if source.kind() == io::ErrorKind::PermissionDenied);
-    let text = format!("{:#}", anyhow::Error::new(error));
-    if is_forbidden {
-        text + "; run the agent as the uid of that process, or give it CAP_KILL as an effective \
-                capability"
-    } else {
-        text
-    }
 }

@@ -1,6 +1,6 @@
 //! What happened, in our words.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -141,8 +141,11 @@ pub enum Event {
         /// Which one.
         place: PlaceId,
     },
-    /// A filesystem was mounted or unmounted somewhere: paths may lead elsewhere.
-    Mounted,
+    /// Something was mounted or unmounted: paths through there may lead elsewhere.
+    Mounted {
+        /// Where.
+        points: Vec<PathBuf>,
+    },
     /// A process with a name that is followed started a program.
     Started {
         /// The process.

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Where the kernel lists the mounts that this process sees.
-const TABLE: &str = "/proc/self/mountinfo";
+pub const TABLE: &str = "/proc/self/mountinfo";
 
 /// What the kernel appends to the root of a mount whose file or directory has been removed.
 ///
@@ -80,6 +80,11 @@ impl Mounts {
     #[must_use]
     pub fn parse(table: &[u8]) -> Self {
         Self(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+    }
+
+    /// Where something is mounted, each with the number of the mount.
+    pub fn points(&self) -> impl Iterator<Item = (u64, &Path)> {
+        self.0.iter().map(|mount| (mount.id, mount.point.as_path()))
     }
 
     /// The mount that `path` is on, which must be absolute and without symlinks and `..`.

@@ -248,6 +248,28 @@ impl Places {
         touched
     }
 
+    /// Notes that something was mounted or unmounted, and gives the paths that lead through there.
+    ///
+    /// All their places are armed again, for the kernel takes its watches away when it unmounts.
+    pub(super) fn mounted(&mut self, points: &[PathBuf]) -> BTreeSet<Index> {
+        let passes = |place: &Place, point: &PathBuf| {
+            let name = point.file_name().filter(|_| point.parent() == Some(&place.path));
+            name.and_then(|name| place.ways.get(name)).map(|way| way.watches.clone())
+        };
+        let places = self.by_id.values();
+        let found: BTreeSet<Index> = places
+            .flat_map(|place| points.iter().filter_map(move |point| passes(place, point)))
+            .flatten()
+            .collect();
+        for id in found.iter().filter_map(|index| self.by_watch.get(index)).flat_map(BTreeMap::keys)
+        {
+            if let Some(place) = self.by_id.get_mut(id) {
+                place.has_fired = true;
+            }
+        }
+        found
+    }
+
     /// Has every place armed again, whatever we believe of it: what went wrong once must not go on.
     pub(super) fn distrust(&mut self) {
         for place in self.by_id.values_mut() {
@@ -505,7 +527,9 @@ mod tests {
         let odd: Vec<_> = (0..=CROWD).filter(|index| index % 2 == 1).collect();
         assert_eq!(crowded.peek(NOW), odd);
         // Once they have looked there is nothing new about it.
-        odd.iter().for_each(|&index| crowded.look(index));
+        for &index in &odd {
+            crowded.look(index);
+        }
         crowded.peek(NOW);
         crowded.places.fired(id, NOW, NOW, &rename());
         assert_eq!(crowded.peek(NOW), NOBODY);

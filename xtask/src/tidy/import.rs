@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("report", Only(&["cli", "event", "preflight"])),
     ("rule", Only(&["cli", "preflight", "settle", "sys", "target"])),
     ("settle", Only(&["clock", "event"])),
-    ("source", Only(&["clock", "event", "filesystem", "sys"])),
+    ("source", Only(&["clock", "event", "filesystem", "mount", "sys"])),
     ("sys", Only(&[])),
     ("target", Only(&["clock"])),
     ("watch", Only(&["event", "source"])),
