@@ -1,5 +1,6 @@
 //! The places that the source watches, and which paths depend on each.
 
+mod dependents;
 mod eyes;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use self::eyes::Eyes;
+use self::{dependents::Dependents, eyes::Eyes};
 use crate::{
     clock::Boot,
     event::{Actor, PlaceId},
@@ -46,8 +47,7 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Place {
     identity: Identity,
-    /// The paths that depend on it, and what of it matters to each.
-    watches: BTreeMap<Index, Interest>,
+    dependents: Dependents,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
     /// Whether what was announced may not have been visible yet when the place was looked at.
@@ -99,13 +99,6 @@ pub(super) struct Touched {
 }
 
 impl Place {
-    /// What of it matters to anybody.
-    fn interest(&self) -> Interest {
-        self.watches.values().copied().max().unwrap_or(Interest::Replacement)
-    }
-}
-
-impl Place {
     /// Notes that a path no longer follows a name.
     fn leave(&mut self, name: &OsStr, index: Index) {
         if let Some(way) = self.ways.get_mut(name) {
@@ -123,11 +116,11 @@ impl Place {
         source: &mut S,
         patience: Patience,
     ) -> BTreeSet<Index> {
-        let everybody = || self.watches.keys().copied().collect();
+        let everybody = || self.dependents.all().collect();
         let Some(handle) = watch::open_again(&self.path, self.identity) else {
             return everybody();
         };
-        if source.arm(id, handle.as_fd(), self.interest()).is_err() {
+        if source.arm(id, handle.as_fd(), self.dependents.interest()).is_err() {
             return everybody();
         }
         self.has_fired = false;
@@ -185,17 +178,20 @@ impl Places {
             return Vec::new();
         };
         place.has_fired = true;
-        let is_crowded = place.watches.len() > CROWD;
+        let passing = place.dependents.with(Interest::Replacement);
+        let is_crowded = passing.len() > CROWD;
         if is_crowded {
             let affordable = Boot(place.paid.0.saturating_sub(PEEKS));
             let due = now.max(affordable);
             let peek = Peek { due, patience: Patience::Hasty, at, by: by.clone() };
             self.peeks.entry(id).or_insert(peek).due = due;
         }
-        let touched =
-            place.watches.iter().filter(|(_, interest)| !is_crowded || **interest == Interest::Any);
-        touched
-            .map(|(&index, &interest)| Touched { index, interest, at, by: Some(by.clone()) })
+        let touch = |interest| move |&index: &Index| (index, interest);
+        let eager = place.dependents.with(Interest::Any).iter().map(touch(Interest::Any));
+        let passing = passing.iter().filter(|_| !is_crowded).map(touch(Interest::Replacement));
+        eager
+            .chain(passing)
+            .map(|(index, interest)| Touched { index, interest, at, by: Some(by.clone()) })
             .collect()
     }
 
@@ -205,7 +201,7 @@ impl Places {
             return Vec::new();
         };
         place.has_fired = true;
-        place.watches.keys().copied().collect()
+        place.dependents.all().collect()
     }
 
     /// When to look into a crowded place, if ever.
@@ -252,15 +248,17 @@ impl Places {
     ///
     /// All their places are armed again, for the kernel takes its watches away when it unmounts.
     pub(super) fn mounted(&mut self, points: &[PathBuf]) -> BTreeSet<Index> {
-        let passes = |place: &Place, point: &PathBuf| {
-            let name = point.file_name().filter(|_| point.parent() == Some(&place.path));
-            name.and_then(|name| place.ways.get(name)).map(|way| way.watches.clone())
-        };
-        let places = self.by_id.values();
-        let found: BTreeSet<Index> = places
-            .flat_map(|place| points.iter().filter_map(move |point| passes(place, point)))
-            .flatten()
-            .collect();
+        let split =
+            |point: &'_ PathBuf| Some((point.parent()?.to_owned(), point.file_name()?.to_owned()));
+        let points: Vec<_> = points.iter().filter_map(split).collect();
+        let mut found = BTreeSet::new();
+        for place in self.by_id.values() {
+            // As bytes: both are as the kernel resolved them.
+            let is_here = |parent: &PathBuf| parent.as_os_str() == place.path.as_os_str();
+            let ways = points.iter().filter(|(parent, _)| is_here(parent));
+            let ways = ways.filter_map(|(_, name)| place.ways.get(name));
+            found.extend(ways.flat_map(|way| &way.watches));
+        }
         for id in found.iter().filter_map(|index| self.by_watch.get(index)).flat_map(BTreeMap::keys)
         {
             if let Some(place) = self.by_id.get_mut(id) {
@@ -309,7 +307,7 @@ impl Places {
         for (id, interest) in &seen {
             // What no longer matters is no longer armed for from the next time on.
             if let Some(place) = self.by_id.get_mut(id) {
-                place.watches.insert(index, *interest);
+                place.dependents.set(index, *interest);
             }
         }
         let before = self.by_watch.remove(&index).unwrap_or_default();
@@ -326,8 +324,8 @@ impl Places {
             let Some(place) = self.by_id.get_mut(&id).filter(|_| !is_back) else {
                 continue;
             };
-            place.watches.remove(&index);
-            if place.watches.is_empty() {
+            place.dependents.remove(index);
+            if place.dependents.is_empty() {
                 self.by_identity.remove(&place.identity);
                 self.peeks.remove(&id);
                 self.by_id.remove(&id);
@@ -352,10 +350,11 @@ impl Places {
             self.free.push(id);
             return Err(error);
         }
-        let watches = BTreeMap::from([(index, interest)]);
+        let mut dependents = Dependents::default();
+        dependents.set(index, interest);
         let place = Place {
             identity,
-            watches,
+            dependents,
             has_fired: false,
             may_be_under_way: true,
             path: path.to_owned(),

@@ -61,10 +61,10 @@ impl<S: Source> Agent<S> {
 
     pub(super) fn tell_of_obstacles(&mut self) {
         for watched in &mut self.watches {
-            let rule = self.rule.name().to_owned();
             match watched.news_of_obstacle() {
                 None => {}
                 Some(Obstacle::Missing(path)) => {
+                    let rule = self.rule.name().to_owned();
                     let object = path.to_string_lossy().into_owned();
                     self.log.tell(&Decision::Waiting { rule, what: Awaited::Path, object });
                 }

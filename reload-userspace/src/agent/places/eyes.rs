@@ -59,14 +59,13 @@ impl<S: Source> Eyes<'_, S> {
         let Some(place) = self.places.by_id.get_mut(&id).filter(|_| known.is_some()) else {
             return Ok(Met { id, is_fresh: true });
         };
-        let before = place.interest();
-        let is_new_here = !place.watches.contains_key(&self.index);
-        let mine = place.watches.entry(self.index).or_insert(interest);
-        *mine = interest.max(*mine);
-        if !place.has_fired && place.interest() == before {
+        let before = place.dependents.interest();
+        let is_new_here = !place.dependents.contains(self.index);
+        place.dependents.add(self.index, interest);
+        if !place.has_fired && place.dependents.interest() == before {
             return Ok(Met { id, is_fresh: is_new_here });
         }
-        self.source.arm(id, handle, place.interest())?;
+        self.source.arm(id, handle, place.dependents.interest())?;
         // The others that depend on it have been told; what they see from now on is new.
         place.has_fired = false;
         place.may_be_under_way = true;
