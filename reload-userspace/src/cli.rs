@@ -17,12 +17,16 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
+/// The version, and the commit that it was built of.
+pub const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("RELOAD_COMMIT"), ")");
+
 /// Reload a process when its configuration has changed
 ///
 /// reload-agent sees a change of configuration files in the kernel, waits until it is complete, makes
 /// sure that a signal is safe and needed, and signals exactly the right process.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "reload-agent", version, disable_help_subcommand = true)]
+#[command(name = "reload-agent", version = VERSION, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

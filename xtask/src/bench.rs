@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{lab::Lab, report::Report};
 use crate::{
-    build::{Built, Profile, build},
+    build::{Built, Linkage, Profile, build},
     place::{Place, is_root, printed},
     setup::{Extent, setup},
 };
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(is_root(), "the bench looks into the agent, which runs as root: run it as root");
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Release)?;
+    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent, options.source.clone())?;
 

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     exec,
-    place::{Place, host_cargo},
+    place::{Place, host, host_cargo},
     toolchain::{TARGET, Toolchain},
 };
 
@@ -22,6 +22,19 @@ pub(crate) struct Options {
     /// Optimise the agent; its eBPF program always is
     #[arg(long)]
     release: bool,
+
+    /// Link the C library in, so that the agent runs where there is none, as in an empty image
+    #[arg(long = "static")]
+    is_static: bool,
+}
+
+/// How the agent is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linkage {
+    /// To the C library of the machine that runs it.
+    Dynamic,
+    /// With a C library of its own.
+    Static,
 }
 
 /// How the agent is compiled.
@@ -55,7 +68,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = Toolchain::find(&place)
         .map_err(|error| error.context("`cargo xtask setup` installs what is missing"))?;
     let profile = if options.release { Profile::Release } else { Profile::Debug };
-    let Built { agent, .. } = build(&place, &toolchain, profile)?;
+    let linkage = if options.is_static { Linkage::Static } else { Linkage::Dynamic };
+    let Built { agent, .. } = build(&place, &toolchain, profile, linkage)?;
     println!("The agent is {}.", agent.display());
     Ok(())
 }
@@ -65,9 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 ///
 /// Fails where one of them does not compile; cargo has then said why.
-pub(crate) fn build(place: &Place, toolchain: &Toolchain, profile: Profile) -> Result<Built> {
+pub(crate) fn build(
+    place: &Place,
+    toolchain: &Toolchain,
+    profile: Profile,
+    linkage: Linkage,
+) -> Result<Built> {
     let object = build_object(place, toolchain)?;
-    let agent = build_agent(place, profile, &object)?;
+    let agent = build_agent(place, profile, linkage, &object)?;
     Ok(Built { agent, object })
 }
 
@@ -79,20 +98,36 @@ fn build_object(place: &Place, toolchain: &Toolchain) -> Result<PathBuf> {
     there(target.join(TARGET).join("ebpf/reload-ebpf"))
 }
 
-fn build_agent(place: &Place, profile: Profile, object: &Path) -> Result<PathBuf> {
+fn build_agent(
+    place: &Place,
+    profile: Profile,
+    linkage: Linkage,
+    object: &Path,
+) -> Result<PathBuf> {
     let mut cargo = host_cargo();
     cargo.args(["build", "--locked", "--package=reload-userspace", "--bin=reload-agent"]);
     cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root);
-    let folder = match profile {
-        Profile::Debug => "debug",
+    let mut folder = place.target.clone();
+    if linkage == Linkage::Static {
+        let host = host()?;
+        // With `--target`, even the host's own, the flags reach neither build scripts nor macros,
+        // which cannot be static.
+        cargo.args(["--target", &host]).env("CARGO_ENCODED_RUSTFLAGS", STATIC_FLAGS);
+        folder.push(host);
+    }
+    match profile {
+        Profile::Debug => folder.push("debug"),
         Profile::Release => {
             cargo.arg("--release");
-            "release"
+            folder.push("release");
         }
-    };
+    }
     exec(&mut cargo)?;
-    there(place.target.join(folder).join("reload-agent"))
+    there(folder.join("reload-agent"))
 }
+
+/// Makes rustc link glibc itself in: Debian has no Rust library for another C library.
+const STATIC_FLAGS: &str = "-Ctarget-feature=+crt-static";
 
 /// The package that is the eBPF program, for every subcommand of cargo that compiles it.
 pub(crate) const EBPF_OPTIONS: [&str; 5] = [

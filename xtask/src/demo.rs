@@ -17,7 +17,7 @@ use self::{
 };
 use crate::{
     agent::become_root,
-    build::{Built, Profile, build},
+    build::{Built, Linkage, Profile, build},
     patience::Patience,
     place::Place,
     setup::{Extent, setup},
@@ -54,11 +54,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     // The demo can do without nginx, the build without nothing.
-    let toolchain = setup(&place, Extent::Tests).or_else(|error| {
+    let toolchain = setup(&place, Extent::Demo).or_else(|error| {
         println!("{error:#}.");
         setup(&place, Extent::Build)
     })?;
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Release)?;
+    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
     let kind = Kind::nginx(&place).filter(|_| !options.stand_in);
     let kind = kind.map_or_else(|| Kind::stand_in(&place), Ok)?;
     become_root()?;

@@ -12,6 +12,7 @@
 mod bench;
 mod build;
 mod demo;
+mod image;
 mod lint;
 mod setup;
 mod test;
@@ -19,6 +20,7 @@ mod tidy;
 // ---
 mod agent;
 mod child;
+mod docker;
 mod package;
 mod patience;
 mod place;
@@ -42,6 +44,7 @@ use clap::Parser;
 enum Chore {
     Setup(setup::Options),
     Build(build::Options),
+    Image(image::Options),
     Demo(demo::Options),
     Bench(bench::Options),
     Test(test::Options),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Setup(options) => setup::run(&options),
         Chore::Build(options) => build::run(&options),
+        Chore::Image(options) => image::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Test(options) => test::run(&options),

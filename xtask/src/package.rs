@@ -79,18 +79,39 @@ pub(crate) const BUILD: &[Package] = &[
 ];
 
 /// What the tests and the demo run.
-pub(crate) const TESTS: &[Package] = &[
+pub(crate) const SERVER: &[Package] = &[Package {
+    name: "nginx-light",
+    proof: Proof::Program("nginx"),
+    why: "is reloaded by the tests and the demo",
+}];
+
+/// What the tests run besides.
+pub(crate) const TESTS: &[Package] = &[Package {
+    name: "bindfs",
+    proof: Proof::Program("bindfs"),
+    why: "mounts what changes elsewhere (FUSE), for the tests",
+}];
+
+/// What builds and runs images.
+pub(crate) const DOCKER: &[Package] = &[
     Package {
-        name: "nginx-light",
-        proof: Proof::Program("nginx"),
-        why: "is reloaded by the tests and the demo",
+        name: "docker.io",
+        proof: Proof::Program("dockerd"),
+        why: "builds the image, and runs the containers of the tests",
     },
     Package {
-        name: "bindfs",
-        proof: Proof::Program("bindfs"),
-        why: "mounts what changes elsewhere (FUSE), for the tests",
+        name: "iptables",
+        proof: Proof::Program("iptables"),
+        why: "gives containers a network",
     },
 ];
+
+/// What makes the image that others start from, where it cannot be pulled.
+pub(crate) const BOOTSTRAP: &[Package] = &[Package {
+    name: "debootstrap",
+    proof: Proof::Program("debootstrap"),
+    why: "makes an image of Debian out of its packages",
+}];
 
 /// What `.ci/run` wants besides.
 pub(crate) const CI: &[Package] = &[Package {

@@ -69,6 +69,21 @@ pub(crate) fn host_cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
+/// What rustc calls this machine.
+///
+/// # Errors
+///
+/// Fails where rustc does not run or does not tell.
+pub(crate) fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    let version = printed(Command::new(rustc).arg("-vV")).context("cannot run `rustc -vV`")?;
+    parse_host(&version).map(str::to_owned).context("`rustc -vV` does not tell its host")
+}
+
+fn parse_host(version: &str) -> Option<&str> {
+    version.lines().find_map(|line| line.strip_prefix("host: "))
+}
+
 /// Reads what `command` prints; `None` where it is missing or fails, which is a normal answer.
 pub(crate) fn printed(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).stdin(Stdio::null()).output().ok()?;
@@ -91,4 +106,16 @@ pub(crate) fn as_root(program: &str) -> Command {
     let mut sudo = Command::new("sudo");
     sudo.arg(program);
     sudo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_read_from_the_compiler() {
+        let version = "rustc 1.95.0\nhost: x86_64-unknown-linux-gnu\nrelease: 1.95.0\n";
+        assert_eq!(parse_host(version), Some("x86_64-unknown-linux-gnu"));
+        assert_eq!(parse_host("rustc 1.95.0\n"), None);
+    }
 }

@@ -18,8 +18,8 @@ use crate::{
 ///
 /// Takes whichever toolchain for the eBPF program is complete: Debian's rustc-web, or rustup's
 /// nightly with rust-src. Where neither is, installs Debian's if apt offers it, else rustup's. Also
-/// installs what the tests run: a C compiler and nginx. Tools that cargo builds go into the target
-/// folder, not among yours. It is safe to repeat; the second time there is nothing to do.
+/// installs what the tests run: a C compiler, nginx and Docker. Tools that cargo builds go into the
+/// target folder, not among yours. It is safe to repeat; the second time there is nothing to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Also install what .ci/run wants: a clippy for the eBPF program, and cargo-deny
@@ -32,6 +32,8 @@ pub(crate) struct Options {
 pub(crate) enum Extent {
     /// What building takes.
     Build,
+    /// That, and a server to reload.
+    Demo,
     /// That, and what the tests run.
     Tests,
     /// That, and what `.ci/run` wants.
@@ -59,7 +61,11 @@ pub(crate) fn setup(place: &Place, extent: Extent) -> Result<Toolchain> {
     let found = Toolchain::find(place);
     let mut tasks = Tasks { packages: missing(package::BUILD), ..Tasks::default() };
     if extent != Extent::Build {
-        tasks.packages.extend(missing(package::TESTS));
+        tasks.packages.extend(missing(package::SERVER));
+    }
+    if matches!(extent, Extent::Tests | Extent::Ci) {
+        let tables = [package::TESTS, package::DOCKER, package::BOOTSTRAP];
+        tasks.packages.extend(tables.iter().flat_map(|table| missing(table)));
     }
     let kind = match &found {
         Ok(toolchain) => toolchain.kind,
@@ -89,6 +95,16 @@ pub(crate) fn setup(place: &Place, extent: Extent) -> Result<Toolchain> {
     let toolchain = Toolchain::find(place).context("setup did all it could")?;
     println!("Setup is done: {toolchain} builds the eBPF program.");
     Ok(toolchain)
+}
+
+/// Installs what is missing of some tables, for a chore that builds nothing on this machine.
+///
+/// # Errors
+///
+/// Fails where something is still missing, and names it.
+pub(crate) fn provide(tables: &[&'static [Package]]) -> Result<()> {
+    let absent: Vec<_> = tables.iter().flat_map(|table| missing(table)).collect();
+    if absent.is_empty() { Ok(()) } else { install_packages(&absent) }
 }
 
 /// Finds the cargo-deny that the project uses.

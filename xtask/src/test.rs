@@ -1,23 +1,25 @@
 //! Runs every test: those of the workspace, and the end-to-end ones, which need root and an agent
 //! with its eBPF program.
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
-    build::{Built, OBJECT_VARIABLE, Profile, build},
-    exec,
-    place::{Place, host_cargo, is_program, is_root, printed},
+    build::{Built, Linkage, OBJECT_VARIABLE, Profile, build},
+    exec, image,
+    place::{Place, host, host_cargo, is_program, is_root},
     setup::{Extent, setup},
 };
 
 /// Run every test, those that need root too
 ///
-/// Installs what is missing and builds first. Tests run as root: where you are not, sudo runs the
-/// compiled tests, and apt if need be, and nothing else.
+/// Installs what is missing and builds first, the images of the containers too. Tests run as root: where you are not, sudo runs the
+/// compiled tests, and apt and Docker if need be, and nothing else.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// Take the images that are there, and build none: quicker, where other tests matter
+    #[arg(long)]
+    keep_images: bool,
+
     /// Passed on to the tests: a part of the names of those to run, or options such as --nocapture
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
@@ -31,7 +33,10 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
-    let Built { object, .. } = build(&place, &toolchain, Profile::Debug)?;
+    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    if !options.keep_images {
+        image::build_for_tests(&place)?;
+    }
 
     let mut cargo = host_cargo();
     cargo.args(["test", "--workspace", "--locked"]);
@@ -48,23 +53,5 @@ fn run_with_sudo() -> Result<String> {
         is_program("sudo"),
         "the tests need root, and there is no sudo; run `cargo xtask test` as root",
     );
-    let version = printed(Command::new("rustc").arg("-vV")).context("cannot run `rustc -vV`")?;
-    let host = parse_host(&version).context("`rustc -vV` does not tell its host")?;
-    Ok(format!("target.{host}.runner = ['sudo', '--preserve-env']"))
-}
-
-fn parse_host(version: &str) -> Option<&str> {
-    version.lines().find_map(|line| line.strip_prefix("host: "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_is_read_from_the_compiler() {
-        let version = "rustc 1.95.0\nhost: x86_64-unknown-linux-gnu\nrelease: 1.95.0\n";
-        assert_eq!(parse_host(version), Some("x86_64-unknown-linux-gnu"));
-        assert_eq!(parse_host("rustc 1.95.0\n"), None);
-    }
+    Ok(format!("target.{}.runner = ['sudo', '--preserve-env']", host()?))
 }

@@ -1,0 +1,8 @@
+# The servers that the tests reload in containers: `cargo xtask test` builds it.
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        gunicorn \
+        haproxy \
+        nginx-light \
+    && rm -rf /var/lib/apt/lists/*
