@@ -3,11 +3,7 @@
 //! Without `RELOAD_EBPF_OBJECT`, as in an editor or a plain `cargo build`, the agent is built without
 //! it, and says so when it is asked for the source `ebpf`.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::Path, process::Command};
 
 /// The path of the eBPF object.
 const OBJECT: &str = "RELOAD_EBPF_OBJECT";
@@ -37,7 +33,7 @@ fn main() {
 fn commit() -> Option<String> {
     let root = Path::new("..").canonicalize().ok()?;
     // The source may have been unpacked in the middle of another repository.
-    if PathBuf::from(git(&["rev-parse", "--show-toplevel"])?) != root {
+    if git(&["rev-parse", "--show-toplevel"])?.as_str() != root.to_str()? {
         return None;
     }
     // The log of HEAD grows with every commit, checkout and rebase. Where git keeps no logs, HEAD
