@@ -16,6 +16,7 @@ RUN apt-get update \
         cargo-web \
         g++ \
         gcc \
+        libcap2-bin \
         libc6-dev \
         libstd-rust-web-dev-bpf \
         llvm-22-dev \
@@ -46,6 +47,10 @@ RUN --mount=type=cache,target=/root/.cargo/registry \
     find reload-ebpf reload-userspace xtask -type f -exec touch {} + \
     && RELOAD_COMMIT="$COMMIT" cargo xtask build --release --static \
     && install target/*/release/reload-agent /reload-agent
+# What a container is granted, others than root get by way of the file alone. By default that is KILL:
+# so the agent may signal any process of its pod, and need not run as root for it. `p`: permitted, so
+# that where nothing is granted it starts all the same. The agent makes them effective itself.
+RUN setcap cap_kill,cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search=p /reload-agent
 
 # --- The image.
 FROM scratch

@@ -1,4 +1,5 @@
-//! What the end-to-end tests share: the agent, targets and writers, filesystems, the kubelet, nginx.
+//! What the end-to-end tests share: the agent, targets and writers, filesystems, the kubelet, nginx,
+//! containers.
 //!
 //! Nothing here sleeps to let something happen: a test waits for a line or a state, with a deadline.
 //! That *nothing* happens is proved by a fence: one more change whose outcome is known, and a look at
@@ -8,10 +9,13 @@
 
 pub(crate) mod agent;
 pub(crate) mod doctor;
+pub(crate) mod docker;
 pub(crate) mod filesystem;
 pub(crate) mod kubelet;
 pub(crate) mod lines;
+pub(crate) mod manifest;
 pub(crate) mod nginx;
+pub(crate) mod pod;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod target;

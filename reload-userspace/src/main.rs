@@ -17,6 +17,7 @@ use reload_userspace::{
     report::{Log, one_line},
     rule::{self, Pace, Rule, RuleError},
     source::{Choice, Ladder},
+    sys,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    // Before there is another thread, for each has its own.
+    sys::use_granted_capabilities();
     let done = match cli.command {
         Command::Run(args) => run(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),

@@ -18,7 +18,7 @@ use nix::{libc, sys::statfs};
 
 use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
-    thread::CapabilitySet,
+    thread::{CapabilitySet, CapabilitySets},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -26,6 +26,18 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[must_use]
 pub fn effective_capabilities() -> CapabilitySet {
     rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
+/// Makes every capability that was granted effective.
+///
+/// The executable of the image may be *given* capabilities by its file, `capabilities(7)`. Were they
+/// to become effective by themselves, it could not be started where one of them is withheld.
+pub fn use_granted_capabilities() {
+    if let Ok(sets) = rustix::thread::capabilities(None) {
+        let sets = CapabilitySets { effective: sets.permitted, ..sets };
+        // The kernel does not refuse what is permitted. If it did, what lacks would say what it lacks.
+        let _refused = rustix::thread::set_capabilities(None, sets);
+    }
 }
 
 /// Lets the runtime wait until there is something to read from `source`.
