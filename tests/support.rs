@@ -8,8 +8,8 @@
 #![expect(dead_code, reason = "each file of tests uses its own part of this")]
 
 pub(crate) mod agent;
-pub(crate) mod doctor;
 pub(crate) mod docker;
+pub(crate) mod doctor;
 pub(crate) mod filesystem;
 pub(crate) mod kubelet;
 pub(crate) mod lines;
