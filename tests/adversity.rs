@@ -21,6 +21,7 @@ use crate::support::{
     agent::{Agent, arguments, command},
     lines::Lines,
     process::Process,
+    source::{Source, promise},
     target::{Recipe, Running, unique_name},
     time::{pause, poll},
     writer::{config, printed, replace},
@@ -36,33 +37,32 @@ fn wait_for_attached(target: &mut Running, path: &Path) {
     });
 }
 
+promise!(every_one_of_many_writes_in_place_is_delivered);
 /// A look that comes late must not be put off again.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn every_one_of_many_writes_in_place_is_delivered() {
+fn every_one_of_many_writes_in_place_is_delivered(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let _agent = Agent::with(&path, recipe.name(), &["--reconcile", "1h", "--settle-max", "1m"]);
-    for n in 1..=60 {
+    let _agent =
+        Agent::with(source, &path, recipe.name(), &["--reconcile", "1h", "--settle-max", "1m"]);
+    for n in 1..=source.rounds(60) {
         let text = format!("revision {n}");
         let mut file = File::create(&path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        pause(Duration::from_millis(n % 4));
+        pause(Duration::from_millis(u64::from(n % 4)));
         drop(file);
         target.signals_until(&printed(text.as_bytes()));
     }
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_steady_writer_beside_a_file_does_not_hold_it_back() {
+promise!(a_steady_writer_beside_a_file_does_not_hold_it_back);
+fn a_steady_writer_beside_a_file_does_not_hold_it_back(source: Source) {
     let (dir, path) = config();
     let noise = File::create(dir.path().join("noise.log")).unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let options = ["--reconcile", "1h", "--settle-max", "300ms"];
-    let _agent = Agent::with(dir.path(), recipe.name(), &options);
+    let _agent = Agent::with(source, dir.path(), recipe.name(), &options);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -80,13 +80,12 @@ fn a_steady_writer_beside_a_file_does_not_hold_it_back() {
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_file_of_terabytes_is_not_read() {
+promise!(a_file_of_terabytes_is_not_read);
+fn a_file_of_terabytes_is_not_read(source: Source) {
     let (dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::with(dir.path(), recipe.name(), &[""; 0]);
+    let mut agent = Agent::with(source, dir.path(), recipe.name(), &[""; 0]);
     File::create(dir.path().join("huge")).unwrap().set_len(1 << 42).unwrap();
     agent.wait_for("degraded");
     replace(&path, "new");
@@ -94,40 +93,39 @@ fn a_file_of_terabytes_is_not_read() {
     assert!(agent.stop(Signal::TERM).0.success());
 }
 
+promise!(a_log_in_the_watched_directory_is_no_configuration);
 /// A line in its own log would be the next change, and that the next line.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_log_in_the_watched_directory_is_no_configuration() {
-    const UPDATES: usize = 20;
+fn a_log_in_the_watched_directory_is_no_configuration(source: Source) {
+    let updates = source.rounds(20);
     let (dir, path) = config();
     let log = dir.path().join("agent.log");
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut agent = command();
-    agent.args(arguments(dir.path(), recipe.name())).stderr(File::create(&log).unwrap());
+    agent.args(arguments(source, dir.path(), recipe.name())).stderr(File::create(&log).unwrap());
     let _agent = Process::spawn(&mut agent);
     poll("the agent to be ready", || {
         fs::read_to_string(&log).unwrap().contains("ready").then_some(())
     });
 
     let mut signals = Vec::new();
-    for n in 1..=UPDATES {
+    for n in 1..=updates {
         replace(&path, &n.to_string());
         signals.extend(target.signals_until(&n.to_string()));
-        // Time for the agent's second look, which would find its own line.
-        pause(Duration::from_millis(60));
+        // It would find its own line.
+        source.let_look();
     }
-    assert_eq!(signals.len(), UPDATES, "{signals:?}");
+    assert_eq!(signals.len(), usize::try_from(updates).unwrap(), "{signals:?}");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn nobody_has_to_read_the_log() {
+// Poll would take ten minutes to say so much.
+promise!(nobody_has_to_read_the_log: ebpf, fanotify, inotify);
+fn nobody_has_to_read_the_log(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut agent = command();
-    agent.args(arguments(&path, recipe.name())).stderr(Stdio::piped());
+    agent.args(arguments(source, &path, recipe.name())).stderr(Stdio::piped());
     let mut agent = agent.spawn().unwrap();
     wait_for_attached(&mut target, &path);
     // More than any pipe takes by default: 64 KiB.
@@ -140,10 +138,9 @@ fn nobody_has_to_read_the_log() {
     assert!(agent.wait().unwrap().success());
 }
 
+promise!(a_target_may_be_in_a_thousand_groups);
 /// `status` lists them before what the process does with its signals.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_target_may_be_in_a_thousand_groups() {
+fn a_target_may_be_in_a_thousand_groups(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let groups: Vec<_> = (100_000..101_000).map(|group: u32| group.to_string()).collect();
@@ -152,20 +149,19 @@ fn a_target_may_be_in_a_thousand_groups() {
     start.args(recipe.command().get_args());
     let mut target = Running::of(recipe.name(), &mut start);
     target.wait_until_ready();
-    let _agent = Agent::on(&path, recipe.name());
+    let _agent = Agent::on(source, &path, recipe.name());
     replace(&path, "new");
     target.signals_until("new");
 }
 
+promise!(a_daemon_that_forks_after_it_has_read_gets_the_change);
 /// A process that was merely forked has what its parent has read.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_daemon_that_forks_after_it_has_read_gets_the_change() {
+fn a_daemon_that_forks_after_it_has_read_gets_the_change(source: Source) {
     let (dir, path) = config();
     let name = unique_name();
     let shell = dir.path().join(&name);
     fs::copy("/bin/sh", &shell).unwrap();
-    let mut agent = Agent::with(&path, &name, &["--handler-timeout", "1m"]);
+    let mut agent = Agent::with(source, &path, &name, &["--handler-timeout", "1m"]);
     let script =
         "echo started; read go; (trap 'echo signal' HUP; while :; do sleep 1 & wait $!; done) &";
     let mut daemon = Command::new(&shell);

@@ -9,11 +9,12 @@ use std::{fs, path::Path, time::Duration};
 use rustix::process::Signal;
 
 use crate::support::{
-    agent::{Agent, command, count},
+    agent::{Agent, command, count, unhurried_arguments},
     filesystem::Filesystem,
+    source::{Source, promise},
     target::Recipe,
     time::pause,
-    writer::{printed, replace},
+    writer::{config, printed, replace},
 };
 
 /// How the revisions are written.
@@ -32,13 +33,13 @@ impl Kind {
     }
 }
 
-fn check(filesystem: Filesystem, kind: Kind, updates: usize, spacing: Duration) {
+fn check(source: Source, filesystem: Filesystem, kind: Kind, updates: usize, spacing: Duration) {
     println!("--- {filesystem}, {kind:?}");
     let mounted = filesystem.mount_with(&[("app.conf", "revision 0")]);
     let path = mounted.dir.join("app.conf");
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let agent = Agent::with(&path, recipe.name(), &["--reconcile", "1h"]);
+    let agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
 
     for n in 1..=updates {
         kind.write(&path, &format!("revision {n}"));
@@ -66,40 +67,34 @@ fn check(filesystem: Filesystem, kind: Kind, updates: usize, spacing: Duration) 
     println!("{updates} updates, {reloaded} reloads");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn two_hundred_updates_at_20_ms() {
-    check(Filesystem::Ext4, Kind::Rename, 200, Duration::from_millis(20));
-    check(Filesystem::Ext4, Kind::InPlace, 200, Duration::from_millis(20));
+promise!(two_hundred_updates_at_20_ms);
+fn two_hundred_updates_at_20_ms(source: Source) {
+    check(source, Filesystem::Ext4, Kind::Rename, 200, Duration::from_millis(20));
+    check(source, Filesystem::Ext4, Kind::InPlace, 200, Duration::from_millis(20));
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn two_thousand_updates_as_fast_as_they_can_be_written() {
-    for filesystem in Filesystem::ALL {
+promise!(two_thousand_updates_as_fast_as_they_can_be_written);
+fn two_thousand_updates_as_fast_as_they_can_be_written(source: Source) {
+    for filesystem in Filesystem::USUAL {
         for kind in [Kind::Rename, Kind::InPlace] {
-            check(filesystem, kind, 2_000, Duration::ZERO);
+            check(source, filesystem, kind, 2_000, Duration::ZERO);
         }
     }
 }
 
+promise!(changes_within_the_interval_become_one_reload_at_its_end);
 /// A second HUP within milliseconds hits programs that are still at the first.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn changes_within_the_interval_become_one_reload_at_its_end() {
-    const INTERVAL: Duration = Duration::from_millis(700);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
+fn changes_within_the_interval_become_one_reload_at_its_end(source: Source) {
+    // Longer than it takes the source to see the next change.
+    let interval = Duration::from_millis(if source == Source::Poll { 2500 } else { 700 });
+    let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     // The option that comes last does not win over another of its name: so none is given twice.
-    let mut agent = Agent::spawn(
-        command()
-            .args(["run", "--log-format", "json", "--min-interval", "700ms"])
-            .args(["--process", recipe.name(), "--watch"])
-            .arg(&path),
-    );
+    let mut command = command();
+    command.args(unhurried_arguments(source, &path, recipe.name()));
+    command.args(["--min-interval", &format!("{}ms", interval.as_millis())]);
+    let mut agent = Agent::spawn(&mut command);
     agent.wait_for("ready");
 
     replace(&path, "1");
@@ -117,6 +112,6 @@ fn changes_within_the_interval_become_one_reload_at_its_end() {
     let tolerance = Duration::from_millis(100);
     for (earlier, later) in [(first, second.clone()), (second, third)] {
         let apart = Duration::from_nanos(later.at_ns - earlier.at_ns);
-        assert!(apart + tolerance >= INTERVAL, "signalled {apart:?} after the one before");
+        assert!(apart + tolerance >= interval, "signalled {apart:?} after the one before");
     }
 }

@@ -8,7 +8,8 @@ use std::{fs, path::Path};
 
 use crate::support::{
     agent::{Agent, count},
-    filesystem::Filesystem,
+    filesystem::{Filesystem, with_each},
+    source::{Source, promise},
     target::Recipe,
     writer::replace,
 };
@@ -55,10 +56,9 @@ const STEPS: &[Step] = &[
     },
 ];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn files_may_be_added_changed_and_removed() {
-    for filesystem in Filesystem::ALL {
+promise!(files_may_be_added_changed_and_removed);
+fn files_may_be_added_changed_and_removed(source: Source) {
+    with_each(Filesystem::USUAL, |filesystem| {
         println!("--- {filesystem}");
         let mounted = filesystem.mount_with(&[
             ("conf/a.conf", "a0"),
@@ -68,7 +68,7 @@ fn files_may_be_added_changed_and_removed() {
         let dir = mounted.dir.join("conf");
         let recipe = Recipe::new().reading(&dir);
         let mut target = recipe.start();
-        let mut agent = Agent::with(&dir, recipe.name(), &["--reconcile", "1h"]);
+        let mut agent = Agent::with(source, &dir, recipe.name(), &["--reconcile", "1h"]);
 
         for step in STEPS {
             (step.change)(&dir);
@@ -78,13 +78,12 @@ fn files_may_be_added_changed_and_removed() {
             assert_eq!(changed.paths(), [dir.join(step.file).to_str().unwrap()]);
             assert_eq!(target.signal().content, step.content);
         }
-    }
+    });
 }
 
+promise!(several_paths_may_be_watched);
 /// Two watches are one rule: either is a reason to reload.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn several_paths_may_be_watched() {
+fn several_paths_may_be_watched(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let conf_d = dir.path().join("conf.d");
     let main = dir.path().join("main.conf");
@@ -92,7 +91,8 @@ fn several_paths_may_be_watched() {
     fs::write(&main, "m0").unwrap();
     let recipe = Recipe::new().reading(&main);
     let mut target = recipe.start();
-    let mut agent = Agent::with(&conf_d, recipe.name(), &["--watch", main.to_str().unwrap()]);
+    let mut agent =
+        Agent::with(source, &conf_d, recipe.name(), &["--watch", main.to_str().unwrap()]);
 
     let added = conf_d.join("added.conf");
     fs::write(&added, "1").unwrap();

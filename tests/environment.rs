@@ -8,6 +8,7 @@ use std::{fs, path::PathBuf};
 
 use crate::support::{
     agent::{Agent, command},
+    source::{Source, promise},
     target::{Recipe, Running},
     writer::replace,
 };
@@ -25,10 +26,10 @@ fn scene() -> (tempfile::TempDir, PathBuf, Recipe, Running) {
 }
 
 /// Runs the agent with `variables` alone; `{dir}`, `{path}` and `{name}` stand for those of a scene.
-fn check(variables: &[(&str, &str)]) {
+fn check(source: Source, variables: &[(&str, &str)]) {
     let (dir, path, recipe, mut target) = scene();
     let mut command = command();
-    command.arg("run").env("RELOAD_LOG_FORMAT", "json");
+    command.arg("run").env("RELOAD_LOG_FORMAT", "json").env("RELOAD_SOURCE", source.name());
     for (variable, value) in variables {
         let value = value
             .replace("{dir}", dir.path().to_str().unwrap())
@@ -37,7 +38,7 @@ fn check(variables: &[(&str, &str)]) {
         command.env(variable, value);
     }
     let mut agent = Agent::spawn(&mut command);
-    agent.wait_for("ready");
+    assert_eq!(agent.wait_for("ready").text("source"), source.name());
 
     replace(&path, "1");
     let reloaded = agent.wait_for("reloaded");
@@ -46,33 +47,36 @@ fn check(variables: &[(&str, &str)]) {
     assert_eq!(target.signal().content, "1", "{variables:?}");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_names_of_other_sidecars_are_understood() {
-    check(&[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "USR1")]);
-    check(&[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "SIGUSR1")]);
-    check(&[("CONFIG_DIR", "{dir}"), ("PROCESS_NAME", "{name}"), ("RELOAD_SIGNAL", "10")]);
-    check(&[("CONFIG_DIR", "/nonexistent,{dir}"), ("PROCESS", "{name}"), ("SIGNAL", "usr1")]);
+promise!(the_names_of_other_sidecars_are_understood);
+fn the_names_of_other_sidecars_are_understood(source: Source) {
+    check(source, &[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "USR1")]);
+    check(source, &[("FILE", "{path}"), ("PROCESS", "{name}"), ("SIGNAL", "SIGUSR1")]);
+    check(source, &[("CONFIG_DIR", "{dir}"), ("PROCESS_NAME", "{name}"), ("RELOAD_SIGNAL", "10")]);
+    check(
+        source,
+        &[("CONFIG_DIR", "/nonexistent,{dir}"), ("PROCESS", "{name}"), ("SIGNAL", "usr1")],
+    );
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_agent_s_own_names_come_first() {
-    check(&[
-        ("RELOAD_WATCH", "{path}"),
-        ("RELOAD_PROCESS", "{name}"),
-        ("RELOAD_SIGNAL", "USR1"),
-        ("FILE", "/nonexistent"),
-        ("PROCESS", "nobody-is-called-so"),
-        ("PROCESS_NAME", "nobody-is-called-so"),
-        ("SIGNAL", "USR2"),
-    ]);
+promise!(the_agent_s_own_names_come_first);
+fn the_agent_s_own_names_come_first(source: Source) {
+    check(
+        source,
+        &[
+            ("RELOAD_WATCH", "{path}"),
+            ("RELOAD_PROCESS", "{name}"),
+            ("RELOAD_SIGNAL", "USR1"),
+            ("FILE", "/nonexistent"),
+            ("PROCESS", "nobody-is-called-so"),
+            ("PROCESS_NAME", "nobody-is-called-so"),
+            ("SIGNAL", "USR2"),
+        ],
+    );
 }
 
+promise!(an_option_comes_before_the_environment);
 /// What is typed comes before what is set.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn an_option_comes_before_the_environment() {
+fn an_option_comes_before_the_environment(source: Source) {
     let (_dir, path, recipe, mut target) = scene();
     let mut agent = Agent::spawn(
         command()
@@ -81,6 +85,7 @@ fn an_option_comes_before_the_environment() {
             .arg(&path)
             .env("RELOAD_SIGNAL", "TERM")
             .env("RELOAD_PROCESS", "nobody-is-called-so")
+            .env("RELOAD_SOURCE", source.name())
             .env("FILE", "/nonexistent"),
     );
     agent.wait_for("ready");

@@ -8,8 +8,12 @@ use std::{path::Path, time::Duration};
 
 use crate::support::{
     agent::{Agent, count, names},
-    filesystem::Filesystem::{self, Ext4, Tmpfs},
+    filesystem::{
+        Filesystem::{self, Ext4, Tmpfs},
+        with_each,
+    },
     kubelet::{Keys, Old, Order, Volume, keys, printed_keys},
+    source::{Source, promise},
     target::Recipe,
 };
 
@@ -36,26 +40,24 @@ fn states() -> Vec<(&'static str, Keys)> {
     ]
 }
 
-fn for_each_kind(check: impl Fn(&Path, Order)) {
-    for filesystem in FILESYSTEMS {
-        for order in Order::ALL {
-            println!("--- {filesystem}, {order:?}");
-            let mounted = filesystem.mount();
-            check(&mounted.dir, order);
-        }
-    }
+fn for_each_kind(check: impl Fn(&Path, Order) + Sync) {
+    let kinds = FILESYSTEMS.iter().flat_map(|&kind| Order::ALL.map(|order| (kind, order)));
+    with_each(kinds, |(filesystem, order)| {
+        let mounted = filesystem.mount();
+        println!("--- {filesystem}, {order:?}: {}", mounted.dir.display());
+        check(&mounted.dir, order);
+    });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_watched_volume_is_reloaded_once_for_each_update() {
+promise!(a_watched_volume_is_reloaded_once_for_each_update);
+fn a_watched_volume_is_reloaded_once_for_each_update(source: Source) {
     for_each_kind(|dir, order| {
         let mut states = states().into_iter();
         let mut volume = Volume::mount(dir, order, states.next().unwrap().1);
         volume.pace(PACE);
         let recipe = Recipe::new().reading(dir);
         let mut target = recipe.start();
-        let mut agent = Agent::on(dir, recipe.name());
+        let mut agent = Agent::on(source, dir, recipe.name());
 
         for (what, state) in states {
             let complete_ns = volume.update(state);
@@ -70,15 +72,14 @@ fn a_watched_volume_is_reloaded_once_for_each_update() {
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_log_names_the_keys_that_changed() {
+promise!(the_log_names_the_keys_that_changed);
+fn the_log_names_the_keys_that_changed(source: Source) {
     for_each_kind(|dir, order| {
         let first = keys(&[("a.conf", "a1"), ("b.conf", "b1"), ("c.conf", "c1")]);
         let mut volume = Volume::mount(dir, order, first);
         let recipe = Recipe::new();
         let _target = recipe.start();
-        let mut agent = Agent::on(dir, recipe.name());
+        let mut agent = Agent::on(source, dir, recipe.name());
 
         volume.update(keys(&[("a.conf", "a2"), ("c.conf", "c1"), ("d.conf", "d2")]));
         let changed = agent.wait_for("changed");
@@ -90,16 +91,15 @@ fn the_log_names_the_keys_that_changed() {
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_watched_key_is_reloaded_only_when_it_changes() {
+promise!(a_watched_key_is_reloaded_only_when_it_changes);
+fn a_watched_key_is_reloaded_only_when_it_changes(source: Source) {
     for_each_kind(|dir, order| {
         let mut volume = Volume::mount(dir, order, keys(&[("a.conf", "a1"), ("b.conf", "b1")]));
         volume.pace(PACE);
         let path = dir.join("a.conf");
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
-        let mut agent = Agent::on(&path, recipe.name());
+        let mut agent = Agent::on(source, &path, recipe.name());
 
         volume.update(keys(&[("a.conf", "a1"), ("b.conf", "b2")]));
         volume.update(keys(&[("a.conf", "a1"), ("b.conf", "b2"), ("c.conf", "c3")]));
@@ -121,16 +121,15 @@ fn a_watched_key_is_reloaded_only_when_it_changes() {
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_key_in_a_directory_of_the_volume_is_seen() {
+promise!(a_key_in_a_directory_of_the_volume_is_seen);
+fn a_key_in_a_directory_of_the_volume_is_seen(source: Source) {
     for_each_kind(|dir, order| {
         let mut volume = Volume::mount(dir, order, keys(&[("conf.d/a.conf", "a1")]));
         volume.pace(PACE);
         let servers = dir.join("conf.d");
         let recipe = Recipe::new().reading(&servers);
         let mut target = recipe.start();
-        let mut agent = Agent::on(&servers, recipe.name());
+        let mut agent = Agent::on(source, &servers, recipe.name());
 
         let states: [&[_]; 3] = [
             &[("conf.d/a.conf", "a2")],
@@ -147,15 +146,14 @@ fn a_key_in_a_directory_of_the_volume_is_seen() {
     });
 }
 
+promise!(an_update_whose_old_directory_stays_is_complete_after_a_while);
 /// A kubelet that is killed in the middle leaves the old directory behind.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn an_update_whose_old_directory_stays_is_complete_after_a_while() {
+fn an_update_whose_old_directory_stays_is_complete_after_a_while(source: Source) {
     for_each_kind(|dir, order| {
         let mut volume = Volume::mount(dir, order, keys(&[("a.conf", "a1")]));
         let recipe = Recipe::new().reading(dir);
         let mut target = recipe.start();
-        let mut agent = Agent::on(dir, recipe.name());
+        let mut agent = Agent::on(source, dir, recipe.name());
 
         for state in [keys(&[("a.conf", "a2"), ("b.conf", "b2")]), keys(&[("b.conf", "b3")])] {
             volume.sync(state, Old::Left);
@@ -165,16 +163,15 @@ fn an_update_whose_old_directory_stays_is_complete_after_a_while() {
     });
 }
 
+promise!(a_sync_that_changes_nothing_is_not_even_noticed);
 /// The kubelet reads a volume at each of its syncs, and writes nothing where nothing has changed.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_sync_that_changes_nothing_is_not_even_noticed() {
+fn a_sync_that_changes_nothing_is_not_even_noticed(source: Source) {
     for_each_kind(|dir, order| {
         let first = keys(&[("a.conf", "a1"), ("b.conf", "b1")]);
         let mut volume = Volume::mount(dir, order, first.clone());
         let recipe = Recipe::new().reading(dir);
         let mut target = recipe.start();
-        let mut agent = Agent::on(dir, recipe.name());
+        let mut agent = Agent::on(source, dir, recipe.name());
 
         for _ in 0..10 {
             volume.update(first.clone());
@@ -187,9 +184,8 @@ fn a_sync_that_changes_nothing_is_not_even_noticed() {
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn updates_in_a_row_end_in_the_last_one_and_are_never_seen_half_done() {
+promise!(updates_in_a_row_end_in_the_last_one_and_are_never_seen_half_done);
+fn updates_in_a_row_end_in_the_last_one_and_are_never_seen_half_done(source: Source) {
     for_each_kind(|dir, order| {
         let state = |n: usize| -> Keys {
             // Each state has a key that the one before had not, and lacks one that it had.
@@ -201,7 +197,7 @@ fn updates_in_a_row_end_in_the_last_one_and_are_never_seen_half_done() {
         let mut volume = Volume::mount(dir, order, state(0));
         let recipe = Recipe::new().reading(dir);
         let mut target = recipe.start();
-        let _agent = Agent::on(dir, recipe.name());
+        let _agent = Agent::on(source, dir, recipe.name());
 
         for n in 1..=100 {
             volume.update(state(n));

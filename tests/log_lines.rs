@@ -7,9 +7,11 @@ mod support;
 use std::{fs, process::Stdio};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::{
     agent::{Agent, Event, arguments, command},
+    source::{Source, promise},
     target::Recipe,
     writer::replace,
 };
@@ -37,9 +39,8 @@ fn check_fields(event: &Event) {
     assert!(time.ends_with('Z') && time.as_bytes()[10] == b'T', "{event}");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn every_decision_has_its_fields() {
+promise!(every_decision_has_its_fields);
+fn every_decision_has_its_fields(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
@@ -47,12 +48,14 @@ fn every_decision_has_its_fields() {
     let careless = Recipe::named(recipe.name()).handler("none");
     let mut target = recipe.start();
     let options = ["--handler-timeout", "0s"];
-    let mut agent = Agent::spawn(command().args(arguments(&path, recipe.name())).args(options));
+    let mut agent =
+        Agent::spawn(command().args(arguments(source, &path, recipe.name())).args(options));
 
     let ready = agent.wait_for("ready");
     check_fields(&ready);
-    assert_eq!(ready.text("source"), "ebpf");
-    assert_eq!(ready.text("strategy"), "tracepoint");
+    assert_eq!(ready.text("source"), source.name());
+    let strategy = if source == Source::Ebpf { "tracepoint".into() } else { Value::Null };
+    assert_eq!(*ready.field("strategy"), strategy);
     assert_eq!(ready.number("watches"), 1);
     assert_eq!(ready.number("targets"), 1);
     assert_eq!(ready.field("rules")[0], recipe.name());
@@ -80,16 +83,15 @@ fn every_decision_has_its_fields() {
     check_fields(events.last().unwrap());
 }
 
+promise!(a_dry_run_tells_what_it_would_do);
 /// Every decision is the same, and nobody is signalled.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_dry_run_tells_what_it_would_do() {
+fn a_dry_run_tells_what_it_would_do(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut dry = Agent::with(&path, recipe.name(), &["--dry-run"]);
+    let mut dry = Agent::with(source, &path, recipe.name(), &["--dry-run"]);
 
     replace(&path, "1");
     let reloaded = dry.wait_for("reloaded");
@@ -97,17 +99,16 @@ fn a_dry_run_tells_what_it_would_do() {
     assert_eq!(reloaded.pid(), target.pid);
 
     // The fence: the first signal that the target gets is another agent's.
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
     replace(&path, "2");
     agent.wait_for("reloaded");
     dry.wait_for("reloaded");
     assert_eq!(target.signal().content, "2");
 }
 
+promise!(text_is_for_people_and_one_line_for_each_decision);
 /// The log goes to the standard error, and nothing to the standard output.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn text_is_for_people_and_one_line_for_each_decision() {
+fn text_is_for_people_and_one_line_for_each_decision(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
@@ -115,7 +116,7 @@ fn text_is_for_people_and_one_line_for_each_decision() {
     let mut target = recipe.start();
     let mut process = support::process::Process::spawn(
         command()
-            .args(["run", "--process", recipe.name(), "--watch"])
+            .args(["run", "--source", source.name(), "--process", recipe.name(), "--watch"])
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::support::{
     agent::{Agent, Event, count},
+    source::{Source, promise},
     target::Recipe,
     writer::replace,
 };
@@ -26,15 +27,14 @@ fn objects(events: &[Event]) -> Vec<&str> {
     waiting.map(|event| event.text("object")).collect()
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_path_may_come_into_being() {
+promise!(a_path_may_come_into_being);
+fn a_path_may_come_into_being(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("one/two/three/app.conf");
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     assert_eq!(target.content, "!ENOENT");
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
     let one = dir.path().join("one");
     let mut events = agent.until("waiting for the path", is_waiting_for(&path));
     assert_eq!(objects(&events), [one.to_str().unwrap()]);
@@ -53,32 +53,30 @@ fn a_path_may_come_into_being() {
     assert_eq!(target.signal().content, "1");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_file_may_vanish_and_come_back() {
+promise!(a_file_may_vanish_and_come_back);
+fn a_file_may_vanish_and_come_back(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
-    check_vanishing(&path, &path);
+    check_vanishing(source, &path, &path);
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_directory_on_the_way_may_vanish_and_come_back() {
+promise!(a_directory_on_the_way_may_vanish_and_come_back);
+fn a_directory_on_the_way_may_vanish_and_come_back(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let way = dir.path().join("one");
     let path = way.join("two/app.conf");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "0").unwrap();
-    check_vanishing(&path, &way);
+    check_vanishing(source, &path, &way);
 }
 
 /// Takes `part`, `path` or a directory on its way, out of the way and puts it back.
-fn check_vanishing(path: &Path, part: &Path) {
+fn check_vanishing(source: Source, path: &Path, part: &Path) {
     let aside = part.with_file_name("aside");
     let recipe = Recipe::new().reading(path);
     let mut target = recipe.start();
-    let mut agent = Agent::on(path, recipe.name());
+    let mut agent = Agent::on(source, path, recipe.name());
 
     // Gone, and back as it was: that is no change. It goes twice, and so it is said twice.
     for _ in 0..2 {

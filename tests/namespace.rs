@@ -16,6 +16,7 @@ use crate::support::{
     lines::Lines,
     process::{Process, children_of},
     program::WRITER,
+    source::{Source, promise},
     target::Recipe,
     time::poll,
     writer::replace,
@@ -27,9 +28,8 @@ use crate::support::{
 /// whose lines are its errors.
 const SCRIPT: &str = r#""$TARGET" --read "$CONFIG" & "$@""#;
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn pids_are_those_of_the_namespace() {
+promise!(pids_are_those_of_the_namespace);
+fn pids_are_those_of_the_namespace(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     let stage = dir.path().join("stage");
@@ -49,7 +49,7 @@ fn pids_are_those_of_the_namespace() {
         "sh",
         AGENT,
     ]);
-    command.args(arguments(&path, recipe.name())).stdout(Stdio::piped());
+    command.args(arguments(source, &path, recipe.name())).stdout(Stdio::piped());
     let mut agent = Agent::spawn(command.env("TARGET", recipe.path()).env("CONFIG", &path));
     let mut target = Lines::of(recipe.name(), agent.output());
     let target_pid: i32 = target
@@ -79,16 +79,14 @@ fn pids_are_those_of_the_namespace() {
     let writer_pid: i32 = said.trim().strip_prefix("pid ").unwrap().parse().unwrap();
     let events = agent.events_until("reloaded");
     let changed = events.iter().find(|event| event.name() == "changed").unwrap();
-    assert_eq!(changed.field("by")["pid"], writer_pid, "{changed}");
-    assert_eq!(changed.field("by")["comm"], "writer", "{changed}");
+    source.check_author(changed, writer_pid, |comm| comm == "writer");
     assert_eq!(events.last().unwrap().pid(), target_pid);
     assert_eq!(content(&mut target), "2");
 }
 
+promise!(a_process_outside_is_not_a_target);
 /// The namespace's own processes only, although the kernel shows the agent all of them.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_process_outside_is_not_a_target() {
+fn a_process_outside_is_not_a_target(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
@@ -97,14 +95,14 @@ fn a_process_outside_is_not_a_target() {
 
     let mut command = clean(Command::new("unshare"));
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
-    let mut agent = Agent::spawn(command.args(arguments(&path, recipe.name())));
+    let mut agent = Agent::spawn(command.args(arguments(source, &path, recipe.name())));
     let events = agent.events_until("ready");
     assert_eq!(events.last().unwrap().number("targets"), 0);
 
     replace(&path, "1");
     agent.wait_for("changed");
     // The fence: an agent that has the outer namespace signals the same target for the next change.
-    let mut outer_agent = Agent::on(&path, recipe.name());
+    let mut outer_agent = Agent::on(source, &path, recipe.name());
     replace(&path, "2");
     agent.wait_for("changed");
     outer_agent.wait_for("reloaded");
@@ -112,16 +110,15 @@ fn a_process_outside_is_not_a_target() {
     assert!(outside.lives());
 }
 
+promise!(the_first_process_of_a_namespace_can_be_stopped);
 /// The agent may be the first process of its namespace, for which signals have no default action.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_first_process_of_a_namespace_can_be_stopped() {
+fn the_first_process_of_a_namespace_can_be_stopped(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
-    let mut agent = Agent::spawn(command.args(arguments(&path, "nobody-is-called-so")));
+    let mut agent = Agent::spawn(command.args(arguments(source, &path, "nobody-is-called-so")));
     agent.wait_for("ready");
     let first = children_of(agent.pid())[0];
     let mut kill = Process::spawn(Command::new("kill").args(["-TERM", &first.to_string()]));

@@ -10,9 +10,11 @@ use rustix::process::Signal;
 
 use crate::support::{
     agent::{Agent, count},
+    filesystem::with_each,
     kubelet::{Order, Volume, keys},
     nginx::{Nginx, WORKERS, server},
     process::run,
+    source::{Source, promise},
     time::poll,
 };
 
@@ -32,17 +34,16 @@ fn check_reload(agent: &mut Agent, nginx: &Nginx, before: &[i32], revision: &str
     });
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_kubelet_s_updates_are_served() {
-    for order in Order::ALL {
+promise!(the_kubelet_s_updates_are_served);
+fn the_kubelet_s_updates_are_served(source: Source) {
+    with_each(Order::ALL, |order| {
         let dir = tempfile::tempdir().unwrap();
         let servers = dir.path().join("servers");
         fs::create_dir(&servers).unwrap();
         let state = |n: u32| server(&servers, &format!("revision {n}"));
         let mut volume = Volume::mount(&servers, order, keys(&[("app.conf", &state(1))]));
         let mut nginx = Nginx::start(&servers);
-        let mut agent = Agent::on(&servers, nginx.name());
+        let mut agent = Agent::on(source, &servers, nginx.name());
 
         for n in 2..=4 {
             let before = nginx.workers();
@@ -55,7 +56,7 @@ fn the_kubelet_s_updates_are_served() {
         let (status, events) = agent.stop(Signal::TERM);
         assert!(status.success());
         assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
-    }
+    });
 }
 
 /// A way to change a file with the means of a host.
@@ -77,16 +78,15 @@ const EDITS: &[(&str, Edit)] = &[
     }),
 ];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn edits_on_a_host_are_served() {
+promise!(edits_on_a_host_are_served);
+fn edits_on_a_host_are_served(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let servers = dir.path().join("servers");
     fs::create_dir(&servers).unwrap();
     let path = servers.join("app.conf");
     fs::write(&path, server(&servers, "revision 0")).unwrap();
     let mut nginx = Nginx::start(&servers);
-    let mut agent = Agent::on(&path, nginx.name());
+    let mut agent = Agent::on(source, &path, nginx.name());
 
     for ((name, edit), n) in EDITS.iter().zip(1..) {
         println!("--- {name}");

@@ -5,20 +5,20 @@
 mod support;
 
 use crate::support::{
-    agent::{Agent, command, count},
+    agent::{Agent, command, count, unhurried_arguments},
+    source::{Source, promise},
     target::Recipe,
     writer::{config, replace},
 };
 
+promise!(while_a_handler_is_waited_for);
 /// The agent knows the target and waits for its handler: what then has that pid does handle the
 /// signal, so only the identity of the process can tell the two apart.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn while_a_handler_is_waited_for() {
+fn while_a_handler_is_waited_for(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("later").reading(&path);
     let stranger = Recipe::new();
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "1m"]);
     let target = recipe.start_early();
     replace(&path, "1");
     agent.wait_for("changed");
@@ -36,21 +36,17 @@ fn while_a_handler_is_waited_for() {
     assert!(stranger.lives());
 }
 
+promise!(while_the_interval_passes);
 /// The agent has a change to deliver and waits for the interval to pass: what then has that pid would
 /// die of the signal.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn while_the_interval_passes() {
+fn while_the_interval_passes(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let stranger = Recipe::new().handler("none");
     let mut target = recipe.start();
-    let mut agent = Agent::spawn(
-        command()
-            .args(["run", "--log-format", "json", "--min-interval", "1s"])
-            .args(["--process", recipe.name(), "--watch"])
-            .arg(&path),
-    );
+    let mut command = command();
+    command.args(unhurried_arguments(source, &path, recipe.name()));
+    let mut agent = Agent::spawn(command.args(["--min-interval", "1s"]));
     agent.wait_for("ready");
     replace(&path, "1");
     agent.wait_for("reloaded");
@@ -71,15 +67,14 @@ fn while_the_interval_passes() {
     assert!(stranger.lives());
 }
 
+promise!(by_a_process_of_the_same_name_that_has_no_handler_yet);
 /// The new process bears the name as well, as where a supervisor restarts its only child.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn by_a_process_of_the_same_name_that_has_no_handler_yet() {
+fn by_a_process_of_the_same_name_that_has_no_handler_yet(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let careless = Recipe::named(recipe.name()).handler("none");
     let mut target = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "300ms"]);
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
     assert_eq!(target.signal().content, "1");
@@ -94,15 +89,14 @@ fn by_a_process_of_the_same_name_that_has_no_handler_yet() {
     assert!(careless.lives());
 }
 
+promise!(by_a_process_of_the_same_name_that_is_reloaded_in_its_turn);
 /// The old process is owed a reload when the new one takes its pid, often within the tick of the clock
 /// by which /proc tells when a process started: what was owed must not get in the way of the next.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn by_a_process_of_the_same_name_that_is_reloaded_in_its_turn() {
+fn by_a_process_of_the_same_name_that_is_reloaded_in_its_turn(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("later").reading(&path);
     let successor = Recipe::named(recipe.name()).reading(&path);
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "1m"]);
     let target = recipe.start_early();
     replace(&path, "1");
     agent.wait_for("changed");

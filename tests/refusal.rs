@@ -14,19 +14,19 @@ use std::{
 use crate::support::{
     agent::{AGENT, Agent, arguments, clean, count, names},
     process::{Process, run},
+    source::{Source, promise},
     target::Recipe,
     time::poll,
     writer::{config, replace},
 };
 
+promise!(a_target_without_a_handler_survives);
 /// HUP and USR1 end a process that does not handle them.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_target_without_a_handler_survives() {
+fn a_target_without_a_handler_survives(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("later").reading(&path);
     let mut target = recipe.start_early();
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "300ms"]);
 
     replace(&path, "1");
     let events = agent.events_until("refused");
@@ -44,13 +44,12 @@ fn a_target_without_a_handler_survives() {
     assert_eq!(target.signal().content, "2");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_target_that_ignores_the_signal_is_refused() {
+promise!(a_target_that_ignores_the_signal_is_refused);
+fn a_target_that_ignores_the_signal_is_refused(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("ignore");
     let mut target = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "300ms"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "300ms"]);
 
     replace(&path, "1");
     let events = agent.events_until("refused");
@@ -60,17 +59,16 @@ fn a_target_that_ignores_the_signal_is_refused() {
     assert!(target.lives());
 }
 
+promise!(a_zombie_is_no_target);
 /// It would accept the signal, and do nothing about it.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_zombie_is_no_target() {
+fn a_zombie_is_no_target(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new();
     let mut zombie = Process::spawn(recipe.command().stdin(Stdio::piped()).stdout(Stdio::null()));
     zombie.kill().unwrap();
     let state = format!("/proc/{}/stat", zombie.pid());
     poll("it is a zombie", || fs::read_to_string(&state).unwrap().contains(") Z ").then_some(()));
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     replace(&path, "1");
     let events = agent.until("refused or waiting", |event| {
@@ -92,13 +90,12 @@ fn a_zombie_is_no_target() {
     assert_eq!(target.signal().content, "2");
 }
 
+promise!(a_handler_that_comes_late_is_waited_for);
 /// A program that has just started has no handler yet; it will have.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_handler_that_comes_late_is_waited_for() {
+fn a_handler_that_comes_late_is_waited_for(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("later").reading(&path);
-    let mut agent = Agent::with(&path, recipe.name(), &["--handler-timeout", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "1m"]);
     let mut target = recipe.start_early();
     assert_eq!(target.content, "0");
 
@@ -112,18 +109,17 @@ fn a_handler_that_comes_late_is_waited_for() {
     assert_eq!(target.signal().content, "1");
 }
 
+promise!(it_is_the_signal_that_is_sent_that_must_be_handled);
 /// USR2 may be handled where HUP is not.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn it_is_the_signal_that_is_sent_that_must_be_handled() {
+fn it_is_the_signal_that_is_sent_that_must_be_handled(source: Source) {
     const SIGUSR2: i32 = 12;
     let (_dir, path) = config();
     let recipe = Recipe::new().signal(SIGUSR2).reading(&path);
     let mut target = recipe.start();
 
     let options = ["--handler-timeout", "0s"];
-    let mut with_hup = Agent::with(&path, recipe.name(), &options);
-    let mut with_usr2 = Agent::with(&path, recipe.name(), &["--signal", "USR2"]);
+    let mut with_hup = Agent::with(source, &path, recipe.name(), &options);
+    let mut with_usr2 = Agent::with(source, &path, recipe.name(), &["--signal", "USR2"]);
     replace(&path, "1");
     assert_eq!(with_hup.wait_for("refused").text("reason"), "not_caught");
     assert_eq!(with_usr2.wait_for("reloaded").text("signal"), "USR2");
@@ -131,16 +127,15 @@ fn it_is_the_signal_that_is_sent_that_must_be_handled() {
     assert!(target.lives());
 }
 
+promise!(a_signal_that_is_meant_to_end_a_process_does);
 /// TERM and its like are meant to end, and whoever says `--force` means it.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_signal_that_is_meant_to_end_a_process_does() {
+fn a_signal_that_is_meant_to_end_a_process_does(source: Source) {
     let options: [&[&str]; 3] = [&["--signal", "TERM"], &["--signal", "KILL"], &["--force"]];
     for options in options {
         let (_dir, path) = config();
         let recipe = Recipe::new().handler("none");
         let mut target = recipe.start();
-        let mut agent = Agent::with(&path, recipe.name(), options);
+        let mut agent = Agent::with(source, &path, recipe.name(), options);
 
         replace(&path, "1");
         let events = agent.events_until("reloaded");
@@ -149,10 +144,9 @@ fn a_signal_that_is_meant_to_end_a_process_does() {
     }
 }
 
-/// An agent that may load eBPF programs and is nobody otherwise.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_target_of_another_user_is_refused_with_advice() {
+promise!(a_target_of_another_user_is_refused_with_advice);
+/// An agent that may load eBPF programs, where it is to, and is nobody otherwise.
+fn a_target_of_another_user_is_refused_with_advice(source: Source) {
     let (dir, path) = config();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // The binary may lie where nobody can reach it.
@@ -163,9 +157,11 @@ fn a_target_of_another_user_is_refused_with_advice() {
 
     let mut command = clean(Command::new("setpriv"));
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    command.args(["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"]);
-    let mut agent = Agent::spawn(command.arg(binary).args(arguments(&path, recipe.name())));
-    agent.wait_for("ready");
+    if source == Source::Ebpf {
+        command.args(["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"]);
+    }
+    let mut agent = Agent::spawn(command.arg(binary).args(arguments(source, &path, recipe.name())));
+    assert_eq!(agent.wait_for("ready").text("source"), source.name());
 
     replace(&path, "1");
     let failed = agent.wait_for("failed");

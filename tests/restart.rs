@@ -9,18 +9,18 @@ use std::{fs, io::Write as _, time::Duration};
 use crate::support::{
     agent::{Agent, count, names},
     kubelet::{Order, Volume, keys, printed_keys},
+    source::{Source, promise},
     target::Recipe,
     writer::{config, replace},
 };
 
+promise!(in_the_middle_of_a_write);
 /// It has read half of the new content, so it must be told of the whole.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn in_the_middle_of_a_write() {
+fn in_the_middle_of_a_write(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let first = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--settle-max", "1m"]);
 
     let mut file = fs::File::create(&path).unwrap();
     file.write_all(b"half").unwrap();
@@ -35,10 +35,9 @@ fn in_the_middle_of_a_write() {
     assert_eq!(second.signal().content, "half-and-half");
 }
 
+promise!(in_the_middle_of_an_update_of_the_kubelet);
 /// The new one may start before the swap or after it; in the end it has the new content, complete.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn in_the_middle_of_an_update_of_the_kubelet() {
+fn in_the_middle_of_an_update_of_the_kubelet(source: Source) {
     for order in Order::ALL {
         let dir = tempfile::tempdir().unwrap();
         let first = keys(&[("a.conf", "a1"), ("b.conf", "b1")]);
@@ -46,7 +45,7 @@ fn in_the_middle_of_an_update_of_the_kubelet() {
         volume.pace(Duration::from_millis(5));
         let recipe = Recipe::new().reading(dir.path());
         let old = recipe.start();
-        let mut agent = Agent::on(dir.path(), recipe.name());
+        let mut agent = Agent::on(source, dir.path(), recipe.name());
 
         let expected = keys(&[("a.conf", "a2"), ("c.conf", "c2")]);
         let mut new = std::thread::scope(|scope| {
@@ -64,14 +63,13 @@ fn in_the_middle_of_an_update_of_the_kubelet() {
     }
 }
 
+promise!(a_target_that_starts_after_the_change_is_not_signalled_for_it);
 /// While there is none, that is said once; the one that starts then has the new content.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_target_that_starts_after_the_change_is_not_signalled_for_it() {
+fn a_target_that_starts_after_the_change_is_not_signalled_for_it(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let first = recipe.start();
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
     first.kill();
 
     replace(&path, "1");
@@ -93,14 +91,13 @@ fn a_target_that_starts_after_the_change_is_not_signalled_for_it() {
     assert_eq!(second.signal().content, "3", "the first signal is for the third change");
 }
 
+promise!(every_generation_is_found);
 /// Many generations, each signalled for the change that came in its time.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn every_generation_is_found() {
+fn every_generation_is_found(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
-    let mut agent = Agent::on(&path, recipe.name());
-    for n in 1..=20 {
+    let mut agent = Agent::on(source, &path, recipe.name());
+    for n in 1..=source.rounds(20) {
         let mut target = recipe.start();
         let text = n.to_string();
         replace(&path, &text);

@@ -8,18 +8,18 @@ use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use crate::support::{
     agent::{Agent, count},
+    source::{Source, promise},
     target::{Recipe, Running, unique_name},
     writer::{config, replace},
 };
 
+promise!(a_master_is_signalled_and_its_workers_are_not);
 /// The workers have handlers as well, and say so where they are signalled.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_master_is_signalled_and_its_workers_are_not() {
+fn a_master_is_signalled_and_its_workers_are_not(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().workers(3).reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     for n in 1..=3 {
         let text = n.to_string();
@@ -32,10 +32,9 @@ fn a_master_is_signalled_and_its_workers_are_not() {
     }
 }
 
+promise!(a_long_name_is_compared_to_its_end);
 /// The kernel cuts names to 15 bytes; two that begin alike are still two.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_long_name_is_compared_to_its_end() {
+fn a_long_name_is_compared_to_its_end(source: Source) {
     let (_dir, path) = config();
     let common = format!("{}-and-something", unique_name());
     let recipe = Recipe::named(&format!("{common}-that-is-meant")).reading(&path);
@@ -43,7 +42,7 @@ fn a_long_name_is_compared_to_its_end() {
     let cut = Recipe::named(&common[..15]).reading(&path);
     let mut target = recipe.start();
     let mut others = [other.start(), cut.start()];
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     for n in 1..=3 {
         let text = n.to_string();
@@ -58,10 +57,9 @@ fn a_long_name_is_compared_to_its_end() {
     }
 }
 
+promise!(a_process_is_found_by_the_name_it_was_called_by);
 /// As of a login shell, or a program that many names lead to.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_process_is_found_by_the_name_it_was_called_by() {
+fn a_process_is_found_by_the_name_it_was_called_by(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let name = format!("{}-called", unique_name());
@@ -69,35 +67,33 @@ fn a_process_is_found_by_the_name_it_was_called_by() {
     command.arg0(format!("/some/where/{name}"));
     let mut target = Running::of(&name, &mut command);
     target.wait_until_ready();
-    let mut agent = Agent::on(&path, &name);
+    let mut agent = Agent::on(source, &path, &name);
 
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
     assert_eq!(target.signal().content, "1");
 }
 
+promise!(a_process_is_found_although_its_executable_was_replaced);
 /// A replaced package leaves its old executable running, which /proc calls "deleted".
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_process_is_found_although_its_executable_was_replaced() {
+fn a_process_is_found_although_its_executable_was_replaced(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::named(&format!("{}-with-a-long-name", unique_name())).reading(&path);
     let mut target = recipe.start();
     fs::remove_file(recipe.path()).unwrap();
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
     assert_eq!(target.signal().content, "1");
 }
 
+promise!(a_process_that_becomes_the_target_is_found);
 /// It runs a program with its own name, and becomes the target with an exec.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_process_that_becomes_the_target_is_found() {
+fn a_process_that_becomes_the_target_is_found(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
     let mut shell = Command::new("sh");
     shell.args(["-c", r#"exec "$@""#, "sh"]).arg(recipe.path()).arg("--read").arg(&path);
     let mut target = Running::of(recipe.name(), &mut shell);

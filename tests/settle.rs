@@ -8,7 +8,8 @@ use std::{fs, io::Write as _, time::Duration};
 
 use crate::support::{
     agent::{Agent, count},
-    filesystem::Filesystem,
+    filesystem::{Filesystem, with_each},
+    source::{Source, promise},
     target::Recipe,
     time::pause,
     writer::config,
@@ -17,15 +18,15 @@ use crate::support::{
 /// Longer than any quiet that could be taken for the end.
 const THOUGHT: Duration = Duration::from_millis(300);
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_slow_writer_is_waited_for() {
-    for filesystem in Filesystem::ALL {
+// Poll cannot see that a file is open, and a thought may be longer than its quiet.
+promise!(a_slow_writer_is_waited_for: ebpf, fanotify, inotify);
+fn a_slow_writer_is_waited_for(source: Source) {
+    with_each(Filesystem::USUAL, |filesystem| {
         let mounted = filesystem.mount_with(&[("app.conf", "0")]);
         let path = mounted.dir.join("app.conf");
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
-        let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+        let mut agent = Agent::with(source, &path, recipe.name(), &["--settle-max", "1m"]);
 
         let mut file = fs::File::create(&path).unwrap();
         for part in ["one", "-two", "-three"] {
@@ -37,17 +38,16 @@ fn a_slow_writer_is_waited_for() {
         let events = agent.events_until("reloaded");
         assert_eq!(count(&events, "changed"), 1, "on {filesystem}: {events:?}");
         assert_eq!(target.signal().content, "one-two-three", "on {filesystem}");
-    }
+    });
 }
 
+promise!(the_last_of_two_writers_is_waited_for);
 /// The last of several writers counts.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_last_of_two_writers_is_waited_for() {
+fn the_last_of_two_writers_is_waited_for(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--settle-max", "1m"]);
 
     let mut first = fs::File::options().append(true).open(&path).unwrap();
     let mut second = first.try_clone().unwrap();
@@ -65,14 +65,13 @@ fn the_last_of_two_writers_is_waited_for() {
     assert_eq!(target.signal().content, "0-first-second-third");
 }
 
+promise!(a_writer_that_stays_is_waited_for_only_so_long);
 /// A writer that never closes is not waited for without end.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_writer_that_stays_is_waited_for_only_so_long() {
+fn a_writer_that_stays_is_waited_for_only_so_long(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "300ms"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--settle-max", "300ms"]);
 
     let mut file = fs::File::options().append(true).open(&path).unwrap();
     file.write_all(b"-one").unwrap();

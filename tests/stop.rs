@@ -10,20 +10,20 @@ use rustix::process::Signal;
 
 use crate::support::{
     agent::{Agent, count, names},
+    source::{Source, promise},
     target::Recipe,
     writer::{config, replace},
 };
 
 const REQUESTS: [(Signal, &str); 2] = [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn when_it_is_idle() {
+promise!(when_it_is_idle);
+fn when_it_is_idle(source: Source) {
     for (signal, name) in REQUESTS {
         let (_dir, path) = config();
         let recipe = Recipe::new();
         let _target = recipe.start();
-        let agent = Agent::on(&path, recipe.name());
+        let agent = Agent::on(source, &path, recipe.name());
 
         let (status, events) = agent.stop(signal);
         assert_eq!(status.code(), Some(0), "{name}: {status}");
@@ -32,15 +32,18 @@ fn when_it_is_idle() {
     }
 }
 
+promise!(when_it_waits_for_something);
 /// A writer that does not end is no reason to stay, nor is an interval or a handler that is missing.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn when_it_waits_for_something() {
+fn when_it_waits_for_something(source: Source) {
     for (signal, name) in REQUESTS {
         let (_dir, path) = config();
         let recipe = Recipe::new().handler("later");
-        let mut agent =
-            Agent::with(&path, recipe.name(), &["--settle-max", "1h", "--handler-timeout", "1h"]);
+        let mut agent = Agent::with(
+            source,
+            &path,
+            recipe.name(),
+            &["--settle-max", "1h", "--handler-timeout", "1h"],
+        );
         let _target = recipe.start_early();
         replace(&path, "1");
         agent.wait_for("changed");
@@ -54,12 +57,11 @@ fn when_it_waits_for_something() {
     }
 }
 
+promise!(when_there_is_nothing_to_do);
 /// There may be no target, and nothing at the path, and still the agent runs and stops.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn when_there_is_nothing_to_do() {
+fn when_there_is_nothing_to_do(source: Source) {
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::on(&dir.path().join("none"), "nobody-is-called-so");
+    let agent = Agent::on(source, &dir.path().join("none"), "nobody-is-called-so");
     let (status, events) = agent.stop(Signal::TERM);
     assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(names(&events).last(), Some(&"stopped"));

@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: the agent, targets and writers, filesystems, the kubelet, nginx,
-//! containers.
+//! What the end-to-end tests share: the agent, sources, targets and writers, filesystems, the kubelet,
+//! nginx, containers.
 //!
 //! Nothing here sleeps to let something happen: a test waits for a line or a state, with a deadline.
 //! That *nothing* happens is proved by a fence: one more change whose outcome is known, and a look at
@@ -18,6 +18,8 @@ pub(crate) mod nginx;
 pub(crate) mod pod;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod source;
 pub(crate) mod target;
 pub(crate) mod time;
+pub(crate) mod way;
 pub(crate) mod writer;

@@ -12,7 +12,8 @@ use std::{
 
 use crate::support::{
     agent::{Agent, count},
-    filesystem::Filesystem,
+    filesystem::{Filesystem, with_each},
+    source::{Source, promise},
     target::Recipe,
     writer::replace,
 };
@@ -71,10 +72,9 @@ const HOPS: &[(&str, Hop)] = &[
     }),
 ];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_change_at_any_hop_is_seen() {
-    for filesystem in Filesystem::ALL {
+promise!(a_change_at_any_hop_is_seen);
+fn a_change_at_any_hop_is_seen(source: Source) {
+    with_each(Filesystem::USUAL, |filesystem| {
         println!("--- {filesystem}");
         let mounted = filesystem.mount();
         let dir = &mounted.dir;
@@ -90,7 +90,7 @@ fn a_change_at_any_hop_is_seen() {
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
         assert_eq!(target.content, "0");
-        let mut agent = Agent::with(&path, recipe.name(), &["--reconcile", "1h"]);
+        let mut agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
 
         for ((name, hop), n) in HOPS.iter().zip(1..) {
             println!("{name}");
@@ -103,13 +103,12 @@ fn a_change_at_any_hop_is_seen() {
             assert_eq!(changed.paths(), [path.to_str().unwrap()], "{name}");
             assert_eq!(target.signal().content, text, "{name}");
         }
-    }
+    });
 }
 
+promise!(a_directory_behind_a_link_is_seen_to_be_another);
 /// A deployment that keeps its releases side by side and swaps one link.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_directory_behind_a_link_is_seen_to_be_another() {
+fn a_directory_behind_a_link_is_seen_to_be_another(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     for release in ["r1", "r2", "r3"] {
         fs::create_dir(dir.path().join(release)).unwrap();
@@ -119,7 +118,7 @@ fn a_directory_behind_a_link_is_seen_to_be_another() {
     symlink("r1", &current).unwrap();
     let recipe = Recipe::new().reading(&current);
     let mut target = recipe.start();
-    let mut agent = Agent::on(&current, recipe.name());
+    let mut agent = Agent::on(source, &current, recipe.name());
 
     for release in ["r2", "r3", "r1"] {
         point(&current, release);
@@ -128,17 +127,16 @@ fn a_directory_behind_a_link_is_seen_to_be_another() {
     }
 }
 
+promise!(a_circle_of_links_is_waited_out);
 /// Links that lead in a circle lead nowhere, for as long as they do.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_circle_of_links_is_waited_out() {
+fn a_circle_of_links_is_waited_out(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a");
     fs::write(&path, "0").unwrap();
     symlink("a", dir.path().join("b")).unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     point(&path, "b");
     assert!(agent.wait_for("degraded").text("reason").contains("symlinks"));

@@ -12,7 +12,8 @@ use std::{
 
 use crate::support::{
     agent::{Agent, count, names},
-    filesystem::Filesystem,
+    filesystem::{Filesystem, with_each},
+    source::{Source, promise},
     target::Recipe,
     writer::{Outcome, change, printed, replace},
 };
@@ -30,15 +31,14 @@ const FUTILE: &[&str] = &[
     "read",
 ];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_call_that_fails_is_not_even_noticed() {
-    for filesystem in Filesystem::ALL {
+promise!(a_call_that_fails_is_not_even_noticed);
+fn a_call_that_fails_is_not_even_noticed(source: Source) {
+    with_each(Filesystem::USUAL, |filesystem| {
         let mounted = filesystem.mount_with(&[("etc/app.conf", TEXT), ("stage/note", "")]);
         let (path, stage) = (mounted.dir.join("etc/app.conf"), mounted.dir.join("stage"));
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
-        let mut agent = Agent::on(&path, recipe.name());
+        let mut agent = Agent::on(source, &path, recipe.name());
 
         for way in FUTILE {
             let outcome = change(way, &path, &stage, "level=9");
@@ -50,7 +50,7 @@ fn a_call_that_fails_is_not_even_noticed() {
         let events = agent.events_until("reloaded");
         assert_eq!(names(&events), ["changed", "reloaded"], "on {filesystem}: {events:?}");
         assert_eq!(target.signal().content, "level=2");
-    }
+    });
 }
 
 /// A way to write what is there already.
@@ -76,38 +76,38 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("a neighbour", |path| fs::write(path.with_file_name("neighbour.conf"), "other").unwrap()),
 ];
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_same_content_again_is_not_signalled() {
-    for filesystem in Filesystem::ALL {
+promise!(the_same_content_again_is_not_signalled);
+fn the_same_content_again_is_not_signalled(source: Source) {
+    with_each(Filesystem::USUAL, |filesystem| {
         let mounted = filesystem.mount_with(&[("app.conf", TEXT)]);
         let path = mounted.dir.join("app.conf");
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
-        let mut agent = Agent::on(&path, recipe.name());
+        let mut agent = Agent::on(source, &path, recipe.name());
 
         for (name, rewrite) in REWRITES {
             rewrite(&path);
             assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "{name} on {filesystem}");
+            // Or it would be one change with the last.
+            source.let_look();
         }
 
         replace(&path, "level=2");
         let events = agent.events_until("reloaded");
         assert_eq!(count(&events, "changed"), 1, "on {filesystem}: {events:?}");
         assert_eq!(target.signal().content, printed(b"level=2"), "on {filesystem}");
-    }
+    });
 }
 
+promise!(the_same_content_again_is_reported_as_unchanged);
 /// A rewrite that one waits for is said to be what it is.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn the_same_content_again_is_reported_as_unchanged() {
+fn the_same_content_again_is_reported_as_unchanged(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, TEXT).unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::on(&path, recipe.name());
+    let mut agent = Agent::on(source, &path, recipe.name());
 
     fs::write(&path, TEXT).unwrap();
     let events = agent.events_until("unchanged");
@@ -119,10 +119,9 @@ fn the_same_content_again_is_reported_as_unchanged() {
     assert_eq!(target.signal().content, "level=2");
 }
 
+promise!(what_is_taken_back_before_it_is_complete_is_not_signalled);
 /// Back and forth within one update is no change either.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn what_is_taken_back_before_it_is_complete_is_not_signalled() {
+fn what_is_taken_back_before_it_is_complete_is_not_signalled(source: Source) {
     use std::io::{Seek as _, Write as _};
 
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +129,7 @@ fn what_is_taken_back_before_it_is_complete_is_not_signalled() {
     fs::write(&path, TEXT).unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::with(&path, recipe.name(), &["--settle-max", "1m"]);
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--settle-max", "1m"]);
 
     let mut file = fs::File::options().write(true).open(&path).unwrap();
     file.write_all(b"level=7").unwrap();

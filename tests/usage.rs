@@ -14,6 +14,7 @@ use std::{
 use crate::support::{
     agent::{AGENT, clean, command, run_to_end},
     process::run,
+    source::{Source, promise},
 };
 
 /// The exit statuses.
@@ -22,6 +23,7 @@ const USAGE: i32 = 2;
 
 /// Options that are right by themselves. `{dir}` stands for the directory of the test.
 const WATCH: &[&str] = &["run", "--watch", "{dir}/app.conf"];
+const NOBODY: &[&str] = &["run", "--process", "nobody-is-called-so"];
 const BOTH: &[&str] = &["run", "--watch", "{dir}/app.conf", "--process", "nobody-is-called-so"];
 
 /// What is typed after options that are right, and the one line that it gives.
@@ -74,7 +76,7 @@ const MISTAKES: &[Mistake] = &[
                   directories",
     },
     Mistake {
-        right: &["run", "--process", "nobody-is-called-so"],
+        right: NOBODY,
         wrong: &[],
         message: "there is nothing to watch; give --watch PATH, or set RELOAD_WATCH, FILE, \
                   CONFIG_DIR",
@@ -198,13 +200,12 @@ fn a_mistake_in_the_environment_is_one_too() {
     assert_eq!(got, (Some(USAGE), message.to_owned()));
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_path_that_cannot_be_watched_is_named_with_the_cause() {
+promise!(a_path_that_cannot_be_watched_is_named_with_the_cause);
+fn a_path_that_cannot_be_watched_is_named_with_the_cause(source: Source) {
     let dir = scene();
     for Unwatchable { path, cause } in UNWATCHABLE {
         let watched = format!("{{dir}}/{path}");
-        let arguments = ["run", "--process", "nobody-is-called-so", "--watch", &watched];
+        let arguments = [NOBODY, &["--source", source.name(), "--watch", &watched]].concat();
         let got = outcome(&mut command(), dir.path(), &arguments);
         let message = format!(
             "reload-agent: cannot watch {watched}: {cause}; give --watch a file or directory that \
@@ -214,16 +215,16 @@ fn a_path_that_cannot_be_watched_is_named_with_the_cause() {
     }
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_path_that_cannot_be_read_is_named_with_the_cause() {
+promise!(a_path_that_cannot_be_read_is_named_with_the_cause);
+fn a_path_that_cannot_be_read_is_named_with_the_cause(source: Source) {
     let dir = scene();
     let secret = dir.path().join("secret");
     fs::create_dir(&secret).unwrap();
     fs::write(secret.join("app.conf"), "0").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = as_nobody(dir.path(), "+bpf,+perfmon");
-    let arguments = ["run", "--process", "nobody-is-called-so", "--watch", "{dir}/secret/app.conf"];
+    let watched = "{dir}/secret/app.conf";
+    let arguments = [NOBODY, &["--source", source.name(), "--watch", watched]].concat();
     let got = outcome(&mut command, dir.path(), &arguments);
     let message = "reload-agent: cannot watch {dir}/secret/app.conf: {dir}/secret/app.conf cannot \
                    be read: Permission denied (os error 13); give --watch a file or directory that \
@@ -231,12 +232,13 @@ fn a_path_that_cannot_be_read_is_named_with_the_cause() {
     assert_eq!(got, (Some(FAILED), message.to_owned()));
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_missing_capability_is_named() {
+// The others need none.
+promise!(a_missing_capability_is_named: ebpf);
+fn a_missing_capability_is_named(source: Source) {
     let dir = scene();
     // One that is of no use here: an empty list cannot be given.
-    let got = outcome(&mut as_nobody(dir.path(), "+chown"), dir.path(), BOTH);
+    let arguments = [BOTH, &["--source", source.name()]].concat();
+    let got = outcome(&mut as_nobody(dir.path(), "+chown"), dir.path(), &arguments);
     let message = "reload-agent: source ebpf cannot be had: eBPF needs CAP_BPF and CAP_PERFMON; \
                    grant it (Kubernetes: securityContext.capabilities.add [BPF, PERFMON]; systemd: \
                    AmbientCapabilities=CAP_BPF CAP_PERFMON; or run as root): Operation not \

@@ -8,16 +8,19 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <linux/aio_abi.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/io_uring.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -230,7 +233,8 @@ static void way_mmap_msync(void)
     store(1);
 }
 
-static void way_io_uring(void)
+/* Has the kernel carry out one request, by a ring of its own. */
+static void submit(struct io_uring_sqe request, const char *call)
 {
     struct io_uring_params params = { 0 };
     int ring = must(syscall(SYS_io_uring_setup, 1, &params), "io_uring_setup");
@@ -242,13 +246,7 @@ static void way_io_uring(void)
     char *done = mmap(NULL, done_size, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_CQ_RING);
     if (queue == MAP_FAILED || entry == MAP_FAILED || done == MAP_FAILED)
         fail("mmap");
-    int file = opened(O_WRONLY);
-    *entry = (struct io_uring_sqe){
-        .opcode = IORING_OP_WRITE,
-        .fd = file,
-        .addr = (uintptr_t)text,
-        .len = length,
-    };
+    *entry = request;
     uint32_t *tail = (uint32_t *)(queue + params.sq_off.tail);
     uint32_t *array = (uint32_t *)(queue + params.sq_off.array);
     array[0] = 0;
@@ -257,8 +255,19 @@ static void way_io_uring(void)
     struct io_uring_cqe *completion = (struct io_uring_cqe *)(done + params.cq_off.cqes);
     if (completion->res < 0) {
         errno = -completion->res;
-        fail("IORING_OP_WRITE");
+        fail(call);
     }
+}
+
+static void way_io_uring(void)
+{
+    int file = opened(O_WRONLY);
+    submit((struct io_uring_sqe){
+        .opcode = IORING_OP_WRITE,
+        .fd = file,
+        .addr = (uintptr_t)text,
+        .len = length,
+    }, "IORING_OP_WRITE");
     close(file);
 }
 
@@ -281,6 +290,41 @@ static void way_aio(void)
 }
 
 /* Ways to change the size. */
+
+/* Past the page cache: whole blocks, with zeros where the text has ended. */
+static void way_direct(void)
+{
+    enum { BLOCK = 4096 };
+    static char block[BLOCK] __attribute__((aligned(BLOCK)));
+    int file = opened(O_WRONLY | O_DIRECT);
+    memcpy(block, text, length);
+    must(pwrite(file, block, BLOCK, 0), "pwrite");
+    close(file);
+}
+
+/* By another name of the file, in the stage, where the test has put it. */
+static void way_other_name(void)
+{
+    path = staged_name("other");
+    way_write();
+}
+
+/* By another mount of the filesystem, in a mount namespace of our own, which ends with us. */
+static void way_other_mount(void)
+{
+    static char from[4096];
+    static char to[8192];
+    const char *mounted = staged_name("mounted");
+    snprintf(from, sizeof from, "%s", path);
+    if (mkdir(mounted, 0755) != 0 && errno != EEXIST)
+        fail("mkdir");
+    must(unshare(CLONE_NEWNS), "unshare");
+    must(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount private");
+    must(mount(dirname(from), mounted, NULL, MS_BIND, NULL), "mount --bind");
+    snprintf(to, sizeof to, "%s/%s", mounted, strrchr(path, '/') + 1);
+    path = to;
+    way_write();
+}
 
 static void way_truncate(void)
 {
@@ -322,6 +366,17 @@ static void way_rename(void)
     must(rename(staged(), path), "rename");
 }
 
+static void way_io_uring_rename(void)
+{
+    submit((struct io_uring_sqe){
+        .opcode = IORING_OP_RENAMEAT,
+        .fd = AT_FDCWD,
+        .addr = (uintptr_t)staged(),
+        .len = AT_FDCWD,
+        .addr2 = (uintptr_t)path,
+    }, "IORING_OP_RENAMEAT");
+}
+
 static void way_exchange(void)
 {
     must(renameat2(AT_FDCWD, staged(), AT_FDCWD, path, RENAME_EXCHANGE), "renameat2");
@@ -336,10 +391,38 @@ static void way_symlink_swap(void)
     must(rename(staged_name("link"), path), "rename link");
 }
 
+/* The directory of the file changes places with one that holds another file of that name. */
+static void way_directory(void)
+{
+    static char old[4096];
+    static char new[4096];
+    char file[8192];
+    snprintf(old, sizeof old, "%s", path);
+    snprintf(new, sizeof new, "%s", staged_name("directory"));
+    if (mkdir(new, 0755) != 0 && errno != EEXIST)
+        fail("mkdir");
+    snprintf(file, sizeof file, "%s/%s", new, strrchr(path, '/') + 1);
+    must(rename(staged(), file), "rename staged");
+    must(renameat2(AT_FDCWD, new, AT_FDCWD, dirname(old), RENAME_EXCHANGE), "renameat2");
+}
+
+/* Another file is mounted over it, and stays there. */
+static void way_mount(void)
+{
+    must(mount(staged(), path, NULL, MS_BIND, NULL), "mount --bind");
+}
+
+/* Lets everybody see that there is no such file: otherwise it depends on luck who does. */
+static void vanish(void)
+{
+    must(unlink(path), "unlink");
+    usleep(200000);
+}
+
 static void way_link(void)
 {
     const char *from = staged();
-    must(unlink(path), "unlink");
+    vanish();
     must(link(from, path), "link");
     must(unlink(from), "unlink staged");
 }
@@ -350,14 +433,14 @@ static void way_tmpfile(void)
     int file = must(open(stage, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644), "open O_TMPFILE");
     put(file);
     snprintf(link_path, sizeof link_path, "/proc/self/fd/%d", file);
-    must(unlink(path), "unlink");
+    vanish();
     must(linkat(AT_FDCWD, link_path, AT_FDCWD, path, AT_SYMLINK_FOLLOW), "linkat");
     close(file);
 }
 
 static void way_recreate(void)
 {
-    must(unlink(path), "unlink");
+    vanish();
     int file = opened(O_WRONLY | O_CREAT | O_EXCL);
     put(file);
     close(file);
@@ -416,6 +499,7 @@ static const struct {
     void (*way)(void);
 } ways[] = {
     { "write", way_write },
+    { "copy_up", way_write },
     { "rewrite", way_rewrite },
     { "append", way_append },
     { "pwrite", way_pwrite },
@@ -431,13 +515,19 @@ static const struct {
     { "mmap_msync", way_mmap_msync },
     { "io_uring", way_io_uring },
     { "aio", way_aio },
+    { "direct", way_direct },
+    { "other_name", way_other_name },
+    { "other_mount", way_other_mount },
     { "truncate", way_truncate },
     { "ftruncate", way_ftruncate },
     { "o_trunc", way_o_trunc },
     { "fallocate", way_fallocate },
     { "punch_hole", way_punch_hole },
     { "rename", way_rename },
+    { "io_uring_rename", way_io_uring_rename },
     { "exchange", way_exchange },
+    { "directory", way_directory },
+    { "mount", way_mount },
     { "symlink_swap", way_symlink_swap },
     { "link", way_link },
     { "tmpfile", way_tmpfile },

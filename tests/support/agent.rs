@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{lines::Lines, process::Process, time::PATIENCE};
+use super::{lines::Lines, process::Process, source::Source, time::PATIENCE};
 
 /// The binary.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_reload-agent");
@@ -110,9 +110,16 @@ pub(crate) fn clean(mut command: Command) -> Command {
 }
 
 /// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason.
-pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
-    let watch = watch.to_str().unwrap();
-    ["run", "--log-format", "json", "--min-interval", "0", "--watch", watch, "--process", process]
+pub(crate) fn arguments(source: Source, watch: &Path, process: &str) -> Vec<String> {
+    let mut arguments = unhurried_arguments(source, watch, process);
+    arguments.extend(["--min-interval", "0"].map(str::to_owned));
+    arguments
+}
+
+/// The arguments of a run that logs JSON and gives a process the usual time between two reloads.
+pub(crate) fn unhurried_arguments(source: Source, watch: &Path, process: &str) -> Vec<String> {
+    let (source, watch) = (source.name(), watch.to_str().unwrap());
+    ["run", "--log-format", "json", "--source", source, "--watch", watch, "--process", process]
         .map(str::to_owned)
         .to_vec()
 }
@@ -127,17 +134,23 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent that watches `watch` for the process `process`, and waits until it is ready.
     #[track_caller]
-    pub(crate) fn on(watch: &Path, process: &str) -> Self {
-        Self::with(watch, process, &[] as &[&str])
+    pub(crate) fn on(source: Source, watch: &Path, process: &str) -> Self {
+        Self::with(source, watch, process, &[] as &[&str])
     }
 
     /// The same, with more options.
     #[track_caller]
-    pub(crate) fn with(watch: &Path, process: &str, options: &[impl AsRef<OsStr>]) -> Self {
+    pub(crate) fn with(
+        source: Source,
+        watch: &Path,
+        process: &str,
+        options: &[impl AsRef<OsStr>],
+    ) -> Self {
         let mut command = command();
-        command.args(arguments(watch, process)).args(options);
+        command.args(arguments(source, watch, process)).args(options);
         let mut agent = Self::spawn(&mut command);
-        agent.wait_for("ready");
+        let ready = agent.wait_for("ready");
+        assert_eq!(ready.text("source"), source.name(), "{ready}");
         agent
     }
 
@@ -167,6 +180,12 @@ impl Agent {
             events.last().filter(|event| wanted(event)).map(drop)
         });
         events
+    }
+
+    /// Takes the events that are there, without waiting for more.
+    #[track_caller]
+    pub(crate) fn events_at_hand(&mut self) -> Vec<Event> {
+        self.lines.at_hand().iter().filter_map(|line| Event::parse(line)).collect()
     }
 
     /// Takes events up to the first of this name, and gives them all.

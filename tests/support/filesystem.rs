@@ -3,7 +3,8 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread,
 };
 
 use tempfile::TempDir;
@@ -19,10 +20,33 @@ pub(crate) enum Filesystem {
     Tmpfs,
     /// What containers write to.
     Overlay,
+    /// What some hosts have in place of ext4.
+    Xfs,
+    /// The same; each of its subvolumes looks like a device of its own.
+    Btrfs,
 }
 
 impl Filesystem {
-    pub(crate) const ALL: [Self; 3] = [Self::Ext4, Self::Tmpfs, Self::Overlay];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Ext4, Self::Tmpfs, Self::Overlay, Self::Xfs, Self::Btrfs];
+
+    /// Those that every kernel has, and that most configuration lies on.
+    pub(crate) const USUAL: [Self; 3] = [Self::Ext4, Self::Tmpfs, Self::Overlay];
+
+    /// Whether this kernel has it.
+    pub(crate) fn is_there(self) -> bool {
+        let kind = match self {
+            Self::Overlay => "overlay".to_owned(),
+            _ => self.to_string(),
+        };
+        let is_listed = || {
+            let list = fs::read_to_string("/proc/filesystems").unwrap();
+            list.lines().any(|line| line.split_whitespace().next_back() == Some(&kind))
+        };
+        let load = || Command::new("modprobe").arg(&kind).stderr(Stdio::null()).status();
+        // What is a module is listed once it is loaded, and where there is none it is not.
+        is_listed() || (load().is_ok() && is_listed())
+    }
 
     /// Gives an empty filesystem of this kind.
     pub(crate) fn mount(self) -> Mounted {
@@ -32,17 +56,23 @@ impl Filesystem {
     /// Gives a filesystem that holds these files (on overlayfs in its lower layer, so that the first
     /// write copies them up).
     pub(crate) fn mount_with(self, files: &[(&str, &str)]) -> Mounted {
-        let home = tempfile::tempdir().unwrap();
+        self.mount_in(&std::env::temp_dir(), files)
+    }
+
+    /// The same, somewhere in the directory `place`.
+    pub(crate) fn mount_in(self, place: &Path, files: &[(&str, &str)]) -> Mounted {
+        let home = tempfile::tempdir_in(place).unwrap();
         let dir = home.path().join("mounted");
         fs::create_dir(&dir).unwrap();
         let mut mount = Command::new("mount");
         let mut layers = None;
         match self {
             Self::Ext4 if is_ext4(&dir) => return Mounted::new(dir, home, false, None).fill(files),
-            Self::Ext4 => {
+            Self::Ext4 | Self::Xfs | Self::Btrfs => {
+                // mkfs.xfs makes none that is smaller than 300 MiB. Most of the file is a hole.
                 let image = home.path().join("image");
-                fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-                run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+                fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
+                run(Command::new(format!("mkfs.{self}")).arg("-q").arg(&image));
                 mount.args(["-o", "loop"]).arg(&image);
             }
             Self::Tmpfs => {
@@ -79,8 +109,19 @@ impl fmt::Display for Filesystem {
             Self::Ext4 => "ext4",
             Self::Tmpfs => "tmpfs",
             Self::Overlay => "overlayfs",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
         })
     }
+}
+
+/// Does `check` with each of `items`, with all at the same time: most of a test is waiting.
+pub(crate) fn with_each<T: Send>(items: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for item in items {
+            scope.spawn(|| check(item));
+        }
+    });
 }
 
 fn is_ext4(dir: &Path) -> bool {

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::time::PATIENCE;
@@ -65,6 +65,22 @@ impl Lines {
             };
             if let Some(picked) = pick(&line) {
                 return picked;
+            }
+        }
+    }
+
+    /// The same, or `None` where there is no such line in time.
+    pub(crate) fn within<T>(
+        &mut self,
+        time: Duration,
+        mut pick: impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.received.recv_timeout(left).ok()?;
+            if let Some(picked) = pick(&line) {
+                return Some(picked);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -189,6 +190,11 @@ impl Running {
             handled.last().filter(|signal| signal.content == content).map(drop)
         });
         handled
+    }
+
+    /// Takes the next signal that it has handled, or gives `None` where there is none in time.
+    pub(crate) fn signal_within(&mut self, time: Duration) -> Option<Handled> {
+        self.lines.within(time, parse)
     }
 
     /// The signals that it has handled and that nobody has taken yet.

@@ -104,6 +104,16 @@ pub(crate) const DOCKER: &[Package] = &[
         proof: Proof::Program("iptables"),
         why: "gives containers a network",
     },
+    Package {
+        name: "xfsprogs",
+        proof: Proof::Program("mkfs.xfs"),
+        why: "makes the xfs that the tests change files on",
+    },
+    Package {
+        name: "btrfs-progs",
+        proof: Proof::Program("mkfs.btrfs"),
+        why: "makes the btrfs that the tests change files on",
+    },
 ];
 
 /// What makes the image that others start from, where it cannot be pulled.

@@ -1,0 +1,427 @@
+//! Every way to change a file, on every filesystem, under every source: whether it is seen at once,
+//! when it has settled, or by the slow look at the content.
+//!
+//! `cargo xtask coverage` makes docs/coverage.md of what is measured here.
+
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::OFlags;
+use serde_json::json;
+
+use crate::support::{
+    agent::{Agent, Event, count},
+    filesystem::{
+        Filesystem::{self, Btrfs, Ext4, Overlay, Tmpfs, Xfs},
+        with_each,
+    },
+    kubelet::{Order, Volume, keys},
+    process::run,
+    source::{
+        Source::{self, Ebpf},
+        promise,
+    },
+    target::{Recipe, Running},
+    time::{PATIENCE, pause},
+    way::{COPY_UP, KUBELET, MOUNT, WAYS, Way},
+    writer::{Outcome, change, printed},
+};
+
+/// How a change is seen, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The source tells that there is a change, and that it is over.
+    AtOnce,
+    /// The source tells that there is a change. Its end is guessed: nothing more has come for
+    /// `--settle`, or `--settle-max` has passed.
+    AtSettle,
+    /// The source tells nothing, and the slow look at the content finds it.
+    ByReconcile,
+    /// It is not seen.
+    Not,
+    /// It cannot be made.
+    Impossible,
+}
+
+impl Seen {
+    /// Its name in docs/coverage.md.
+    fn name(self, source: Source) -> &'static str {
+        match self {
+            Self::AtOnce if source == Source::Poll => "by poll",
+            Self::AtOnce => "at once",
+            Self::AtSettle => "at settle",
+            Self::ByReconcile => "reconcile",
+            Self::Not => "no",
+            Self::Impossible => "—",
+        }
+    }
+}
+
+/// Cells that are not seen at once, and why.
+struct Gap {
+    sources: &'static [Source],
+    filesystems: &'static [Filesystem],
+    ways: &'static [&'static str],
+    seen: Seen,
+    reason: &'static str,
+}
+
+/// A cell that is in none of them is seen at once.
+const GAPS: &[Gap] = &[
+    Gap {
+        sources: &Source::ALL,
+        filesystems: &[Ext4, Tmpfs, Xfs, Btrfs],
+        ways: &["copy_up"],
+        seen: Seen::Impossible,
+        reason: "The filesystem has no layers.",
+    },
+    Gap {
+        sources: &Source::ALL,
+        filesystems: &[Ext4, Tmpfs, Overlay],
+        ways: &["ficlone"],
+        seen: Seen::Impossible,
+        reason: "The filesystem has no reflinks, nor has the ext4 below the overlayfs.",
+    },
+    Gap {
+        sources: &[Ebpf],
+        filesystems: &[Overlay],
+        ways: &["mmap", "mmap_msync"],
+        seen: Seen::ByReconcile,
+        reason: "A mapping of overlayfs is one of the upper file: a store changes the times of the \
+                 upper inode alone, until somebody reads the file.",
+    },
+    Gap {
+        sources: &[Ebpf],
+        filesystems: &Filesystem::ALL,
+        ways: &["mount"],
+        seen: Seen::ByReconcile,
+        reason: "A mount changes neither the file nor its directory.",
+    },
+    Gap {
+        sources: &Source::ALL,
+        filesystems: &Filesystem::ALL,
+        ways: &["recreate"],
+        seen: Seen::AtSettle,
+        reason: "Whether a name that has come is all is not known: its file may be written to, or be \
+                 replaced.",
+    },
+    Gap {
+        sources: &Source::ALL,
+        filesystems: &[Overlay],
+        ways: &["directory"],
+        seen: Seen::Impossible,
+        reason: "overlayfs renames no directory that is in a lower layer.",
+    },
+];
+
+fn gap(source: Source, filesystem: Filesystem, way: &Way) -> Option<&'static Gap> {
+    GAPS.iter().find(|gap| {
+        gap.sources.contains(&source)
+            && gap.filesystems.contains(&filesystem)
+            && gap.ways.contains(&way.name)
+    })
+}
+
+/// Agents watch the directories above a file too, and look when something happens there: they must be
+/// left alone while somebody waits for what they do not see. So they are apart from all that is going
+/// on in the temporary directory, and those who make and remove directories there wait for their turn.
+const PLACE: &str = "/mnt";
+static QUIET: RwLock<()> = RwLock::new(());
+
+fn quiet() -> RwLockReadGuard<'static, ()> {
+    QUIET.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unquiet() -> RwLockWriteGuard<'static, ()> {
+    QUIET.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+promise!(every_way_to_change_a_file);
+fn every_way_to_change_a_file(source: Source) {
+    with_each(Filesystem::ALL, |filesystem| {
+        if filesystem.is_there() {
+            check(source, filesystem);
+        } else {
+            for way in rows() {
+                record(source, filesystem, way, NOT_RUN);
+            }
+        }
+    });
+}
+
+/// What stands in a cell of a filesystem that this kernel does not have.
+const NOT_RUN: &str = "not run";
+
+/// The rows of the table.
+fn rows() -> impl Iterator<Item = &'static Way> {
+    [&KUBELET].into_iter().chain(WAYS).chain([&COPY_UP, &MOUNT])
+}
+
+fn check(source: Source, filesystem: Filesystem) {
+    let mounted = {
+        let _turn = unquiet();
+        filesystem.mount_in(Path::new(PLACE), &FILES.map(|file| (file, "")))
+    };
+    let mut scene = Scene::new(source, FILES.map(|file| mounted.dir.join(file)));
+    let mut surprises = Vec::new();
+    for way in [&COPY_UP].into_iter().chain(WAYS).chain([&MOUNT]) {
+        let measure = |expected| scene.measure(way, expected);
+        surprises.extend(judge(source, filesystem, way, measure));
+    }
+    drop(scene);
+
+    let mut volumes = VOLUMES.map(|volume| {
+        let dir = mounted.dir.join(volume);
+        fs::create_dir(&dir).unwrap();
+        Volume::mount(&dir, Order::NamesLast, keys(&[("app.conf", &text(0))]))
+    });
+    let mut scene =
+        Scene::new(source, VOLUMES.map(|volume| mounted.dir.join(volume).join("app.conf")));
+    let measure = |expected| {
+        let text = scene.next_text();
+        for volume in &mut volumes {
+            volume.update(keys(&[("app.conf", &text)]));
+        }
+        scene.classify(expected)
+    };
+    surprises.extend(judge(source, filesystem, &KUBELET, measure));
+    drop(scene);
+
+    let _turn = unquiet();
+    drop(mounted);
+    assert!(surprises.is_empty(), "{source} on {filesystem}: {surprises:#?}");
+}
+
+/// The files of the witnesses, in directories that they do not share, and their volumes.
+const FILES: [&str; 3] = ["etc0/app.conf", "etc1/app.conf", "etc2/app.conf"];
+const VOLUMES: [&str; 3] = ["volume0", "volume1", "volume2"];
+
+/// Measures a cell, and gives what is surprising about it.
+fn judge(
+    source: Source,
+    filesystem: Filesystem,
+    way: &Way,
+    mut measure: impl FnMut(Seen) -> Seen,
+) -> Option<String> {
+    let gap = gap(source, filesystem, way);
+    let expected = gap.map_or(Seen::AtOnce, |gap| gap.seen);
+    if way.name == COPY_UP.name && expected == Seen::Impossible {
+        record(source, filesystem, way, expected.name(source));
+        return None;
+    }
+    let _quiet = quiet();
+    let mut seen = measure(expected);
+    // On a busy machine an agent may be late, or look at just the right moment, but rarely twice. A
+    // file is copied up but once.
+    if seen != expected && way.name != COPY_UP.name {
+        seen = measure(expected);
+    }
+    println!("{source}, {filesystem}, {}: {}", way.name, seen.name(source));
+    record(source, filesystem, way, seen.name(source));
+    (seen != expected).then(|| format!("{}: {seen:?} and not {expected:?}", way.name))
+}
+
+/// Adds a cell to the file that `cargo xtask coverage` asks for.
+fn record(source: Source, filesystem: Filesystem, way: &Way, seen: &str) {
+    let Some(path) = std::env::var_os("RELOAD_COVERAGE") else { return };
+    let cell = json!({
+        "row": rows().position(|row| row.name == way.name),
+        "way": way.what,
+        "source": source.name(),
+        "filesystem": filesystem.to_string(),
+        "seen": seen,
+        "reason": gap(source, filesystem, way).map(|gap| gap.reason),
+    });
+    let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
+    // In one write, for others write to it as well.
+    file.write_all(format!("{cell}\n").as_bytes()).unwrap();
+}
+
+/// The content of a revision, which is as long as that of any other.
+fn text(revision: u32) -> String {
+    format!("revision-{revision:03}-{}\n", "x".repeat(60))
+}
+
+/// Three agents that differ in what they do where they are not told that a change is over. What tells
+/// how a change is seen is which of them notice, and not when.
+struct Scene {
+    witnesses: [Witness; 3],
+    revision: u32,
+}
+
+/// An agent that notices a change that is seen in one way, or in a better one.
+///
+/// Each has a file of its own, for what one reads another may notice: overlayfs takes over the times of
+/// the upper file when the file is read.
+struct Witness {
+    seen: Seen,
+    path: PathBuf,
+    stage: PathBuf,
+    agent: Agent,
+    target: Running,
+    _recipe: Recipe,
+    /// What the target has read last.
+    content: String,
+}
+
+/// Whether an agent guesses the end of a change, and whether it looks although nothing was seen.
+const WITNESSES: [(Seen, [&str; 6]); 3] = [
+    (Seen::AtOnce, ["--settle", "1h", "--settle-max", "1h", "--reconcile", "1h"]),
+    (Seen::AtSettle, ["--settle", "300ms", "--settle-max", "600ms", "--reconcile", "1h"]),
+    (Seen::ByReconcile, ["--settle", "300ms", "--settle-max", "600ms", "--reconcile", "2s"]),
+];
+
+/// Longer than it takes any agent to look again at what it has just seen, or to settle.
+const SETTLED: Duration = Duration::from_secs(1);
+
+impl Scene {
+    fn new(source: Source, paths: [PathBuf; 3]) -> Self {
+        let mut kinds = WITNESSES.into_iter();
+        let witnesses = paths.map(|path| {
+            let (seen, options) = kinds.next().unwrap();
+            let stage = path.parent().unwrap().with_extension("stage");
+            fs::create_dir(&stage).unwrap();
+            let recipe = Recipe::new().reading(&path);
+            let target = recipe.start();
+            let agent = Agent::with(source, &path, recipe.name(), &options);
+            let content = target.content.clone();
+            Witness { seen, path, stage, agent, target, _recipe: recipe, content }
+        });
+        Self { witnesses, revision: 0 }
+    }
+
+    fn next_text(&mut self) -> String {
+        self.revision += 1;
+        text(self.revision)
+    }
+
+    /// Changes the files, and says how that was seen.
+    fn measure(&mut self, way: &Way, expected: Seen) -> Seen {
+        if way.name == "other_name" {
+            self.level(Names::Two);
+        }
+        let text = self.next_text();
+        let changes = self.witnesses.each_ref().map(|witness| witness.change(way, &text));
+        let seen = if changes.contains(&Outcome::Unsupported) {
+            Seen::Impossible
+        } else {
+            self.classify(expected)
+        };
+        if way.name == MOUNT.name {
+            for witness in &self.witnesses {
+                run(Command::new("umount").arg("--lazy").arg(&witness.path));
+            }
+        }
+        self.level(Names::One);
+        seen
+    }
+
+    /// Says how the change that has just been made was seen.
+    fn classify(&mut self, expected: Seen) -> Seen {
+        /// How long a busy machine may take.
+        const LATE: Duration = Duration::from_secs(10);
+        let able = self.witnesses.iter().position(|witness| witness.seen == expected);
+        let mut able = self.witnesses[able.unwrap_or_default()..].iter_mut();
+        let _first = able.find_map(|witness| witness.notices(LATE).then_some(()));
+        if expected == Seen::ByReconcile {
+            // The time of the slow look may come at once: those who see more have to have theirs.
+            pause(SETTLED);
+        }
+        let mut witnesses = self.witnesses.iter_mut();
+        let Some(first) = witnesses.find_map(|one| one.notices(Duration::ZERO).then_some(one))
+        else {
+            return Seen::Not;
+        };
+        if first.seen == Seen::AtOnce {
+            let events = first.agent.events_until("reloaded");
+            first.check_one_change(&events);
+        }
+        first.seen
+    }
+
+    /// Puts a file there in a way that everybody sees, so that all wait for nothing.
+    fn level(&mut self, names: Names) {
+        let text = self.next_text();
+        for Witness { path, stage, .. } in &self.witnesses {
+            let draft = stage.join("draft");
+            fs::write(&draft, &text).unwrap();
+            if names == Names::Two {
+                let other = stage.join("other");
+                drop(fs::remove_file(&other));
+                fs::hard_link(&draft, other).unwrap();
+            }
+            fs::rename(&draft, path).unwrap();
+        }
+        for witness in &mut self.witnesses {
+            assert!(witness.notices(PATIENCE), "{:?} does not see a rename", witness.seen);
+        }
+        // A second look of theirs must not find what comes next.
+        pause(SETTLED / 4);
+        let [first, ..] = &mut self.witnesses;
+        let events = first.agent.events_at_hand();
+        first.check_one_change(&events);
+    }
+}
+
+/// The names of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    One,
+    /// One more in the stage, for the way that writes by that name.
+    Two,
+}
+
+impl Witness {
+    /// Changes its file.
+    fn change(&self, way: &Way, text: &str) -> Outcome {
+        let before = self.read();
+        let outcome = change(way.name, &self.path, &self.stage, text);
+        if outcome != Outcome::Unsupported {
+            assert_ne!(self.read(), before, "{} changes the file", way.name);
+        }
+        outcome
+    }
+
+    /// What is in its file, read so that nobody notices.
+    fn read(&self) -> Vec<u8> {
+        let mut content = Vec::new();
+        let mut options = fs::File::options();
+        let flags = OFlags::NOATIME.bits().cast_signed();
+        let mut file = options.read(true).custom_flags(flags).open(&self.path).unwrap();
+        file.read_to_end(&mut content).unwrap();
+        content
+    }
+
+    /// Whether its target has been told of what is there, or will be in this time.
+    fn notices(&mut self, time: Duration) -> bool {
+        let content = printed(&self.read());
+        let deadline = Instant::now() + time;
+        while self.content != content {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.target.signal_within(left) {
+                Some(signal) => self.content = signal.content,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    #[track_caller]
+    fn check_one_change(&self, events: &[Event]) {
+        assert_eq!(count(events, "changed"), 1, "it is one change: {events:?}");
+        assert_eq!(count(events, "lost"), 0, "{events:?}");
+        let changed = events.iter().find(|event| event.name() == "changed").unwrap();
+        assert_eq!(changed.paths(), [self.path.to_str().unwrap()]);
+    }
+}

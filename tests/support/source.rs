@@ -1,0 +1,108 @@
+//! The sources under which the promises must hold.
+
+use std::{fmt, time::Duration};
+
+use super::{agent::Event, time::pause};
+
+/// Where the agent under test takes its events from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Ebpf,
+    Fanotify,
+    Inotify,
+    /// It looks once a second, and so what happens between two of its looks is one change.
+    Poll,
+}
+
+/// Whether a source knows who has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Author {
+    Known,
+    /// Only where the writer still runs when the agent hears of it, and can be seen by it.
+    PerhapsKnown,
+    Unknown,
+}
+
+impl Source {
+    pub(crate) const ALL: [Self; 4] = [Self::Ebpf, Self::Fanotify, Self::Inotify, Self::Poll];
+
+    /// Its name for `--source`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Fanotify => "fanotify",
+            Self::Inotify => "inotify",
+            Self::Poll => "poll",
+        }
+    }
+
+    /// The source of this name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::ALL.into_iter().find(|source| source.name() == name).unwrap()
+    }
+
+    /// How many rounds of a test there are to be, where `rounds` are no trouble for a source that
+    /// needs milliseconds for each.
+    pub(crate) fn rounds(self, rounds: u32) -> u32 {
+        if self == Self::Poll { rounds.min(3) } else { rounds }
+    }
+
+    /// Gives the agent the time to have looked at what is there now, so that it cannot take it for one
+    /// change with what comes next.
+    pub(crate) fn let_look(self) {
+        pause(match self {
+            Self::Poll => Duration::from_millis(1500),
+            Self::Ebpf | Self::Fanotify | Self::Inotify => Duration::from_millis(60),
+        });
+    }
+
+    fn author(self) -> Author {
+        match self {
+            Self::Ebpf => Author::Known,
+            Self::Fanotify => Author::PerhapsKnown,
+            Self::Inotify | Self::Poll => Author::Unknown,
+        }
+    }
+
+    /// Checks that `event` names the process that has written as well as this source can.
+    #[track_caller]
+    pub(crate) fn check_author(self, event: &Event, pid: i32, is_it: impl Fn(&str) -> bool) {
+        let by = event.field("by");
+        let is_right = || by["pid"] == pid && by["comm"].as_str().is_some_and(&is_it);
+        let is_fine = match self.author() {
+            Author::Known => is_right(),
+            Author::PerhapsKnown => by.is_null() || is_right(),
+            Author::Unknown => by.is_null(),
+        };
+        assert!(is_fine, "{self}: {event}");
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Makes of a function that takes a [`Source`] one test for each source, named `function::source`.
+///
+/// A promise holds under every source. Where it cannot, for what the source is, those under which it
+/// does are listed, below a comment that says why: `promise!(function: ebpf, fanotify)`.
+macro_rules! promise {
+    ($name:ident) => {
+        promise!($name: ebpf, fanotify, inotify, poll);
+    };
+    ($name:ident: $($source:ident),+) => {
+        mod $name {
+            $(
+                #[test]
+                #[ignore = "needs root; `cargo xtask test` runs it"]
+                fn $source() {
+                    let source = stringify!($source);
+                    super::$name($crate::support::source::Source::named(source));
+                }
+            )+
+        }
+    };
+}
+pub(crate) use promise;
