@@ -102,7 +102,10 @@ fn a_log_in_the_watched_directory_is_no_configuration(source: Source) {
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut agent = command();
-    agent.args(arguments(source, dir.path(), recipe.name())).stderr(File::create(&log).unwrap());
+    agent
+        .args(arguments(dir.path(), recipe.name()))
+        .args(source.arguments())
+        .stderr(File::create(&log).unwrap());
     let _agent = Process::spawn(&mut agent);
     poll("the agent to be ready", || {
         fs::read_to_string(&log).unwrap().contains("ready").then_some(())
@@ -125,7 +128,7 @@ fn nobody_has_to_read_the_log(source: Source) {
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut agent = command();
-    agent.args(arguments(source, &path, recipe.name())).stderr(Stdio::piped());
+    agent.args(arguments(&path, recipe.name())).args(source.arguments()).stderr(Stdio::piped());
     let mut agent = agent.spawn().unwrap();
     wait_for_attached(&mut target, &path);
     // More than any pipe takes by default: 64 KiB.

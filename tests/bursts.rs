@@ -92,7 +92,7 @@ fn changes_within_the_interval_become_one_reload_at_its_end(source: Source) {
     let mut target = recipe.start();
     // The option that comes last does not win over another of its name: so none is given twice.
     let mut command = command();
-    command.args(unhurried_arguments(source, &path, recipe.name()));
+    command.args(unhurried_arguments(&path, recipe.name())).args(source.arguments());
     command.args(["--min-interval", &format!("{}ms", interval.as_millis())]);
     let mut agent = Agent::spawn(&mut command);
     agent.wait_for("ready");

@@ -29,7 +29,7 @@ use crate::support::{
     kubelet::{Order, Volume, keys},
     process::run,
     source::{
-        Source::{self, Ebpf},
+        Source::{self, Ebpf, Fanotify, Inotify},
         promise,
     },
     target::{Recipe, Running},
@@ -77,6 +77,8 @@ struct Gap {
     reason: &'static str,
 }
 
+const KERNEL_DRIVEN: [Source; 3] = [Ebpf, Fanotify, Inotify];
+
 /// A cell that is in none of them is seen at once.
 const GAPS: &[Gap] = &[
     Gap {
@@ -102,19 +104,28 @@ const GAPS: &[Gap] = &[
                  upper inode alone, until somebody reads the file.",
     },
     Gap {
-        sources: &[Ebpf],
-        filesystems: &Filesystem::ALL,
-        ways: &["mount"],
-        seen: Seen::ByReconcile,
-        reason: "A mount changes neither the file nor its directory.",
-    },
-    Gap {
-        sources: &Source::ALL,
+        sources: &KERNEL_DRIVEN,
         filesystems: &Filesystem::ALL,
         ways: &["recreate"],
         seen: Seen::AtSettle,
-        reason: "Whether a name that has come is all is not known: its file may be written to, or be \
-                 replaced.",
+        reason: "A name that has come may not be all: its file may still be written to, or another may \
+                 be about to take its place.",
+    },
+    Gap {
+        sources: &[Fanotify, Inotify],
+        filesystems: &Filesystem::ALL,
+        ways: &["link", "tmpfile"],
+        seen: Seen::AtSettle,
+        reason: "A new name is announced alike whether it is that of a new file or of one that is \
+                 complete.",
+    },
+    Gap {
+        sources: &[Fanotify, Inotify],
+        filesystems: &Filesystem::ALL,
+        ways: &["truncate"],
+        seen: Seen::AtSettle,
+        reason: "A truncation by path is announced like a write, and there is no close that would end \
+                 it: it is complete after `--settle-max`.",
     },
     Gap {
         sources: &Source::ALL,
@@ -275,26 +286,28 @@ struct Witness {
     content: String,
 }
 
-/// Whether an agent guesses the end of a change, and whether it looks although nothing was seen.
-const WITNESSES: [(Seen, [&str; 6]); 3] = [
-    (Seen::AtOnce, ["--settle", "1h", "--settle-max", "1h", "--reconcile", "1h"]),
-    (Seen::AtSettle, ["--settle", "300ms", "--settle-max", "600ms", "--reconcile", "1h"]),
-    (Seen::ByReconcile, ["--settle", "300ms", "--settle-max", "600ms", "--reconcile", "2s"]),
-];
+/// What makes an agent see no worse than this.
+fn options(source: Source, seen: Seen) -> [&'static str; 6] {
+    // Poll never knows that a change is over.
+    let guesses = seen != Seen::AtOnce || source == Source::Poll;
+    let (settle, max) = if guesses { ("300ms", "600ms") } else { ("1h", "1h") };
+    let reconcile = if seen == Seen::ByReconcile { "2s" } else { "1h" };
+    ["--settle", settle, "--settle-max", max, "--reconcile", reconcile]
+}
 
 /// Longer than it takes any agent to look again at what it has just seen, or to settle.
 const SETTLED: Duration = Duration::from_secs(1);
 
 impl Scene {
     fn new(source: Source, paths: [PathBuf; 3]) -> Self {
-        let mut kinds = WITNESSES.into_iter();
+        let mut kinds = [Seen::AtOnce, Seen::AtSettle, Seen::ByReconcile].into_iter();
         let witnesses = paths.map(|path| {
-            let (seen, options) = kinds.next().unwrap();
+            let seen = kinds.next().unwrap();
             let stage = path.parent().unwrap().with_extension("stage");
             fs::create_dir(&stage).unwrap();
             let recipe = Recipe::new().reading(&path);
             let target = recipe.start();
-            let agent = Agent::with(source, &path, recipe.name(), &options);
+            let agent = Agent::with(source, &path, recipe.name(), &options(source, seen));
             let content = target.content.clone();
             Witness { seen, path, stage, agent, target, _recipe: recipe, content }
         });
@@ -318,13 +331,18 @@ impl Scene {
         } else {
             self.classify(expected)
         };
-        if way.name == MOUNT.name {
-            for witness in &self.witnesses {
-                run(Command::new("umount").arg("--lazy").arg(&witness.path));
-            }
-        }
+        let seen = if way.name == MOUNT.name { self.unmount(seen) } else { seen };
         self.level(Names::One);
         seen
+    }
+
+    /// Unmounts what is mounted over the files, and says how that was seen, if that was no better.
+    fn unmount(&mut self, mounted: Seen) -> Seen {
+        for witness in &self.witnesses {
+            run(Command::new("umount").arg("--lazy").arg(&witness.path));
+        }
+        let unmounted = self.classify(mounted);
+        if unmounted == Seen::AtOnce { mounted } else { unmounted }
     }
 
     /// Says how the change that has just been made was seen.

@@ -17,6 +17,7 @@ use crate::support::{
     agent::{AGENT, Agent, Event, arguments, clean, run_to_end},
     filesystem::Filesystem::Tmpfs,
     process::run,
+    source::{Source, promise},
     target::Recipe,
     time::poll,
     writer::{config, replace},
@@ -167,69 +168,61 @@ fn what_may_be_entered_and_not_read_is_polled() {
     agent.wait_for("changed");
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_full_queue_is_told_of_and_nothing_is_missed() {
+// The ring of eBPF has one record for each place, and poll has no queue.
+promise!(a_full_queue_is_told_of_and_nothing_is_missed: fanotify, inotify);
+fn a_full_queue_is_told_of_and_nothing_is_missed(source: Source) {
     const KEYS: usize = 40;
-    for (source, limit) in [
-        ("inotify", "/proc/sys/fs/inotify/max_queued_events"),
-        ("fanotify", "/proc/sys/fs/fanotify/max_queued_events"),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |n: usize| {
-            for key in 0..KEYS {
-                fs::write(dir.path().join(format!("{key}.conf")), n.to_string()).unwrap();
-            }
-        };
-        write(0);
-        let recipe = Recipe::new().reading(dir.path());
-        let mut target = recipe.start();
-        // It counts when the queue is made. What others make meanwhile is only shorter than usual.
-        let usual = fs::read_to_string(limit).unwrap();
-        fs::write(limit, "8").unwrap();
-        let options = ["--source", source, "--reconcile", "1h"];
-        let mut agent = Agent::with(dir.path(), recipe.name(), &options);
-        fs::write(limit, usual).unwrap();
+    let limit = format!("/proc/sys/fs/{source}/max_queued_events");
+    let dir = tempfile::tempdir().unwrap();
+    let write = |n: usize| {
+        for key in 0..KEYS {
+            fs::write(dir.path().join(format!("{key}.conf")), n.to_string()).unwrap();
+        }
+    };
+    write(0);
+    let recipe = Recipe::new().reading(dir.path());
+    let mut target = recipe.start();
+    // It counts when the queue is made. What others make meanwhile is only shorter than usual.
+    let usual = fs::read_to_string(&limit).unwrap();
+    fs::write(&limit, "8").unwrap();
+    let mut agent = Agent::with(source, dir.path(), recipe.name(), &["--reconcile", "1h"]);
+    fs::write(&limit, usual).unwrap();
 
-        let pid = Pid::from_raw(agent.pid()).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
-        write(1);
-        kill_process(pid, Signal::CONT).unwrap();
-        let lost = agent.wait_for("lost");
-        assert_eq!((lost.text("source"), lost.text("reason")), (source, "queue_full"), "{lost}");
-        agent.wait_for("reloaded");
-        let mut all: Vec<_> = (0..KEYS).map(|key| format!("{key}.conf=1;")).collect();
-        all.sort_unstable();
-        assert_eq!(target.signal().content, all.concat());
-    }
+    let pid = Pid::from_raw(agent.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    write(1);
+    kill_process(pid, Signal::CONT).unwrap();
+    let lost = agent.wait_for("lost");
+    let expected = (source.name(), "queue_full");
+    assert_eq!((lost.text("source"), lost.text("reason")), expected, "{lost}");
+    agent.wait_for("reloaded");
+    let mut all: Vec<_> = (0..KEYS).map(|key| format!("{key}.conf=1;")).collect();
+    all.sort_unstable();
+    assert_eq!(target.signal().content, all.concat());
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn a_mount_over_a_watched_directory_is_seen() {
-    for source in ["ebpf", "fanotify", "inotify"] {
-        let dir = tempfile::tempdir().unwrap();
-        let etc = dir.path().join("etc");
-        let path = etc.join("app.conf");
-        fs::create_dir(&etc).unwrap();
-        fs::write(&path, "below").unwrap();
-        let above = Tmpfs.mount_with(&[("app.conf", "above")]);
-        let recipe = Recipe::new().reading(&path);
-        let mut target = recipe.start();
-        let options = ["--source", source, "--reconcile", "1h"];
-        let mut agent = Agent::with(&path, recipe.name(), &options);
+promise!(a_mount_over_a_watched_directory_is_seen);
+fn a_mount_over_a_watched_directory_is_seen(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = dir.path().join("etc");
+    let path = etc.join("app.conf");
+    fs::create_dir(&etc).unwrap();
+    fs::write(&path, "below").unwrap();
+    let above = Tmpfs.mount_with(&[("app.conf", "above")]);
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
 
-        run(Command::new("mount").arg("--bind").arg(&above.dir).arg(&etc));
-        agent.wait_for("reloaded");
-        assert_eq!(target.signal().content, "above", "{source}");
-        // What is there now is watched, too.
-        replace(&path, "changed");
-        agent.wait_for("reloaded");
-        assert_eq!(target.signal().content, "changed", "{source}");
-        run(Command::new("umount").arg(&etc));
-        agent.wait_for("reloaded");
-        assert_eq!(target.signal().content, "below", "{source}");
-    }
+    run(Command::new("mount").arg("--bind").arg(&above.dir).arg(&etc));
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "above");
+    // What is there now is watched, too.
+    replace(&path, "changed");
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "changed");
+    run(Command::new("umount").arg(&etc));
+    agent.wait_for("reloaded");
+    assert_eq!(target.signal().content, "below");
 }
 
 #[test]

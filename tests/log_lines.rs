@@ -48,13 +48,18 @@ fn every_decision_has_its_fields(source: Source) {
     let careless = Recipe::named(recipe.name()).handler("none");
     let mut target = recipe.start();
     let options = ["--handler-timeout", "0s"];
-    let mut agent =
-        Agent::spawn(command().args(arguments(source, &path, recipe.name())).args(options));
+    let mut agent = Agent::spawn(
+        command().args(arguments(&path, recipe.name())).args(source.arguments()).args(options),
+    );
 
     let ready = agent.wait_for("ready");
     check_fields(&ready);
     assert_eq!(ready.text("source"), source.name());
-    let strategy = if source == Source::Ebpf { "tracepoint".into() } else { Value::Null };
+    let strategy = match source {
+        Source::Ebpf => "tracepoint".into(),
+        Source::Fanotify => "privileged".into(),
+        Source::Inotify | Source::Poll => Value::Null,
+    };
     assert_eq!(*ready.field("strategy"), strategy);
     assert_eq!(ready.number("watches"), 1);
     assert_eq!(ready.number("targets"), 1);
@@ -116,7 +121,9 @@ fn text_is_for_people_and_one_line_for_each_decision(source: Source) {
     let mut target = recipe.start();
     let mut process = support::process::Process::spawn(
         command()
-            .args(["run", "--source", source.name(), "--process", recipe.name(), "--watch"])
+            .arg("run")
+            .args(source.arguments())
+            .args(["--process", recipe.name(), "--watch"])
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

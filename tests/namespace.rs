@@ -49,7 +49,7 @@ fn pids_are_those_of_the_namespace(source: Source) {
         "sh",
         AGENT,
     ]);
-    command.args(arguments(source, &path, recipe.name())).stdout(Stdio::piped());
+    command.args(arguments(&path, recipe.name())).args(source.arguments()).stdout(Stdio::piped());
     let mut agent = Agent::spawn(command.env("TARGET", recipe.path()).env("CONFIG", &path));
     let mut target = Lines::of(recipe.name(), agent.output());
     let target_pid: i32 = target
@@ -95,7 +95,8 @@ fn a_process_outside_is_not_a_target(source: Source) {
 
     let mut command = clean(Command::new("unshare"));
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
-    let mut agent = Agent::spawn(command.args(arguments(source, &path, recipe.name())));
+    let mut agent =
+        Agent::spawn(command.args(arguments(&path, recipe.name())).args(source.arguments()));
     let events = agent.events_until("ready");
     assert_eq!(events.last().unwrap().number("targets"), 0);
 
@@ -118,7 +119,9 @@ fn the_first_process_of_a_namespace_can_be_stopped(source: Source) {
     fs::write(&path, "0").unwrap();
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", AGENT]);
-    let mut agent = Agent::spawn(command.args(arguments(source, &path, "nobody-is-called-so")));
+    let mut agent = Agent::spawn(
+        command.args(arguments(&path, "nobody-is-called-so")).args(source.arguments()),
+    );
     agent.wait_for("ready");
     let first = children_of(agent.pid())[0];
     let mut kill = Process::spawn(Command::new("kill").args(["-TERM", &first.to_string()]));

@@ -45,7 +45,7 @@ fn while_the_interval_passes(source: Source) {
     let stranger = Recipe::new().handler("none");
     let mut target = recipe.start();
     let mut command = command();
-    command.args(unhurried_arguments(source, &path, recipe.name()));
+    command.args(unhurried_arguments(&path, recipe.name())).args(source.arguments());
     let mut agent = Agent::spawn(command.args(["--min-interval", "1s"]));
     agent.wait_for("ready");
     replace(&path, "1");

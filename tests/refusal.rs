@@ -160,7 +160,9 @@ fn a_target_of_another_user_is_refused_with_advice(source: Source) {
     if source == Source::Ebpf {
         command.args(["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"]);
     }
-    let mut agent = Agent::spawn(command.arg(binary).args(arguments(source, &path, recipe.name())));
+    let mut agent = Agent::spawn(
+        command.arg(binary).args(arguments(&path, recipe.name())).args(source.arguments()),
+    );
     assert_eq!(agent.wait_for("ready").text("source"), source.name());
 
     replace(&path, "1");

@@ -41,7 +41,8 @@ fn a_slow_writer_is_waited_for(source: Source) {
     });
 }
 
-promise!(the_last_of_two_writers_is_waited_for);
+// The others know of the first that closes, at most, and can only see that more was written.
+promise!(the_last_of_two_writers_is_waited_for: ebpf);
 /// The last of several writers counts.
 fn the_last_of_two_writers_is_waited_for(source: Source) {
     let (_dir, path) = config();

@@ -100,9 +100,9 @@ const MISTAKES: &[Mistake] = &[
     },
     Mistake {
         right: BOTH,
-        wrong: &["--source", "inotify"],
-        message: "invalid value 'inotify' for '--source <NAME>'; [possible values: auto, ebpf]; \
-                  see `reload-agent --help`",
+        wrong: &["--source", "magic"],
+        message: "invalid value 'magic' for '--source <NAME>'; [possible values: auto, ebpf, \
+                  fanotify, inotify, poll]; see `reload-agent --help`",
     },
     Mistake {
         right: BOTH,
@@ -205,7 +205,7 @@ fn a_path_that_cannot_be_watched_is_named_with_the_cause(source: Source) {
     let dir = scene();
     for Unwatchable { path, cause } in UNWATCHABLE {
         let watched = format!("{{dir}}/{path}");
-        let arguments = [NOBODY, &["--source", source.name(), "--watch", &watched]].concat();
+        let arguments = [NOBODY, &source.arguments(), &["--watch", &watched]].concat();
         let got = outcome(&mut command(), dir.path(), &arguments);
         let message = format!(
             "reload-agent: cannot watch {watched}: {cause}; give --watch a file or directory that \
@@ -224,7 +224,7 @@ fn a_path_that_cannot_be_read_is_named_with_the_cause(source: Source) {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = as_nobody(dir.path(), "+bpf,+perfmon");
     let watched = "{dir}/secret/app.conf";
-    let arguments = [NOBODY, &["--source", source.name(), "--watch", watched]].concat();
+    let arguments = [NOBODY, &source.arguments(), &["--watch", watched]].concat();
     let got = outcome(&mut command, dir.path(), &arguments);
     let message = "reload-agent: cannot watch {dir}/secret/app.conf: {dir}/secret/app.conf cannot \
                    be read: Permission denied (os error 13); give --watch a file or directory that \
@@ -237,7 +237,7 @@ promise!(a_missing_capability_is_named: ebpf);
 fn a_missing_capability_is_named(source: Source) {
     let dir = scene();
     // One that is of no use here: an empty list cannot be given.
-    let arguments = [BOTH, &["--source", source.name()]].concat();
+    let arguments = [BOTH, &source.arguments()].concat();
     let got = outcome(&mut as_nobody(dir.path(), "+chown"), dir.path(), &arguments);
     let message = "reload-agent: source ebpf cannot be had: eBPF needs CAP_BPF and CAP_PERFMON; \
                    grant it (Kubernetes: securityContext.capabilities.add [BPF, PERFMON]; systemd: \

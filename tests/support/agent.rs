@@ -109,17 +109,17 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
-/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason.
-pub(crate) fn arguments(source: Source, watch: &Path, process: &str) -> Vec<String> {
-    let mut arguments = unhurried_arguments(source, watch, process);
-    arguments.extend(["--min-interval", "0"].map(str::to_owned));
-    arguments
+/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason, with
+/// whatever source is best.
+pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
+    [&unhurried_arguments(watch, process)[..], &["--min-interval".to_owned(), "0".to_owned()]]
+        .concat()
 }
 
-/// The arguments of a run that logs JSON and gives a process the usual time between two reloads.
-pub(crate) fn unhurried_arguments(source: Source, watch: &Path, process: &str) -> Vec<String> {
-    let (source, watch) = (source.name(), watch.to_str().unwrap());
-    ["run", "--log-format", "json", "--source", source, "--watch", watch, "--process", process]
+/// The same of one that gives a process the usual time between two reloads.
+pub(crate) fn unhurried_arguments(watch: &Path, process: &str) -> Vec<String> {
+    let watch = watch.to_str().unwrap();
+    ["run", "--log-format", "json", "--watch", watch, "--process", process]
         .map(str::to_owned)
         .to_vec()
 }
@@ -147,7 +147,7 @@ impl Agent {
         options: &[impl AsRef<OsStr>],
     ) -> Self {
         let mut command = command();
-        command.args(arguments(source, watch, process)).args(options);
+        command.args(arguments(watch, process)).args(source.arguments()).args(options);
         let mut agent = Self::spawn(&mut command);
         let ready = agent.wait_for("ready");
         assert_eq!(ready.text("source"), source.name(), "{ready}");

@@ -18,7 +18,7 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Author {
     Known,
-    /// Only where the writer still runs when the agent hears of it, and can be seen by it.
+    /// As far as the agent can see the writer, and only its pid where it does not run any more.
     PerhapsKnown,
     Unknown,
 }
@@ -34,6 +34,11 @@ impl Source {
             Self::Inotify => "inotify",
             Self::Poll => "poll",
         }
+    }
+
+    /// What makes the agent take it and no other.
+    pub(crate) fn arguments(self) -> [&'static str; 2] {
+        ["--source", self.name()]
     }
 
     /// The source of this name.
@@ -68,10 +73,12 @@ impl Source {
     #[track_caller]
     pub(crate) fn check_author(self, event: &Event, pid: i32, is_it: impl Fn(&str) -> bool) {
         let by = event.field("by");
-        let is_right = || by["pid"] == pid && by["comm"].as_str().is_some_and(&is_it);
+        let is_named = by["comm"].as_str().is_some_and(is_it);
         let is_fine = match self.author() {
-            Author::Known => is_right(),
-            Author::PerhapsKnown => by.is_null() || is_right(),
+            Author::Known => by["pid"] == pid && is_named,
+            Author::PerhapsKnown => {
+                by.is_null() || (by["pid"] == pid && (is_named || by["comm"].is_null()))
+            }
             Author::Unknown => by.is_null(),
         };
         assert!(is_fine, "{self}: {event}");
