@@ -83,16 +83,17 @@ impl<S: Source> Agent<S> {
         let mut watches = Vec::new();
         for (index, path) in rule.watches().iter().enumerate() {
             let mut one = Watched::new(index, path, pace.limits, &mut places, &mut source);
-            if let Some(reason) = one.take_failure() {
-                bail!(reason);
-            }
             match one.obstacle() {
-                None | Some(Obstacle::Missing(_)) => watches.push(one),
+                None | Some(Obstacle::Missing(_)) => {}
                 Some(obstacle) => bail!(
                     "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
                     path.display()
                 ),
             }
+            if let Some(reason) = one.take_failure() {
+                bail!(reason);
+            }
+            watches.push(one);
         }
         let wanted = Wanted {
             digest: digest(&watches),
