@@ -84,3 +84,21 @@ fn a_writer_that_stays_is_waited_for_only_so_long(source: Source) {
     assert_eq!(target.signal().content, "0-one-two");
     drop(file);
 }
+
+// Poll may look in the middle of a write, and its quiet may be over before the writer goes on.
+promise!(a_file_that_is_rewritten_in_place_is_never_read_half_done: ebpf, fanotify, inotify);
+/// The moments at which the agent looks are all those after a signal: it looks again on its own.
+fn a_file_that_is_rewritten_in_place_is_never_read_half_done(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let options = ["--reconcile", "1h", "--settle-max", "1m"];
+    let _agent = Agent::with(source, &path, recipe.name(), &options);
+    for n in 1..=150 {
+        let text = format!("{n}-{}-{n}", "x".repeat(3000));
+        fs::write(&path, &text).unwrap();
+        assert_eq!(target.signal().content, text);
+        // From at once to beyond the second look.
+        pause(Duration::from_micros(n * 170));
+    }
+}

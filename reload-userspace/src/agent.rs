@@ -300,6 +300,10 @@ impl<S: Source> Agent<S> {
         for (index, watched) in to_compare.filter(|(_, watched)| watched.is_to_compare(now)) {
             let content = watched.read();
             watched.finish();
+            if content.as_ref().is_some_and(|content| content.is_torn) {
+                // It may not have been announced yet: the kernel announces some changes afterwards.
+                watched.touch(clock::now(), None, Interest::Any);
+            }
             if content.is_none() && watched.obstacle().is_none() {
                 watched.verify(now.after(RETRY));
             }

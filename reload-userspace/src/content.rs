@@ -5,7 +5,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read as _},
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
 };
 
@@ -33,13 +33,16 @@ pub struct Content {
     files: BTreeMap<PathBuf, Digest>,
     /// The files whose content cannot be read, or is too large, so that their identity stands for it.
     pub unreadable: Vec<PathBuf>,
+    /// Whether a file was another one, or in another state, when it had been read than when it was
+    /// looked at: then this is no content that there ever was.
+    pub is_torn: bool,
 }
 
 impl Content {
     /// That of a path that leads nowhere.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { files: BTreeMap::new(), unreadable: Vec::new() }
+        Self { files: BTreeMap::new(), unreadable: Vec::new(), is_torn: false }
     }
 
     /// Reads the files of a view.
@@ -53,8 +56,11 @@ impl Content {
     pub fn read(view: &View) -> io::Result<Self> {
         let mut content = Self::nothing();
         for (path, state) in &view.files {
-            match digest_of(path) {
-                Ok(Some(digest)) => drop(content.files.insert(path.clone(), digest)),
+            match digest_of(path, state) {
+                Ok(Some((digest, is_torn))) => {
+                    content.files.insert(path.clone(), digest);
+                    content.is_torn |= is_torn;
+                }
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if is_lasting(&error) => {
@@ -107,8 +113,9 @@ impl Content {
     }
 }
 
-/// The digest of a file's content, or `None` where it is no regular file (any more).
-fn digest_of(path: &Path) -> io::Result<Option<Digest>> {
+/// The digest of a file's content and whether that is torn, or `None` where it is no regular file (any
+/// more).
+fn digest_of(path: &Path, state: &FileState) -> io::Result<Option<(Digest, bool)>> {
     // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
@@ -125,7 +132,10 @@ fn digest_of(path: &Path) -> io::Result<Option<Digest>> {
     let mut buffer = [0; 16 * 1024];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(Some(Digest(hash.finalize().into()))),
+            Ok(0) => {
+                let is_torn = !state.is_that_of(file.get_ref().as_fd());
+                return Ok(Some((Digest(hash.finalize().into()), is_torn)));
+            }
             Ok(length) => hash.update(&buffer[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -153,11 +163,21 @@ fn stand_in(state: &FileState) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::Identity;
+
+    /// That of no file.
+    const STATE: FileState = FileState {
+        identity: Identity { device: 0, inode: 0 },
+        size: 0,
+        modified: (0, 0),
+        changed: (0, 0),
+        is_linked: false,
+    };
 
     fn content(files: &[(&str, &str)]) -> Content {
         let digest = |text: &str| Digest(Sha256::digest(text).into());
         let files = files.iter().map(|(path, text)| (PathBuf::from(path), digest(text)));
-        Content { files: files.collect(), unreadable: Vec::new() }
+        Content { files: files.collect(), unreadable: Vec::new(), is_torn: false }
     }
 
     #[test]
@@ -184,6 +204,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(digest_of(&fifo).unwrap(), None);
+        assert_eq!(digest_of(&fifo, &STATE).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_when_it_was_looked_at_is_torn() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (_digest, is_torn) = digest_of(file.path(), &STATE).unwrap().unwrap();
+        assert!(is_torn);
     }
 }

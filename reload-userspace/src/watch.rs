@@ -86,6 +86,14 @@ pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
     (identity(&stat) == meant).then_some(handle)
 }
 
+impl FileState {
+    /// Whether the file behind `handle` is this one, and still in this state.
+    #[must_use]
+    pub fn is_that_of(&self, handle: BorrowedFd<'_>) -> bool {
+        fstat(handle).is_ok_and(|stat| state(&stat, self.is_linked) == *self)
+    }
+}
+
 /// What a path means at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {

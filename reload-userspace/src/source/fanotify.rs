@@ -173,11 +173,11 @@ impl Source for FanotifySource {
         Ok(())
     }
 
-    fn writers(&mut self, place: PlaceId, _: BorrowedFd<'_>) -> Writers {
+    fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
         // What has been closed by now is in the queue by now. Where it cannot be read, the next
         // event says so.
         while self.queue.read().unwrap_or(false) {}
-        self.queue.heard.writers(place)
+        self.queue.heard.writers(place, handle)
     }
 
     fn follow(&mut self, _: &[String]) -> Result<Follows, WatchError> {

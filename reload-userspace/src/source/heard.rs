@@ -3,8 +3,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    os::fd::BorrowedFd,
     time::Duration,
 };
+
+use rustix::fs::fstat;
 
 use crate::{
     clock::{self, Boot},
@@ -41,14 +44,21 @@ pub(super) struct Heard {
 struct State {
     is_armed: bool,
     is_being_written: bool,
+    /// Whether there was something to be heard since the last time that nobody was found to write.
+    is_heard_of: bool,
+    /// What the file was like then.
+    complete: Option<Stamp>,
 }
+
+/// The size and times of a file.
+type Stamp = [i64; 5];
 
 impl Heard {
     /// Arms a place, which may be new.
     pub(super) fn arm(&mut self, place: PlaceId) {
-        let state =
-            self.places.entry(place).or_insert(State { is_armed: true, is_being_written: false });
-        state.is_armed = true;
+        let new =
+            || State { is_armed: true, is_being_written: false, is_heard_of: true, complete: None };
+        self.places.entry(place).or_insert_with(new).is_armed = true;
     }
 
     pub(super) fn forget(&mut self, place: PlaceId) {
@@ -65,6 +75,7 @@ impl Heard {
             Deed::Closed => state.is_being_written = false,
             Deed::Other => {}
         }
+        state.is_heard_of = true;
         if std::mem::take(&mut state.is_armed) {
             self.yield_one(Event::Changed { place, at: clock::now(), by });
         }
@@ -78,15 +89,25 @@ impl Heard {
         self.yield_one(Event::Lost { source, reason: LossReason::QueueFull, hook, count: 1 });
     }
 
-    /// Whether somebody is known to write to the file.
+    /// Whether somebody is known to write to the file behind `handle`.
     ///
-    /// Of several writers only the last is known of: the first to close counts as the last.
-    pub(super) fn writers(&self, place: PlaceId) -> Writers {
-        match self.places.get(&place) {
-            Some(State { is_being_written: true, .. }) => Writers::Some,
-            Some(_) => Writers::None,
-            None => Writers::Unknown,
+    /// Of several writers only the last is known of: the first to close counts as the last. The kernel
+    /// changes a file first and tells of it when that is done, so a file that is another than it was
+    /// when it was complete, and that nothing was heard of since, is being changed now.
+    pub(super) fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
+        let Some(state) = self.places.get_mut(&place) else {
+            return Writers::Unknown;
+        };
+        if state.is_being_written {
+            return Writers::Some;
         }
+        let stamp = stamp(handle);
+        let is_told = std::mem::take(&mut state.is_heard_of);
+        if !is_told && state.complete != stamp {
+            return Writers::Unknown;
+        }
+        state.complete = stamp;
+        Writers::None
     }
 
     /// Takes the next event.
@@ -111,8 +132,16 @@ impl Heard {
     }
 }
 
+fn stamp(file: BorrowedFd<'_>) -> Option<Stamp> {
+    let stat = fstat(file).ok()?;
+    let nanos = [stat.st_mtime_nsec, stat.st_ctime_nsec].map(|nanos| i64::try_from(nanos).ok());
+    Some([stat.st_size, stat.st_mtime, nanos[0]?, stat.st_ctime, nanos[1]?])
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::fd::AsFd as _};
+
     use super::*;
     use crate::event::Operation;
 
@@ -143,17 +172,37 @@ mod tests {
 
     #[test]
     fn a_silent_place_still_tells_who_writes() {
+        let file = tempfile::tempfile().unwrap();
+        let file = file.as_fd();
         let mut heard = Heard::default();
-        assert_eq!(heard.writers(PLACE), Writers::Unknown);
+        assert_eq!(heard.writers(PLACE, file), Writers::Unknown);
         heard.arm(PLACE);
-        assert_eq!(heard.writers(PLACE), Writers::None);
+        assert_eq!(heard.writers(PLACE, file), Writers::None);
         heard.note(PLACE, Deed::Written, write());
-        assert_eq!(heard.writers(PLACE), Writers::Some);
+        assert_eq!(heard.writers(PLACE, file), Writers::Some);
         heard.note(PLACE, Deed::Closed, write());
-        assert_eq!(heard.writers(PLACE), Writers::None);
+        assert_eq!(heard.writers(PLACE, file), Writers::None);
         heard.note(PLACE, Deed::Written, write());
         heard.lose(SourceName::Inotify);
-        assert_eq!(heard.writers(PLACE), Writers::None);
+        assert_eq!(heard.writers(PLACE, file), Writers::None);
+    }
+
+    #[test]
+    fn a_change_that_is_yet_to_be_announced_has_an_unknown_writer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let handle = file.as_file().as_fd();
+        let mut heard = Heard::default();
+        heard.arm(PLACE);
+        assert_eq!(heard.writers(PLACE, handle), Writers::None);
+        fs::write(file.path(), "more").unwrap();
+        assert_eq!(heard.writers(PLACE, handle), Writers::Unknown);
+        heard.note(PLACE, Deed::Written, write());
+        assert_eq!(heard.writers(PLACE, handle), Writers::Some);
+        heard.note(PLACE, Deed::Closed, write());
+        assert_eq!(heard.writers(PLACE, handle), Writers::None);
+        assert_eq!(heard.writers(PLACE, handle), Writers::None);
+        fs::write(file.path(), "").unwrap();
+        assert_eq!(heard.writers(PLACE, handle), Writers::Unknown);
     }
 
     #[test]
