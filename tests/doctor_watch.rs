@@ -17,6 +17,7 @@ use crate::support::{
     doctor::{Diagnosis, as_nobody, public},
     filesystem::Filesystem,
     process::run,
+    source::Source,
     target::Recipe,
 };
 
@@ -116,7 +117,7 @@ fn run_tells_of_a_mount_that_hides_changes() {
     let _bound = Bound::new(&outer, &inner);
     let recipe = Recipe::new().reading(&inner);
     let mut target = recipe.start();
-    let mut agent = Agent::on(&inner, recipe.name());
+    let mut agent = Agent::on(Source::Ebpf, &inner, recipe.name());
     // As it says, what is written in place is seen.
     fs::write(&outer, "1").unwrap();
     let events = agent.events_until("reloaded");
