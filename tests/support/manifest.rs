@@ -204,7 +204,8 @@ pub(crate) struct Resources {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Mount {
     pub(crate) name: String,
-    pub(crate) mount_path: String,
+    #[serde(rename = "mountPath")]
+    pub(crate) path: String,
     #[serde(default)]
     pub(crate) read_only: bool,
 }

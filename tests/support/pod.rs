@@ -193,7 +193,7 @@ impl Recipe {
     }
 
     fn mount(&self, mount: &manifest::Mount, dir: &Path) -> String {
-        let path = &mount.mount_path;
+        let path = &mount.path;
         let mut volumes = self.manifest.pod.volumes.iter();
         let volume = volumes.find(|volume| volume.name == mount.name).expect("a declared volume");
         if volume.empty_dir.is_some() {
