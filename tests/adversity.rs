@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -21,7 +24,7 @@ use crate::support::{
     agent::{Agent, arguments, command},
     lines::Lines,
     process::Process,
-    source::{Source, promise},
+    source::Source,
     target::{Recipe, Running, unique_name},
     time::{pause, poll},
     writer::{config, printed, replace},

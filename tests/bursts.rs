@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, path::Path, time::Duration};
@@ -11,7 +14,7 @@ use rustix::process::Signal;
 use crate::support::{
     agent::{Agent, command, count, unhurried_arguments},
     filesystem::Filesystem,
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     time::pause,
     writer::{config, printed, replace},

@@ -5,6 +5,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -28,10 +31,7 @@ use crate::support::{
     },
     kubelet::{Order, Volume, keys},
     process::run,
-    source::{
-        Source::{self, Ebpf, Fanotify, Inotify},
-        promise,
-    },
+    source::Source::{self, Ebpf, Fanotify, Inotify},
     target::{Recipe, Running},
     time::{PATIENCE, pause},
     way::{COPY_UP, KUBELET, MOUNT, WAYS, Way},

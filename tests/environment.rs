@@ -2,13 +2,16 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, path::PathBuf};
 
 use crate::support::{
     agent::{Agent, command},
-    source::{Source, promise},
+    source::Source,
     target::{Recipe, Running},
     writer::replace,
 };

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{path::Path, time::Duration};
@@ -13,7 +16,7 @@ use crate::support::{
         with_each,
     },
     kubelet::{Keys, Old, Order, Volume, keys, printed_keys},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
 };
 

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -17,7 +20,7 @@ use crate::support::{
     agent::{AGENT, Agent, Event, arguments, clean, run_to_end},
     filesystem::Filesystem::Tmpfs,
     process::run,
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     time::poll,
     writer::{config, replace},

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, process::Stdio};
@@ -11,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{
     agent::{Agent, Event, arguments, command},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     writer::replace,
 };

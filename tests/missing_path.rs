@@ -2,13 +2,16 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::support::{
     agent::{Agent, Event, count},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     writer::replace,
 };

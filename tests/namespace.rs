@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -16,7 +19,7 @@ use crate::support::{
     lines::Lines,
     process::{Process, children_of},
     program::WRITER,
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     time::poll,
     writer::replace,

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, path::Path, process::Command};
@@ -14,7 +17,7 @@ use crate::support::{
     kubelet::{Order, Volume, keys},
     nginx::{Nginx, WORKERS, server},
     process::run,
-    source::{Source, promise},
+    source::Source,
     time::poll,
 };
 

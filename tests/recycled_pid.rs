@@ -2,11 +2,14 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use crate::support::{
     agent::{Agent, command, count, unhurried_arguments},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     writer::{config, replace},
 };

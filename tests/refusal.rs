@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -14,7 +17,7 @@ use std::{
 use crate::support::{
     agent::{AGENT, Agent, arguments, clean, count, names},
     process::{Process, run},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     time::poll,
     writer::{config, replace},

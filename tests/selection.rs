@@ -2,13 +2,16 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use crate::support::{
     agent::{Agent, count},
-    source::{Source, promise},
+    source::Source,
     target::{Recipe, Running, unique_name},
     writer::{config, replace},
 };

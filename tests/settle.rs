@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, io::Write as _, time::Duration};
@@ -9,7 +12,7 @@ use std::{fs, io::Write as _, time::Duration};
 use crate::support::{
     agent::{Agent, count},
     filesystem::{Filesystem, with_each},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     time::pause,
     writer::config,

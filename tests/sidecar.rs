@@ -102,7 +102,6 @@ const GRANTS: &[Grant] = &[
         source: "fanotify",
         strategy: Some("privileged"),
         passed_over: &[],
-        ..INOTIFY
     },
     Grant {
         what: "SYS_ADMIN without tracefs",

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{fs, io::Write as _};
@@ -10,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::support::{
     agent::{Agent, count, names},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     writer::{config, replace},
 };

@@ -2,6 +2,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -13,7 +16,7 @@ use std::{
 use crate::support::{
     agent::{Agent, count},
     filesystem::{Filesystem, with_each},
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
     writer::replace,
 };
