@@ -6,6 +6,8 @@ mod support;
 
 use std::{path::Path, process::Command};
 
+use rustix::fs::{XattrFlags, setxattr};
+
 use crate::support::{
     agent::{AGENT, clean},
     doctor::{Diagnosis, as_nobody, public, unshared},
@@ -38,7 +40,10 @@ fn another_user_has_nothing_and_is_told_why() {
     assert_eq!(status, "note");
     assert!(detail.contains("CAP_KILL"), "{detail}");
     assert!(detail.ends_with("with runAsUser: 65534, capabilities.add has no effect"), "{detail}");
-    assert!(remedy.ends_with("; or setcap on the binary"), "{remedy}");
+    assert!(
+        remedy.contains("; or setcap on the file, as the image of the agent has it"),
+        "{remedy}"
+    );
 }
 
 /// `allowPrivilegeEscalation: false`: the file can bring no capability.
@@ -55,7 +60,37 @@ fn no_new_privileges_leaves_what_is_ambient() {
     assert!(found.only("no_new_privs").1.starts_with("set "));
     let (_, detail, remedy) = found.only("ineffective_capabilities");
     assert!(!detail.contains("CAP_BPF") && detail.contains("CAP_KILL"), "{detail}");
-    assert!(remedy.ends_with("AmbientCapabilities="), "{remedy}");
+    let both = "; or setcap on the file, and allowPrivilegeEscalation: true; ";
+    assert!(remedy.contains(both), "{remedy}");
+}
+
+/// As in the image: what the container is granted others than root get by way of the file, unless they
+/// may not gain any privilege.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn what_the_file_brings_is_effective_unless_that_is_forbidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = public(dir.path(), Path::new(AGENT));
+    // `setcap cap_kill=p`: revision 2, permitted, inheritable, and the upper halves of both.
+    let words: [u32; 5] = [0x0200_0000, 1 << 5, 0, 0, 0];
+    let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    setxattr(&agent, "security.capability", &value, XattrFlags::empty()).unwrap();
+
+    let found = Diagnosis::by(&mut as_nobody(&agent, "-all", &[]), &[]);
+    let effective = ("ok", "signals processes of other users");
+    assert_eq!(found.of("capability", "CAP_KILL"), effective);
+    let (_, detail, _) = found.only("ineffective_capabilities");
+    assert!(!detail.contains("CAP_KILL"), "{detail}");
+    assert!(detail.contains("and the file of the agent brings others"), "{detail}");
+
+    // By a process that has no capability any more: to keep one is not to gain it.
+    let mut command = as_nobody(Path::new("setpriv"), "-all", &[]);
+    let found = Diagnosis::by(command.arg("--no-new-privs").arg(&agent), &[]);
+    assert_eq!(found.of("capability", "CAP_KILL").0, "note");
+    let (_, detail, remedy) = found.only("ineffective_capabilities");
+    assert!(detail.contains("CAP_KILL"), "{detail}");
+    assert!(detail.contains("without privilege escalation the file"), "{detail}");
+    assert!(remedy.contains("; or allowPrivilegeEscalation: true, with which "), "{remedy}");
 }
 
 /// The capabilities of a user namespace are no use for eBPF, however many there are.

@@ -31,7 +31,8 @@ fn a_process_of_another_user_is_told_with_what_to_grant() {
     let (_, detail, remedy) = found.only("process");
     let expected = format!(
         "pid {}, uid 0: HUP is not allowed: the agent is uid 65534, and CAP_KILL is not effective, \
-         though in the bounding set: capabilities.add makes it effective for root only",
+         though in the bounding set: capabilities.add counts for root, and for others if the file of \
+         the agent brings it too",
         target.pid
     );
     assert_eq!(detail, expected);

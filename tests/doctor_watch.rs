@@ -17,7 +17,7 @@ use crate::support::{
     doctor::{Diagnosis, as_nobody, public},
     filesystem::Filesystem,
     process::run,
-    source::Source,
+    source::{Source, promise},
     target::Recipe,
 };
 
@@ -106,10 +106,9 @@ fn a_subpath_never_changes() {
     assert_eq!(remedy, "mount the whole volume, as a directory and without subPath");
 }
 
-/// `run` watches it all the same, and tells of it once.
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn run_tells_of_a_mount_that_hides_changes() {
+promise!(run_tells_of_a_mount_that_hides_changes);
+/// It is watched all the same, and told of once.
+fn run_tells_of_a_mount_that_hides_changes(source: Source) {
     let dir = tempfile::tempdir().unwrap();
     let [outer, inner] = ["outer.conf", "inner.conf"].map(|name| dir.path().join(name));
     fs::write(&outer, "0").unwrap();
@@ -117,7 +116,7 @@ fn run_tells_of_a_mount_that_hides_changes() {
     let _bound = Bound::new(&outer, &inner);
     let recipe = Recipe::new().reading(&inner);
     let mut target = recipe.start();
-    let mut agent = Agent::on(Source::Ebpf, &inner, recipe.name());
+    let mut agent = Agent::on(source, &inner, recipe.name());
     // As it says, what is written in place is seen.
     fs::write(&outer, "1").unwrap();
     let events = agent.events_until("reloaded");

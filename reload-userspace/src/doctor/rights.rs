@@ -3,6 +3,7 @@
 use std::{fs, os::fd::AsFd as _};
 
 use rustix::{
+    fs::getxattr_query,
     io::Errno,
     process::{PidfdFlags, getpid, pidfd_open},
     thread::CapabilitySet,
@@ -39,7 +40,7 @@ pub(super) fn examine(report: &mut Report, me: &Standing) {
     for (capability, name, purpose) in WANTED {
         report.add(capability_of(me, capability, purpose).of(name));
     }
-    if let Some(finding) = ineffective(me) {
+    if let Some(finding) = ineffective(me, file_brings_some()) {
         report.add(finding);
     }
     let detail = if me.no_new_privs {
@@ -87,38 +88,60 @@ fn capability_of(me: &Standing, capability: CapabilitySet, purpose: &str) -> Fin
         return Finding::ok(Id::Capability, purpose);
     }
     if me.permitted.contains(capability) {
+        // The agent makes effective what is permitted as soon as it starts.
         let detail = format!("permitted and not effective: it {purpose}");
         return Finding::note(Id::Capability, detail)
-            .remedy("make it effective (setcap with +ep in place of +p)");
+            .remedy("let a seccomp filter allow capset(2)");
     }
     Finding::note(Id::Capability, format!("missing: it {purpose}"))
 }
 
 /// Why capabilities that were granted count for nothing.
 ///
-/// What a container runtime or systemd adds goes to the bounding set; `execve(2)` makes it effective
-/// for root only, unless it is ambient or the file brings it.
-fn ineffective(me: &Standing) -> Option<Finding> {
-    if me.effective_uid == 0 {
-        return None;
-    }
+/// What a container runtime adds goes to the bounding set. `execve(2)` makes it permitted for root, and
+/// for others only what the file of the program brings besides (`capabilities(7)`).
+fn ineffective(me: &Standing, file_brings_some: bool) -> Option<Finding> {
     let lost = WANTED.iter().filter(|&&(capability, ..)| {
         me.bounding.contains(capability) && !me.permitted.contains(capability)
     });
-    let lost: Vec<_> = lost.map(|&(_, name, _)| name).collect();
+    let lost = lost.map(|&(_, name, _)| name).collect::<Vec<_>>().join(", ");
+    if me.effective_uid == 0 || lost.is_empty() {
+        return None;
+    }
+    let (why, how) = match (file_brings_some, me.no_new_privs) {
+        (true, true) => (
+            "and without privilege escalation the file of the agent brings it nothing",
+            "allowPrivilegeEscalation: true, with which capabilities.add counts",
+        ),
+        (true, false) => (
+            "and the file of the agent brings others",
+            "setcap on the file, which must not be on a mount with nosuid",
+        ),
+        (false, true) => (
+            "and the file of the agent brings nothing",
+            "setcap on the file, and allowPrivilegeEscalation: true",
+        ),
+        (false, false) => (
+            "and the file of the agent brings nothing",
+            "setcap on the file, as the image of the agent has it, or systemd's \
+             AmbientCapabilities=",
+        ),
+    };
     let uid = me.effective_uid;
     let detail = format!(
-        "uid {uid} is not root, so that what is only in the bounding set does not count ({}): with \
-         runAsUser: {uid}, capabilities.add has no effect",
-        lost.join(", ")
+        "{lost}: only in the bounding set, for uid {uid} is not root, {why}: with runAsUser: {uid}, \
+         capabilities.add has no effect"
     );
-    let files = if me.no_new_privs { "" } else { "; or setcap on the binary" };
     let remedy = format!(
-        "run the agent as the uid of the target, which needs no capability to signal it; or as root \
-         with no more than it needs (runAsUser: 0, capabilities.drop [ALL], add [KILL]); or with \
-         systemd's AmbientCapabilities={files}"
+        "run the agent as the uid of the target, which needs no capability to signal it; or {how}; \
+         or root with no more than it needs (runAsUser: 0, capabilities.drop [ALL], add [KILL])"
     );
-    (!lost.is_empty()).then(|| Finding::note(Id::IneffectiveCapabilities, detail).remedy(remedy))
+    Some(Finding::note(Id::IneffectiveCapabilities, detail).remedy(remedy))
+}
+
+/// Whether the file that the agent was started from has capabilities of its own.
+fn file_brings_some() -> bool {
+    getxattr_query("/proc/self/exe", "security.capability").is_ok_and(|length| length > 0)
 }
 
 /// A system call that the agent wants, and what came of a call that does nothing.
@@ -292,13 +315,21 @@ mod tests {
     fn capabilities_that_count_for_nothing_are_named() {
         let kill = CapabilitySet::KILL;
         let none = CapabilitySet::empty();
-        assert_eq!(ineffective(&standing(0, none, kill)), None);
-        assert_eq!(ineffective(&standing(7, kill, kill)), None);
-        assert_eq!(ineffective(&standing(7, none, CapabilitySet::CHOWN)), None);
-        let found = ineffective(&standing(7, none, kill | CapabilitySet::BPF)).unwrap();
-        let expected = "uid 7 is not root, so that what is only in the bounding set does not count \
-                        (CAP_BPF, CAP_KILL): with runAsUser: 7, capabilities.add has no effect";
+        assert_eq!(ineffective(&standing(0, none, kill), false), None);
+        assert_eq!(ineffective(&standing(7, kill, kill), false), None);
+        assert_eq!(ineffective(&standing(7, none, CapabilitySet::CHOWN), false), None);
+        let mut me = standing(7, none, kill | CapabilitySet::BPF);
+        let found = ineffective(&me, false).unwrap();
+        let expected = "CAP_BPF, CAP_KILL: only in the bounding set, for uid 7 is not root, and the \
+                        file of the agent brings nothing: with runAsUser: 7, capabilities.add has no \
+                        effect";
         assert_eq!(found.detail, expected);
+        let remedy = |me: &Standing, file| ineffective(me, file).unwrap().remedy.unwrap();
+        assert!(remedy(&me, false).contains("AmbientCapabilities="));
+        assert!(remedy(&me, true).contains("nosuid"));
+        me.no_new_privs = true;
+        assert!(!remedy(&me, false).contains("AmbientCapabilities="));
+        assert!(remedy(&me, true).contains("; or allowPrivilegeEscalation: true, with which "));
     }
 
     #[test]

@@ -216,7 +216,8 @@ fn denial(it: &Standing, me: &Standing) -> (String, String) {
     let lost = if me.permitted.contains(kill) {
         ", though permitted"
     } else if own != 0 && me.bounding.contains(kill) {
-        ", though in the bounding set: capabilities.add makes it effective for root only"
+        ", though in the bounding set: capabilities.add counts for root, and for others if the file \
+         of the agent brings it too"
     } else {
         ""
     };
@@ -320,7 +321,7 @@ mod tests {
             &it,
             &me,
             "the agent is uid 7, and CAP_KILL is not effective, though in the bounding set: \
-             capabilities.add makes it effective for root only",
+             capabilities.add counts for root, and for others if the file of the agent brings it too",
         );
         me.permitted = kill;
         check_denial(
