@@ -3,6 +3,9 @@
 
 #![cfg(test)]
 
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
 mod support;
 
 use std::{
@@ -17,7 +20,7 @@ use crate::support::{
     doctor::{Diagnosis, as_nobody, public},
     filesystem::Filesystem,
     process::run,
-    source::{Source, promise},
+    source::Source,
     target::Recipe,
 };
 
