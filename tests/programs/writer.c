@@ -259,6 +259,36 @@ static void submit(struct io_uring_sqe request, const char *call)
     }
 }
 
+/* Leaves a child with what is open here, which has it open until the test takes the file "held" away. */
+static void hold(void)
+{
+    const char *held = staged_name("held");
+    close(must(open(held, O_WRONLY | O_CREAT | O_CLOEXEC, 0644), "open held"));
+    if (must(fork(), "fork") > 0)
+        return;
+    close(STDOUT_FILENO);
+    close(STDERR_FILENO);
+    alarm(60);
+    while (access(held, F_OK) == 0)
+        usleep(10000);
+    _exit(0);
+}
+
+static void way_write_held(void)
+{
+    put(opened(O_WRONLY));
+    hold();
+}
+
+static void way_mmap_held(void)
+{
+    char *map = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, opened(O_RDWR), 0);
+    if (map == MAP_FAILED)
+        fail("mmap");
+    memcpy(map, text, length);
+    hold();
+}
+
 static void way_io_uring(void)
 {
     int file = opened(O_WRONLY);
@@ -511,6 +541,8 @@ static const struct {
     { "ficlone", way_ficlone },
     { "dup", way_dup },
     { "inherited", way_inherited },
+    { "write_held", way_write_held },
+    { "mmap_held", way_mmap_held },
     { "mmap", way_mmap },
     { "mmap_msync", way_mmap_msync },
     { "io_uring", way_io_uring },

@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use super::process::run;
@@ -113,6 +114,13 @@ impl fmt::Display for Filesystem {
             Self::Btrfs => "btrfs",
         })
     }
+}
+
+/// Gives this thread, and those that it starts, a mount namespace of their own: what others mount is not
+/// seen there, and what is mounted there is seen by nobody else and goes with the last process in it.
+pub(crate) fn mount_apart() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    run(Command::new("mount").args(["--make-rprivate", "/"]));
 }
 
 /// Does `check` with each of `items`, with all at the same time: most of a test is waiting.

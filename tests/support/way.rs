@@ -52,6 +52,12 @@ pub(crate) const WAYS: &[Way] = &[
     way("recreate", "`unlink`, `open` with `O_CREAT`, `write`", &["unlink", "open", "write"]),
 ];
 
+/// Those after which the file stays open, until `held` is taken away from the stage.
+pub(crate) const HELD: &[Way] = &[
+    way("write_held", "`write` by a process that keeps the file open", &["write"]),
+    way("mmap_held", "stores to a mapping that stays", &["change"]),
+];
+
 /// What is mounted over the file changes neither it nor its directory.
 pub(crate) const MOUNT: Way = way("mount", "`mount --bind` of another file over it", &[]);
 

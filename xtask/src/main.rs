@@ -11,6 +11,7 @@
 
 mod bench;
 mod build;
+mod coverage;
 mod demo;
 mod image;
 mod lint;
@@ -48,6 +49,7 @@ enum Chore {
     Demo(demo::Options),
     Bench(bench::Options),
     Test(test::Options),
+    Coverage(coverage::Options),
     Lint(lint::Options),
     Tidy(tidy::Options),
 }
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Coverage(options) => coverage::run(&options),
         Chore::Lint(options) => lint::run(&options),
         Chore::Tidy(options) => tidy::run(&options),
     };

@@ -18,8 +18,9 @@ use crate::{
 ///
 /// Takes whichever toolchain for the eBPF program is complete: Debian's rustc-web, or rustup's
 /// nightly with rust-src. Where neither is, installs Debian's if apt offers it, else rustup's. Also
-/// installs what the tests run: a C compiler, nginx and Docker. Tools that cargo builds go into the
-/// target folder, not among yours. It is safe to repeat; the second time there is nothing to do.
+/// installs what the tests run: a C compiler, nginx, Docker, and what makes filesystems. Tools that
+/// cargo builds go into the target folder, not among yours. It is safe to repeat; the second time
+/// there is nothing to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Also install what .ci/run wants: a clippy for the eBPF program, and cargo-deny

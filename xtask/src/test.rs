@@ -1,10 +1,13 @@
 //! Runs every test: those of the workspace, and the end-to-end ones, which need root and an agent
 //! with its eBPF program.
 
+use std::{path::Path, process::Command};
+
 use anyhow::{Result, ensure};
 
 use crate::{
     build::{Built, Linkage, OBJECT_VARIABLE, Profile, build},
+    coverage::{self, Cells},
     exec, image,
     place::{Place, host, host_cargo, is_program, is_root},
     setup::{Extent, setup},
@@ -12,8 +15,8 @@ use crate::{
 
 /// Run every test, those that need root too
 ///
-/// Installs what is missing and builds first, the images of the containers too. Tests run as root: where you are not, sudo runs the
-/// compiled tests, and apt and Docker if need be, and nothing else.
+/// Installs what is missing and builds first, the images of the containers too. Tests run as root:
+/// where you are not, sudo runs the compiled tests, and apt and Docker if need be, and nothing else.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take the images that are there, and build none: quicker, where other tests matter
@@ -29,7 +32,8 @@ pub(crate) struct Options {
 ///
 /// # Errors
 ///
-/// Fails where a test does, or where what it takes to run them is missing.
+/// Fails where a test does, where what it takes to run them is missing, or where all have passed and
+/// docs/coverage.md is not what they have measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
@@ -38,13 +42,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         image::build_for_tests(&place)?;
     }
 
+    let cells = Cells::new()?;
+    let mut cargo = tester(&place, &object)?;
+    cargo.args(["--workspace", "--", "--include-ignored"]).args(&options.filter);
+    exec(cargo.env(coverage::VARIABLE, cells.path()))?;
+    // With a filter not all of it has been measured.
+    if options.filter.is_empty() { cells.check(&place) } else { Ok(()) }
+}
+
+/// The command that runs tests as root, with an agent that has its eBPF program.
+///
+/// # Errors
+///
+/// Fails where nothing here can make it root.
+pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
     let mut cargo = host_cargo();
-    cargo.args(["test", "--workspace", "--locked"]);
+    cargo.args(["test", "--locked"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
     if !is_root() {
         cargo.args(["--config", &run_with_sudo()?]);
     }
-    cargo.args(["--", "--include-ignored"]).args(&options.filter);
-    exec(cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root))
+    Ok(cargo)
 }
 
 /// The setting that makes cargo run compiled tests with sudo.
