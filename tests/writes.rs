@@ -33,7 +33,9 @@ fn is_gap(way: &Way, filesystem: Filesystem) -> bool {
 }
 
 /// Held by the test that runs: agents watch the directories above a file too, and what one test does
-/// there at the moment of another's change may be taken for the doing of that change.
+/// there at the moment of another's change may be taken for the doing of that change. For the same reason
+/// they are where nobody else makes anything.
+const PLACE: &str = "/mnt";
 static TURN: Mutex<()> = Mutex::new(());
 
 // The others are not told who it was.
@@ -42,7 +44,8 @@ promise!(the_log_says_who_wrote_and_how: ebpf, fanotify);
 fn the_log_says_who_wrote_and_how(source: Source) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for filesystem in Filesystem::USUAL {
-        let mounted = filesystem.mount_with(&[("etc/note", ""), ("stage/note", "")]);
+        let files = [("etc/note", ""), ("stage/note", "")];
+        let mounted = filesystem.mount_in(Path::new(PLACE), &files);
         let (path, stage) = (mounted.dir.join("etc/app.conf"), mounted.dir.join("stage"));
         let recipe = Recipe::new();
         let _target = recipe.start();
@@ -63,9 +66,12 @@ fn the_log_says_who_wrote_and_how(source: Source) {
                 comm == "writer"
                     || (way.name.starts_with("io_uring") && comm.starts_with("iou-wrk-"))
             });
-            let operation = changed.field("by")["operation"].as_str();
-            let is_known = operation.is_none_or(|operation| way.operations.contains(&operation));
-            assert!(is_known, "{} on {filesystem}: {changed}", way.name);
+            // The others know less of how than of who: a truncation is a write to them.
+            if source == Source::Ebpf {
+                let operation = changed.field("by")["operation"].as_str().unwrap_or_default();
+                let is_known = way.operations.contains(&operation);
+                assert!(is_known, "{} on {filesystem}: {changed}", way.name);
+            }
         }
     }
 }
