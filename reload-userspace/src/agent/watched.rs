@@ -216,6 +216,7 @@ impl Watched {
         let Looked { view, failures } =
             places.look(source, self.index, &self.path, &self.settled, patience);
         let changed = view.files != self.view.files;
+        let had_old = self.old_directories.len();
         let volume = self.volume(&view);
         let cause = self.cause.take();
         let by = cause.as_ref().map(|(by, _)| by);
@@ -225,7 +226,13 @@ impl Watched {
         self.view = view;
         self.settle.observe(at, now, Seen { changed, writers, volume });
         self.note_failures(failures);
-        let is_new = changed || volume != Volume::Still;
+        // That an old directory is *still* there is no news: what was announced may be its removal.
+        let is_new = changed
+            || match volume {
+                Volume::Still => false,
+                Volume::Swapped => had_old == 0 || had_old != self.old_directories.len(),
+                Volume::Cleared => true,
+            };
         if is_new {
             self.by = by.cloned().or(self.by.take());
         } else if patience == Patience::Hasty {
@@ -376,5 +383,56 @@ impl Watched {
             (true, false) if is_first => Volume::Swapped,
             (true, false) => Volume::Still,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{
+        event::SourceName,
+        source::{Choice, Ladder},
+    };
+
+    const LIMITS: Limits = Limits {
+        quiet: Duration::from_millis(100),
+        max: Duration::from_secs(2),
+        volume: Duration::from_millis(200),
+    };
+
+    /// The kubelet's last step is announced before it can be seen: while the directory is being
+    /// removed. That it is still there then is not what was announced.
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_end_of_an_update_that_is_not_visible_yet_is_looked_for_again() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        for payload in ["..1", "..2"] {
+            fs::create_dir(dir.join(payload)).unwrap();
+            fs::write(dir.join(payload).join("a.conf"), payload).unwrap();
+        }
+        symlink("..1", dir.join("..data")).unwrap();
+        symlink("..data/a.conf", dir.join("a.conf")).unwrap();
+        let mut places = Places::new();
+        let mut source = Ladder::open(Choice::Only(SourceName::Poll), false).unwrap();
+        let path = dir.join("a.conf");
+        let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
+        let mut look = |watched: &mut Watched, patience| {
+            let now = clock::now();
+            watched.touch(now, None, Interest::Any);
+            watched.look(now, &mut places, &mut source, patience)
+        };
+
+        symlink("..2", dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        assert!(look(&mut watched, Patience::Hasty), "the swap is news");
+        assert_eq!(watched.look_patiently_at, None);
+
+        assert!(!look(&mut watched, Patience::Hasty), "what is still there is none");
+        assert!(watched.look_patiently_at.is_some());
+
+        fs::remove_dir_all(dir.join("..1")).unwrap();
+        assert!(look(&mut watched, Patience::Patient), "that it is gone is news");
     }
 }
