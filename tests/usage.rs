@@ -88,13 +88,13 @@ const MISTAKES: &[Mistake] = &[
         right: BOTH,
         wrong: &["--settle", "5"],
         message: "invalid value '5' for '--settle <DURATION>': time unit needed, for example 5sec \
-                  or 5ms; see `reload-agent --help`",
+                  or 5ms; see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["--settle-max", "soon"],
         message: "invalid value 'soon' for '--settle-max <DURATION>': expected number at 0; see \
-                  `reload-agent --help`",
+                  `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
@@ -105,29 +105,29 @@ const MISTAKES: &[Mistake] = &[
         right: BOTH,
         wrong: &["--source", "magic"],
         message: "invalid value 'magic' for '--source <NAME>'; [possible values: auto, ebpf, \
-                  fanotify, inotify, poll]; see `reload-agent --help`",
+                  fanotify, inotify, poll]; see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["--log-format", "xml"],
         message: "invalid value 'xml' for '--log-format <FORMAT>'; [possible values: text, json]; \
-                  see `reload-agent --help`",
+                  see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["--nonsense"],
-        message: "unexpected argument '--nonsense' found; see `reload-agent --help`",
+        message: "unexpected argument '--nonsense' found; see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["extra"],
-        message: "unexpected argument 'extra' found; see `reload-agent --help`",
+        message: "unexpected argument 'extra' found; see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["--process", "another"],
         message: "the argument '--process <NAME>' cannot be used multiple times; see \
-                  `reload-agent --help`",
+                  `reload-agent run --help`",
     },
     Mistake {
         right: &[],

@@ -56,6 +56,8 @@ pub struct Agent<S> {
     has_told_waiting: bool,
     /// What cannot be read, as far as it has been told.
     unreadable: HashSet<PathBuf>,
+    /// The mounts that hide changes, as they have been told of.
+    pinned: HashSet<String>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
     /// When to ask the source for losses.
@@ -117,6 +119,7 @@ impl<S: Source> Agent<S> {
             untold: Vec::new(),
             has_told_waiting: false,
             unreadable: HashSet::new(),
+            pinned: HashSet::new(),
             reconcile_at: now.after(pace.reconcile),
             losses_at: None,
             held_until: None,
@@ -294,6 +297,7 @@ impl<S: Source> Agent<S> {
     /// Says whether it did.
     fn complete(&mut self, now: Boot) -> Result<bool> {
         let last = self.watches.iter().filter_map(Watched::last).max();
+        let dated = self.watches.iter().filter_map(Watched::dated).max();
         let began = self.began.or(self.watches.iter().filter_map(Watched::since).min());
         let (mut contents, mut failures) = (Vec::new(), Vec::new());
         let to_compare = self.watches.iter_mut().enumerate();
@@ -326,6 +330,7 @@ impl<S: Source> Agent<S> {
         }
         let mut paths = Vec::new();
         let mut by = None;
+        let has_read = contents.iter().any(|(_, content)| content.is_some());
         for (index, content) in contents {
             let watched = &mut self.watches[index];
             by = watched.take_by().or(by);
@@ -337,15 +342,16 @@ impl<S: Source> Agent<S> {
         if !paths.is_empty() {
             self.wanted = Wanted {
                 digest: digest(&self.watches),
-                changed: last.unwrap_or(now),
+                changed: dated.or(last).unwrap_or(now),
                 since: clock::now(),
             };
             let rule = self.rule.name().to_owned();
             self.untold.push(Decision::Changed { rule, paths, by });
             self.crew.look_around(now);
-        } else if last.is_some() && self.watches.iter().any(|watched| watched.obstacle().is_none())
-        {
+        } else if last.is_some() && has_read {
             self.log.tell(&Decision::Unchanged { rule: self.rule.name().to_owned(), by });
+            // It may be so for ever, for what is mounted here was replaced on the other side.
+            self.tell_of_pins();
         }
         Ok(true)
     }

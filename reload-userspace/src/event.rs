@@ -1,6 +1,6 @@
 //! What happened, in our words.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -143,8 +143,8 @@ pub enum Event {
     },
     /// Something was mounted or unmounted: paths through there may lead elsewhere.
     Mounted {
-        /// Where.
-        points: Vec<PathBuf>,
+        /// Where it may have been; the root stands for everywhere.
+        points: BTreeSet<PathBuf>,
     },
     /// A process with a name that is followed started a program.
     Started {

@@ -68,7 +68,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let said = said.collect::<Vec<_>>().join("; ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
-    complain(&format!("{said}; see `reload-agent --help`"));
+    let command = env::args().nth(1).filter(|word| ["run", "doctor"].contains(&word.as_str()));
+    let command = command.map(|command| format!(" {command}")).unwrap_or_default();
+    complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
 }
 

@@ -82,9 +82,9 @@ impl Mounts {
         Self(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
     }
 
-    /// Where something is mounted, each with the number of the mount.
-    pub fn points(&self) -> impl Iterator<Item = (u64, &Path)> {
-        self.0.iter().map(|mount| (mount.id, mount.point.as_path()))
+    /// Where something is mounted.
+    pub fn points(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|mount| mount.point.as_path())
     }
 
     /// The mount that `path` is on, which must be absolute and without symlinks and `..`.

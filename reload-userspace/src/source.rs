@@ -3,6 +3,7 @@
 mod canary;
 mod ebpf;
 mod fanotify;
+mod ground;
 mod heard;
 mod inotify;
 mod ladder;
@@ -42,7 +43,7 @@ pub use ladder::{Choice, Ladder, LadderError, survey};
 ///   a write once [`Source::writers`] finds no writer.
 /// - **Loss.** A source that loses events says so with [`Event::Lost`]; it never loses them silently.
 /// - **Cancel safety.** Dropping the future of `next` loses no event. The agent polls it in `select!`.
-/// - **Own doing.** What the agent's own process changes yields no event.
+/// - **Own doing.** What the agent's own process changes yields no event, where the source can tell.
 pub trait Source {
     /// What it is called.
     fn name(&self) -> SourceName;
@@ -183,6 +184,21 @@ pub enum WatchError {
     /// The kernel side did not find the file.
     #[error("the kernel does not know the file that is to be watched")]
     Unknown,
+}
+
+impl WatchError {
+    /// Whether it may go well another time: limits are raised, rights given, watches given back.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Limit { .. } => true,
+            Self::Refused { source } => {
+                let passing =
+                    [Errno::ACCESS, Errno::PERM, Errno::NOSPC, Errno::NOMEM, Errno::MFILE];
+                Errno::from_io_error(source).is_some_and(|errno| passing.contains(&errno))
+            }
+            Self::Silent { .. } | Self::Unknown => false,
+        }
+    }
 }
 
 /// Why a source cannot be had, and what to do about it.

@@ -189,6 +189,8 @@ struct Walk<'a, V> {
 struct Arrival {
     handle: OwnedFd,
     stat: Stat,
+    /// Its path without symlinks.
+    path: PathBuf,
 }
 
 impl<V: Visitor> Walk<'_, V> {
@@ -247,7 +249,7 @@ impl<V: Visitor> Walk<'_, V> {
                 rest.push_front(name);
             }
         }
-        Ok(Arrival { handle: at, stat })
+        Ok(Arrival { handle: at, stat, path: here })
     }
 
     /// Opens what a name means in a directory.
@@ -277,12 +279,12 @@ impl<V: Visitor> Walk<'_, V> {
     /// subdirectories.
     fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
         let here = identity(&found.stat);
-        self.visitor.directory(found.handle.as_fd(), here, path, Interest::Any);
+        self.visitor.directory(found.handle.as_fd(), here, &found.path, Interest::Any);
         // A log that the agent writes would be the next change, for ever.
         let own_log = fstat(io::stderr()).ok().map(|stat| identity(&stat));
         for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
             let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
-            match self.walk(at, path.to_owned(), Path::new(&name)) {
+            match self.walk(at, found.path.clone(), Path::new(&name)) {
                 Ok(found) if is_configuration(&found.stat, own_log.as_ref()) => {
                     self.file(&found, &path.join(&name));
                 }

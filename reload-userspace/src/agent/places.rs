@@ -13,7 +13,7 @@ use std::{
 
 use self::{dependents::Dependents, eyes::Eyes};
 use crate::{
-    clock::Boot,
+    clock::{self, Boot},
     event::{Actor, PlaceId},
     source::{Interest, Source, WatchError},
     watch::{self, Child, FileState, Identity, View},
@@ -76,6 +76,9 @@ const PATIENT_PEEK: Duration = Duration::from_millis(2);
 
 /// How long a peek in vain costs, in time until the next one.
 const PEEK: Duration = Duration::from_millis(5);
+
+/// Which part of the time may go into peeks, where they take long: a twentieth.
+const PEEK_SHARE: u32 = 20;
 
 /// How many of them in a row are free, in time.
 const PEEKS: Duration = Duration::from_millis(200);
@@ -227,8 +230,9 @@ impl Places {
                 continue;
             };
             let found = place.look_into(id, source, peek.patience);
+            let cost = clock::now().since(now) * PEEK_SHARE;
+            place.paid = place.paid.max(now).after(PEEK.max(cost));
             if found.is_empty() && peek.patience == Patience::Hasty {
-                place.paid = place.paid.max(now).after(PEEK);
                 peek.due = now.after(PATIENT_PEEK);
                 peek.patience = Patience::Patient;
                 self.peeks.insert(id, peek);
@@ -247,17 +251,14 @@ impl Places {
     /// Notes that something was mounted or unmounted, and gives the paths that lead through there.
     ///
     /// All their places are armed again, for the kernel takes its watches away when it unmounts.
-    pub(super) fn mounted(&mut self, points: &[PathBuf]) -> BTreeSet<Index> {
-        let split =
-            |point: &'_ PathBuf| Some((point.parent()?.to_owned(), point.file_name()?.to_owned()));
-        let points: Vec<_> = points.iter().filter_map(split).collect();
+    pub(super) fn mounted(&mut self, points: &BTreeSet<PathBuf>) -> BTreeSet<Index> {
+        let is_everywhere = points.contains(Path::new("/"));
         let mut found = BTreeSet::new();
         for place in self.by_id.values() {
-            // As bytes: both are as the kernel resolved them.
-            let is_here = |parent: &PathBuf| parent.as_os_str() == place.path.as_os_str();
-            let ways = points.iter().filter(|(parent, _)| is_here(parent));
-            let ways = ways.filter_map(|(_, name)| place.ways.get(name));
-            found.extend(ways.flat_map(|way| &way.watches));
+            let is_through =
+                |name: &OsString| is_everywhere || points.contains(&place.path.join(name));
+            let ways = place.ways.iter().filter(|(name, _)| is_through(name));
+            found.extend(ways.flat_map(|(_, way)| &way.watches));
         }
         for id in found.iter().filter_map(|index| self.by_watch.get(index)).flat_map(BTreeMap::keys)
         {

@@ -82,13 +82,15 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Tells of mounts through which changes cannot be seen.
-    pub(super) fn tell_of_pins(&self) {
+    /// Tells of mounts through which changes cannot be seen, or not any more.
+    pub(super) fn tell_of_pins(&mut self) {
         let files = self.watches.iter().flat_map(|watched| watched.content().paths());
         let paths = self.rule.watches().iter().chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());
-            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
+            if self.pinned.insert(reason.clone()) {
+                self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
+            }
         }
     }
 

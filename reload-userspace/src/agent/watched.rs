@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, mem,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::places::{Index, Looked, Patience, Places};
 use crate::{
     clock::{self, Boot},
     content::Content,
-    event::{Actor, Writers},
+    event::{Actor, Operation, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
     source::{Interest, Source, WatchError},
     watch::{FileState, Obstacle, View},
@@ -53,6 +53,8 @@ pub(super) struct Watched {
     touched: Option<(Boot, Boot)>,
     /// When what was announced and is yet to be found happened.
     announced: Option<Boot>,
+    /// When the change under way last went on.
+    dated: Option<Boot>,
     /// When it was last looked at.
     looked: Boot,
     /// When to compare the content although nothing was seen.
@@ -105,6 +107,7 @@ impl Watched {
             in_making: BTreeSet::new(),
             touched: None,
             announced: None,
+            dated: None,
             looked: clock::now(),
             verify_at: None,
             is_to_verify: false,
@@ -144,7 +147,12 @@ impl Watched {
         self.touched = Some((first, at));
         // Whoever did something in a directory far up the path is the least likely to be meant.
         let is_closer = self.cause.as_ref().is_none_or(|(_, other)| *other <= interest);
-        if let Some(by) = by.filter(|_| is_closer) {
+        // What replaces a file also takes a name away from the old one.
+        let is_consequence = |by: &Actor| {
+            self.cause.is_some()
+                && matches!(by.operation, Operation::Unlink | Operation::Attributes)
+        };
+        if let Some(by) = by.filter(|by| is_closer && !is_consequence(by)) {
             self.cause = Some((by, interest));
         }
     }
@@ -211,15 +219,21 @@ impl Watched {
         }
         let touched = self.touched.take().map(|(first, _)| first);
         let announced = self.announced.take().or(touched);
-        let at = announced.unwrap_or(now);
-        self.looked = clock::now();
+        let began = clock::now();
         let Looked { view, failures } =
             places.look(source, self.index, &self.path, &self.settled, patience);
         let changed = view.files != self.view.files;
         let had_old = self.old_directories.len();
         let volume = self.volume(&view);
+        let at = announced.unwrap_or(now);
+        let dated = announced.unwrap_or_else(|| self.changed_at(&view, now));
+        self.looked = began;
         let cause = self.cause.take();
-        let by = cause.as_ref().map(|(by, _)| by);
+        // Whoever did something in a directory has not written to a file that is still the same.
+        let is_likely = |(_, interest): &&(Actor, Interest)| {
+            *interest == Interest::Any || !self.is_only_written(&view)
+        };
+        let by = cause.as_ref().filter(is_likely).map(|(by, _)| by);
         self.note_names(&view, by);
         let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
@@ -234,6 +248,7 @@ impl Watched {
                 Volume::Cleared => true,
             };
         if is_new {
+            self.dated = Some(dated);
             self.by = by.cloned().or(self.by.take());
         } else if patience == Patience::Hasty {
             // What was announced is yet to be found, and is the doing of whoever did it.
@@ -244,6 +259,29 @@ impl Watched {
             }
         }
         is_new
+    }
+
+    /// When the files changed that nobody has announced, as they themselves say.
+    fn changed_at(&self, view: &View, now: Boot) -> Boot {
+        let is_new =
+            |(path, state): &(&PathBuf, &FileState)| self.view.files.get(*path) != Some(*state);
+        let changed = view.files.iter().filter(is_new).map(|(_, state)| state.changed);
+        let latest = changed.max().and_then(|(seconds, nanos)| {
+            let since_epoch =
+                Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since_epoch).ok()
+        });
+        // A file that was put there later may say that it changed long before.
+        let ago = latest.unwrap_or_default().min(now.since(self.looked));
+        Boot(now.0.saturating_sub(ago))
+    }
+
+    /// Whether the files are the same as before, though not in the same state.
+    fn is_only_written(&self, view: &View) -> bool {
+        let identities = |view: &View| -> Vec<_> {
+            view.files.iter().map(|(path, state)| (path.clone(), state.identity)).collect()
+        };
+        view.files != self.view.files && identities(view) == identities(&self.view)
     }
 
     /// What cannot be watched and why, if that is news.
@@ -303,9 +341,14 @@ impl Watched {
         self.settle.since()
     }
 
-    /// When the change under way last went on.
+    /// When the change under way last went on, or was found to be.
     pub(super) fn last(&self) -> Option<Boot> {
         self.settle.last()
+    }
+
+    /// When the change under way last went on, by the files where nobody has announced it.
+    pub(super) fn dated(&self) -> Option<Boot> {
+        self.dated
     }
 
     /// Reads the files, or gives `None` where they are not to be had: then what they contained before
@@ -330,6 +373,7 @@ impl Watched {
     /// The change has been dealt with.
     pub(super) fn finish(&mut self) {
         self.settle.finish();
+        self.dated = None;
         self.settled.clone_from(&self.view.files);
         self.is_to_verify = false;
         self.in_making.clear();

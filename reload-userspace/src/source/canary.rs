@@ -2,9 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{File, Permissions},
     io::Write as _,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::PermissionsExt as _,
+    },
 };
 
 use reload_ebpf::CANARY;
@@ -16,6 +19,7 @@ use crate::event::{Event, PlaceId};
 /// A file without a name on the filesystem of `directory`, or `None` where we may not have one.
 ///
 /// It is in no directory (`O_TMPFILE`), so nobody who lists them meets it, and nothing is left of it.
+/// Whoever has `directory` watched by inotify is told of a file with a made-up name all the same.
 pub(super) fn file_in(directory: BorrowedFd<'_>) -> Option<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     openat(directory, ".", flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
@@ -33,9 +37,10 @@ pub(super) fn is_heard(
 ) -> Result<bool, WatchError> {
     let place = PlaceId(CANARY);
     source.watch(place, file.as_fd(), Interest::Any)?;
-    // Once its times have been asked for, the kernel must give the file another one at the next
-    // write, even within a tick of the clock.
-    let is_written = file.metadata().is_ok() && file.write_all(b"chirp").is_ok();
+    // A write may come within the tick of the clock in which the file was made, and then sets no new
+    // time; a change of attributes always sets one.
+    let is_written = file.write_all(b"chirp").is_ok()
+        && file.set_permissions(Permissions::from_mode(0o600)).is_ok();
     // Every source notes a write before the writer goes on, so what is not there by now never comes.
     let mut is_heard = false;
     while let Ok(Some(event)) = source.try_next() {

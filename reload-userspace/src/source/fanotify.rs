@@ -31,7 +31,7 @@ use tokio::io::unix::AsyncFd;
 use self::record::{Record, records};
 use super::{
     Follows, Interest, Source, SourceError, Unavailable, WatchError,
-    heard::{Deed, Heard},
+    heard::{Deed, Heard, MOST_READINGS},
     is_directory, link_of,
 };
 use crate::{
@@ -138,7 +138,7 @@ impl Source for FanotifySource {
     fn forget(&mut self, place: PlaceId) {
         self.queue.heard.forget(place);
         if let Some(mark) = self.queue.marks.remove(&place) {
-            self.queue.by_id.remove(&mark.id);
+            self.queue.leave(&mark.id, place);
             self.queue.unmark(&mark);
         }
     }
@@ -154,16 +154,20 @@ impl Source for FanotifySource {
             (true, Interest::Replacement) => REPLACEMENT,
             (true, Interest::Any) => REPLACEMENT | MaskFlags::FAN_CREATE,
         };
+        // Asked for each time: a new inode with an old number has another handle.
+        let id = sys::file_handle(handle).map_err(|source| WatchError::Refused { source })?;
         // Added also where it is there: the kernel takes all marks away when it unmounts.
         self.queue.mark(MarkFlags::FAN_MARK_ADD, mask, handle)?;
-        if let Some(mark) = self.queue.marks.get_mut(&place) {
+        if let Some(mark) = self.queue.marks.get_mut(&place).filter(|mark| mark.id == id) {
             let surplus = mark.mask.difference(mask);
             mark.mask = mask;
             if !surplus.is_empty() {
                 self.queue.mark(MarkFlags::FAN_MARK_REMOVE, surplus, handle)?;
             }
         } else {
-            let id = sys::file_handle(handle).map_err(|source| WatchError::Refused { source })?;
+            if let Some(mark) = self.queue.marks.remove(&place) {
+                self.queue.leave(&mark.id, place);
+            }
             let path = readlink(link_of(handle), Vec::new()).unwrap_or_default();
             let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
             self.queue.by_id.insert(id.clone(), place);
@@ -176,7 +180,7 @@ impl Source for FanotifySource {
     fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
         // What has been closed by now is in the queue by now. Where it cannot be read, the next
         // event says so.
-        while self.queue.read().unwrap_or(false) {}
+        self.queue.read_all().unwrap_or_default();
         self.queue.heard.writers(place, handle)
     }
 
@@ -201,7 +205,10 @@ impl Source for FanotifySource {
     }
 
     fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
-        while self.queue.read()? {}
+        if let Some(event) = self.queue.heard.take() {
+            return Ok(Some(event));
+        }
+        self.queue.read_all()?;
         Ok(self.queue.heard.take())
     }
 
@@ -225,6 +232,13 @@ impl Queue {
         })
     }
 
+    /// Forgets what an inode stands for, unless it stands for another place by now.
+    fn leave(&mut self, id: &FileHandle, place: PlaceId) {
+        if self.by_id.get(id) == Some(&place) {
+            self.by_id.remove(id);
+        }
+    }
+
     /// Takes a mark away if its inode is still where it was; otherwise it goes with its inode.
     fn unmark(&self, mark: &Mark) {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -235,6 +249,16 @@ impl Queue {
             let is_removed = self.mark(MarkFlags::FAN_MARK_REMOVE, mark.mask, file.as_fd());
             tracing::debug!(path = %mark.path.display(), ?is_removed, "a mark is of no use any more");
         }
+    }
+
+    /// Reads what there is, as far as there is an end to it.
+    fn read_all(&mut self) -> Result<(), SourceError> {
+        for _ in 0..MOST_READINGS {
+            if !self.read()? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Reads what fits into the buffer, and says whether there was anything.

@@ -20,6 +20,12 @@ const FREE_READINGS: u32 = 32;
 /// How long that rest is: a busy writer in a watched place costs 200 wake-ups a second, not more.
 const REST: Duration = Duration::from_millis(5);
 
+/// How often a queue is read in a row: more than it takes to empty a full one.
+pub(super) const MOST_READINGS: usize = 512;
+
+/// For how long whoever has written and not closed is believed to write: `truncate(2)` never closes.
+const MEMORY: Duration = Duration::from_mins(1);
+
 /// What the queue says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
@@ -43,7 +49,8 @@ pub(super) struct Heard {
 #[derive(Debug)]
 struct State {
     is_armed: bool,
-    is_being_written: bool,
+    /// When somebody wrote who has not closed it since.
+    written: Option<Boot>,
     /// Whether there was something to be heard since the last time that nobody was found to write.
     is_heard_of: bool,
     /// What the file was like then.
@@ -56,8 +63,7 @@ type Stamp = [i64; 5];
 impl Heard {
     /// Arms a place, which may be new.
     pub(super) fn arm(&mut self, place: PlaceId) {
-        let new =
-            || State { is_armed: true, is_being_written: false, is_heard_of: true, complete: None };
+        let new = || State { is_armed: true, written: None, is_heard_of: true, complete: None };
         self.places.entry(place).or_insert_with(new).is_armed = true;
     }
 
@@ -71,8 +77,8 @@ impl Heard {
             return;
         };
         match deed {
-            Deed::Written => state.is_being_written = true,
-            Deed::Closed => state.is_being_written = false,
+            Deed::Written => state.written = Some(clock::now()),
+            Deed::Closed => state.written = None,
             Deed::Other => {}
         }
         state.is_heard_of = true;
@@ -84,21 +90,25 @@ impl Heard {
     /// Notes that the queue was full.
     pub(super) fn lose(&mut self, source: SourceName) {
         let hook = "queue";
-        // Whoever was being written may have been closed since.
-        self.places.values_mut().for_each(|state| state.is_being_written = false);
+        // What was being written may have been closed since, and what was closed may be written.
+        for state in self.places.values_mut() {
+            (state.written, state.is_heard_of, state.complete) = (None, false, None);
+        }
         self.yield_one(Event::Lost { source, reason: LossReason::QueueFull, hook, count: 1 });
     }
 
     /// Whether somebody is known to write to the file behind `handle`.
     ///
-    /// Of several writers only the last is known of: the first to close counts as the last. The kernel
+    /// Of several writers only the last is known of: the first to close counts as the last. So does a
+    /// close that fanotify has merged with a write after it, of the same process. The kernel
     /// changes a file first and tells of it when that is done, so a file that is another than it was
     /// when it was complete, and that nothing was heard of since, is being changed now.
     pub(super) fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
         let Some(state) = self.places.get_mut(&place) else {
             return Writers::Unknown;
         };
-        if state.is_being_written {
+        let now = clock::now();
+        if state.written.is_some_and(|at| now.since(at) < MEMORY) {
             return Writers::Some;
         }
         let stamp = stamp(handle);
@@ -184,7 +194,7 @@ mod tests {
         assert_eq!(heard.writers(PLACE, file), Writers::None);
         heard.note(PLACE, Deed::Written, write());
         heard.lose(SourceName::Inotify);
-        assert_eq!(heard.writers(PLACE, file), Writers::None);
+        assert_eq!(heard.writers(PLACE, file), Writers::Unknown, "a close may be among the lost");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     Follows, Interest, Source, SourceError, Unavailable, WatchError,
-    heard::{Deed, Heard},
+    heard::{Deed, Heard, MOST_READINGS},
     is_directory, link_of,
 };
 use crate::{
@@ -98,7 +98,9 @@ impl Source for InotifySource {
 
     fn forget(&mut self, place: PlaceId) {
         self.queue.heard.forget(place);
-        if let Some(number) = self.queue.numbers.remove(&place) {
+        if let Some(number) = self.queue.numbers.remove(&place)
+            && self.queue.by_number.get(&number) == Some(&place)
+        {
             self.queue.by_number.remove(&number);
             // It is gone already where the kernel has silenced it, or its inode has gone.
             let _is_removed = inotify::remove_watch(&self.queue.inotify, number).is_ok();
@@ -134,7 +136,7 @@ impl Source for InotifySource {
     fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
         // What has been closed by now is in the queue by now. Where it cannot be read, the next
         // event says so.
-        while self.queue.read().unwrap_or(false) {}
+        self.queue.read_all().unwrap_or_default();
         self.queue.heard.writers(place, handle)
     }
 
@@ -159,7 +161,10 @@ impl Source for InotifySource {
     }
 
     fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
-        while self.queue.read()? {}
+        if let Some(event) = self.queue.heard.take() {
+            return Ok(Some(event));
+        }
+        self.queue.read_all()?;
         Ok(self.queue.heard.take())
     }
 
@@ -170,6 +175,16 @@ impl Source for InotifySource {
 }
 
 impl Queue {
+    /// Reads what there is, as far as there is an end to it.
+    fn read_all(&mut self) -> Result<(), SourceError> {
+        for _ in 0..MOST_READINGS {
+            if !self.read()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what fits into the buffer, and says whether there was anything.
     fn read(&mut self) -> Result<bool, SourceError> {
         let mut buffer = [const { MaybeUninit::uninit() }; BUFFER];

@@ -4,24 +4,25 @@
 //! before it is relied on. A place that one source cannot watch falls to the next, alone.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     future,
     os::fd::BorrowedFd,
     time::Duration,
 };
 
-use rustix::fs::{fstat, readlink};
+use rustix::fs::readlink;
 
 use super::{
-    Follows, Interest, Source, SourceError, Trouble, WatchError, canary, link_of,
-    mounts::Mounts,
+    Follows, Interest, Source, SourceError, Trouble, WatchError, canary,
+    ground::Ground,
+    link_of,
+    mounts::MountTable,
     poll::PollSource,
     rung::{Reason, Rung},
 };
 use crate::{
     clock::{self, Boot},
     event::{Event, PlaceId, SourceName, Writers},
-    filesystem::{Changes, Filesystem},
 };
 
 /// The sources that the kernel drives, best first.
@@ -61,8 +62,12 @@ pub struct Ladder {
     /// In the order of [`KERNEL_DRIVEN`].
     rungs: [Rung; KERNEL_DRIVEN.len()],
     poll: PollSource,
-    mounts: Option<Mounts>,
+    mounts: Option<MountTable>,
     places: HashMap<PlaceId, Footing>,
+    /// How many of them each source watches.
+    counts: BTreeMap<SourceName, isize>,
+    /// When the sources that could not be had were last tried again.
+    reopened_at: Option<Boot>,
     /// Whether the canary was heard, by device and source.
     grounds: HashMap<(u64, SourceName), bool>,
     /// What has been told, so that thousands of places with one trouble give one line.
@@ -82,6 +87,15 @@ struct Footing {
     retry_at: Option<Boot>,
 }
 
+/// How far up a place has come.
+struct Climbed {
+    source: Option<SourceName>,
+    /// Whether a better source may take it later.
+    may_climb_further: bool,
+    /// Why those better did not take it.
+    failures: Vec<(SourceName, WatchError)>,
+}
+
 impl Ladder {
     /// Opens the best source that can be had.
     ///
@@ -96,13 +110,25 @@ impl Ladder {
             diagnostics,
             rungs: KERNEL_DRIVEN.map(Rung::Untried),
             poll: PollSource::default(),
-            mounts: Mounts::open().ok(),
+            mounts: None,
             places: HashMap::new(),
+            counts: BTreeMap::new(),
+            reopened_at: None,
             grounds: HashMap::new(),
             told: HashSet::new(),
             troubles: Vec::new(),
             aside: VecDeque::new(),
         };
+        match MountTable::open() {
+            Ok(mounts) => ladder.mounts = Some(mounts),
+            Err(error) => {
+                let name = ladder.name();
+                let reason =
+                    format!("mounts over watched paths are only found by reconcile: {error}");
+                ladder.tell(name, 0, reason);
+            }
+        }
+        let mut failures = Vec::new();
         for (index, name) in KERNEL_DRIVEN.into_iter().enumerate() {
             if !choice.allows(name) {
                 continue;
@@ -112,8 +138,12 @@ impl Ladder {
                 Err(source) if choice == Choice::Only(name) => {
                     return Err(LadderError { name, source });
                 }
-                Err(reason) => ladder.tell(name, 0, explain(&reason)),
+                Err(reason) => failures.push((name, explain(&reason))),
             }
+        }
+        let taker = ladder.name();
+        for (name, reason) in failures {
+            ladder.tell(name, 0, format!("{reason}; {taker} is used instead"));
         }
         Ok(ladder)
     }
@@ -126,17 +156,48 @@ impl Ladder {
         interest: Interest,
     ) -> Result<Footing, WatchError> {
         let ground = Ground::of(handle);
-        let mut last = match (ground.silence(), self.choice) {
-            (None, _) | (Some(_), Choice::Only(SourceName::Poll)) => None,
-            (Some(silence), Choice::Only(_)) => return Err(silence),
+        let silence = ground.silence();
+        match (&silence, self.choice) {
+            (None, _) | (Some(_), Choice::Only(SourceName::Poll)) => {}
+            (Some(_), Choice::Only(_)) => return Err(silence.unwrap_or(WatchError::Unknown)),
             (Some(silence), Choice::Best) => {
                 let name = self.name();
-                self.tell_of_place(name, &ground, handle, &silence);
-                Some(silence)
+                self.tell_of_place(name, &ground, handle, &explain(silence));
             }
-        };
-        let is_silent = last.is_some();
-        for (index, name) in KERNEL_DRIVEN.into_iter().enumerate() {
+        }
+        let is_silent = silence.is_some();
+        let climbed = self.climb(place, handle, interest, &ground, KERNEL_DRIVEN.len());
+        let taker = climbed.source.unwrap_or(SourceName::Poll);
+        self.tell_of_failures(&climbed, &ground, handle, taker);
+        let retry_at = climbed.may_climb_further.then(|| clock::now().after(RETRY));
+        if let Some(source) = climbed.source {
+            if is_silent {
+                self.poll.watch(place, handle, interest)?;
+            }
+            return Ok(Footing { source, is_polled: is_silent, retry_at });
+        }
+        if !self.choice.allows(SourceName::Poll) {
+            return Err(climbed
+                .failures
+                .into_iter()
+                .next_back()
+                .map_or(WatchError::Unknown, |it| it.1));
+        }
+        self.poll.watch(place, handle, interest)?;
+        Ok(Footing { source: SourceName::Poll, is_polled: true, retry_at })
+    }
+
+    /// Has the best source above the rung `end` that takes it watch a place.
+    fn climb(
+        &mut self,
+        place: PlaceId,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+        ground: &Ground,
+        end: usize,
+    ) -> Climbed {
+        let mut climbed = Climbed { source: None, may_climb_further: false, failures: Vec::new() };
+        for (index, name) in KERNEL_DRIVEN.into_iter().enumerate().take(end) {
             if !self.choice.allows(name) {
                 continue;
             }
@@ -144,32 +205,66 @@ impl Ladder {
                 self.tell(name, 0, explain(&reason));
             }
             if !self.rungs[index].is_open() {
+                climbed.may_climb_further |= self.rungs[index].is_hopeful();
                 continue;
             }
-            match self.try_rung(index, place, handle, interest, &ground) {
-                Ok(()) if is_silent => {
-                    self.poll.watch(place, handle, interest)?;
-                    return Ok(Footing { source: name, is_polled: true, retry_at: None });
-                }
+            match self.try_rung(index, place, handle, interest, ground) {
                 Ok(()) => {
-                    let retry_at = last.map(|_| clock::now().after(RETRY));
-                    return Ok(Footing { source: name, is_polled: false, retry_at });
+                    climbed.source = Some(name);
+                    break;
                 }
                 Err(error) => {
-                    // What is polled anyway need not be told of twice.
-                    if !is_silent {
-                        self.tell_of_place(name, &ground, handle, &error);
-                    }
-                    last = Some(error);
+                    climbed.may_climb_further |= error.may_pass();
+                    climbed.failures.push((name, error));
                 }
             }
         }
-        if !self.choice.allows(SourceName::Poll) {
-            return Err(last.unwrap_or(WatchError::Unknown));
+        climbed
+    }
+
+    /// Has a place that has fallen taken by a better source, if one takes it now.
+    ///
+    /// Until then the one that has it keeps it, with all that it knows of who is writing.
+    fn retry(
+        &mut self,
+        place: PlaceId,
+        footing: Footing,
+        handle: BorrowedFd<'_>,
+        interest: Interest,
+    ) {
+        let now = clock::now();
+        if self.reopened_at.is_none_or(|at| at.after(RETRY) <= now) {
+            self.reopened_at = Some(now);
+            self.rungs.iter_mut().for_each(Rung::reopen);
         }
-        self.poll.watch(place, handle, interest)?;
-        let retry_at = (self.choice == Choice::Best).then(|| clock::now().after(RETRY));
-        Ok(Footing { source: SourceName::Poll, is_polled: true, retry_at })
+        let end = KERNEL_DRIVEN.iter().position(|&name| name == footing.source);
+        let end = end.unwrap_or(KERNEL_DRIVEN.len());
+        let climbed = self.climb(place, handle, interest, &Ground::of(handle), end);
+        let retry_at = climbed.may_climb_further.then(|| now.after(RETRY));
+        let Some(source) = climbed.source else {
+            self.places.insert(place, Footing { retry_at, ..footing });
+            return;
+        };
+        match self.rung(footing.source) {
+            Some(rung) => rung.forget(place),
+            None => self.poll.forget(place),
+        }
+        // What happens to it from here on is news again.
+        self.told.retain(|(told, ..)| *told != source);
+        self.set(place, Some(Footing { source, is_polled: false, retry_at }));
+    }
+
+    /// Notes who watches a place.
+    fn set(&mut self, place: PlaceId, footing: Option<Footing>) {
+        let before = match footing {
+            Some(footing) => self.places.insert(place, footing),
+            None => self.places.remove(&place),
+        };
+        for (footing, step) in [(before, -1), (footing, 1)] {
+            if let Some(Footing { source, .. }) = footing {
+                *self.counts.entry(source).or_default() += step;
+            }
+        }
     }
 
     /// Has one source watch a place, if it hears what happens on that filesystem.
@@ -183,7 +278,9 @@ impl Ladder {
     ) -> Result<(), WatchError> {
         let rung = &mut self.rungs[index];
         let key = (ground.device, rung.name());
-        if !self.grounds.contains_key(&key)
+        // Not in a directory that somebody cares for: others may have it watched, too.
+        if interest == Interest::Replacement
+            && !self.grounds.contains_key(&key)
             && let Some(file) = canary::file_in(handle)
         {
             let is_heard = canary::is_heard(rung, file, &mut self.aside)?;
@@ -195,16 +292,34 @@ impl Ladder {
         rung.watch(place, handle, interest)
     }
 
-    /// Tells of a place that has fallen; where there is no other source the error itself is told.
+    /// Tells of a place that has fallen, and who has taken it.
+    fn tell_of_failures(
+        &mut self,
+        climbed: &Climbed,
+        ground: &Ground,
+        handle: BorrowedFd<'_>,
+        taker: SourceName,
+    ) {
+        // What is polled anyway need not be told of twice.
+        if ground.silence().is_none() {
+            for (name, error) in &climbed.failures {
+                let because = format!("{}; {taker} takes it", explain(error));
+                self.tell_of_place(*name, ground, handle, &because);
+            }
+        }
+    }
+
+    /// Tells of a place; where there is no other source the error itself is told.
     fn tell_of_place(
         &mut self,
         name: SourceName,
         ground: &Ground,
         handle: BorrowedFd<'_>,
-        error: &WatchError,
+        because: &str,
     ) {
-        let because = explain(error);
-        if self.choice == Choice::Best && self.told.insert((name, ground.device, because.clone())) {
+        if self.choice == Choice::Best
+            && self.told.insert((name, ground.device, because.to_owned()))
+        {
             let path = readlink(link_of(handle), Vec::new()).unwrap_or_default();
             let reason = format!("not enough for {}: {because}", path.to_string_lossy());
             self.troubles.push(Trouble { source: name, reason });
@@ -235,13 +350,16 @@ impl Ladder {
 }
 
 impl Source for Ladder {
-    /// The best source that is in use.
+    /// The best source that watches anything or, as long as there is nothing to watch, could.
     fn name(&self) -> SourceName {
-        self.rungs.iter().find(|rung| rung.is_open()).map_or(SourceName::Poll, Source::name)
+        let in_use = self.counts.iter().find(|(_, count)| **count > 0).map(|(&name, _)| name);
+        let open = || self.rungs.iter().find(|rung| rung.is_open()).map(Source::name);
+        in_use.or_else(open).unwrap_or(SourceName::Poll)
     }
 
     fn strategy(&self) -> Option<&'static str> {
-        self.rungs.iter().find(|rung| rung.is_open()).and_then(Source::strategy)
+        let name = self.name();
+        self.rungs.iter().find(|rung| rung.name() == name).and_then(Source::strategy)
     }
 
     fn watch(
@@ -251,12 +369,12 @@ impl Source for Ladder {
         interest: Interest,
     ) -> Result<(), WatchError> {
         let footing = self.seat(place, handle, interest)?;
-        self.places.insert(place, footing);
+        self.set(place, Some(footing));
         Ok(())
     }
 
     fn forget(&mut self, place: PlaceId) {
-        self.places.remove(&place);
+        self.set(place, None);
         self.unseat(place);
     }
 
@@ -266,13 +384,12 @@ impl Source for Ladder {
         handle: BorrowedFd<'_>,
         interest: Interest,
     ) -> Result<(), WatchError> {
-        let footing = self.places.get(&place).copied();
-        let is_to_retry = footing
-            .and_then(|footing| footing.retry_at)
-            .is_some_and(|retry_at| retry_at <= clock::now());
-        if is_to_retry {
-            self.rungs.iter_mut().for_each(Rung::reopen);
-        } else if let Some(Footing { source, .. }) = footing {
+        if let Some(&footing) = self.places.get(&place)
+            && footing.retry_at.is_some_and(|retry_at| retry_at <= clock::now())
+        {
+            self.retry(place, footing, handle, interest);
+        }
+        if let Some(&Footing { source, .. }) = self.places.get(&place) {
             let armed = self.rung(source).map(|rung| rung.arm(place, handle, interest));
             if armed.is_none_or(|armed| armed.is_ok()) {
                 return Ok(());
@@ -342,40 +459,6 @@ impl Source for Ladder {
 
     fn losses(&mut self) -> Vec<Event> {
         self.rungs.iter_mut().flat_map(Source::losses).collect()
-    }
-}
-
-/// What a place lies on.
-struct Ground {
-    device: u64,
-    filesystem: Option<Filesystem>,
-}
-
-impl Ground {
-    fn of(handle: BorrowedFd<'_>) -> Self {
-        let device = fstat(handle).map_or(0, |stat| stat.st_dev);
-        Self { device, filesystem: Filesystem::of(handle) }
-    }
-
-    /// Why the kernel does not announce every change there, if so.
-    fn silence(&self) -> Option<WatchError> {
-        match self.filesystem?.changes() {
-            Changes::Here => None,
-            Changes::Elsewhere => Some(self.because(
-                "which does not announce what is changed elsewhere, so that the content must be \
-                 compared once a second (source poll)",
-            )),
-            Changes::MadeUp => Some(self.because(
-                "whose content is made up when it is read, so that it must be compared once a \
-                 second (source poll)",
-            )),
-        }
-    }
-
-    fn because(&self, why: &'static str) -> WatchError {
-        let filesystem = self.filesystem.map(|filesystem| filesystem.to_string());
-        let filesystem = filesystem.unwrap_or_else(|| "an unknown filesystem".to_owned());
-        WatchError::Silent { filesystem, why }
     }
 }
 

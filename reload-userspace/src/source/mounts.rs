@@ -2,7 +2,7 @@
 //! elsewhere.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -19,46 +19,67 @@ use crate::{
     mount, sys,
 };
 
-/// How long after a reading of the table it is left alone: on a node containers come and go.
+/// How long after a change the table is left alone at least: on a node containers come and go.
 const REST: Duration = Duration::from_millis(50);
 
+/// Which part of the time may go into what a change leads to: a twentieth.
+const SHARE: u32 = 20;
+
 /// The mount table of the agent's mount namespace, which says when it changes (`proc(5)`: `POLLPRI`).
+///
+/// It does not say what has changed: the numbers of mounts and devices are handed out again at once,
+/// so a filesystem that was unmounted and another that was mounted there may look the same.
 #[derive(Debug)]
-pub(super) struct Mounts {
+pub(super) struct MountTable {
     table: AsyncFd<OwnedFd>,
-    /// Where something is mounted, each time with a number of its own.
-    known: HashSet<(u64, PathBuf)>,
+    /// Where something was mounted when it was last read.
+    known: BTreeSet<PathBuf>,
+    /// When the last change was yielded, until that has been dealt with.
+    yielded: Option<Boot>,
     rest_until: Boot,
 }
 
-impl Mounts {
+impl MountTable {
     pub(super) fn open() -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let table = sys::exceptional(open(mount::TABLE, flags, Mode::empty())?)?;
-        Ok(Self { table, known: points()?, rest_until: clock::now() })
+        Ok(Self { table, known: points()?, yielded: None, rest_until: clock::now() })
     }
 
-    /// Waits for the next change. Cancel safe: what has not been given is still to be found.
+    /// Waits for the next change, and yields wherever it may have been. Cancel safe: what has not
+    /// been yielded is still to be found.
     pub(super) async fn next(&mut self) -> Result<Event, SourceError> {
-        let wait = |source| SourceError::Wait { source };
-        loop {
-            let rest = self.rest_until.since(clock::now());
-            if !rest.is_zero() {
-                tokio::time::sleep(rest).await;
+        let now = clock::now();
+        if let Some(yielded) = self.yielded.take() {
+            let cost = now.since(yielded);
+            self.rest_until = yielded.after(REST.max(cost * SHARE));
+        }
+        let rest = self.rest_until.since(now);
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        let ready = self.table.ready(Interest::PRIORITY).await;
+        ready.map_err(|source| SourceError::Wait { source })?.clear_ready();
+        self.yielded = Some(clock::now());
+        let mut changed = self.known.clone();
+        match points() {
+            Ok(points) => {
+                changed.extend(points.iter().cloned());
+                self.known = points;
             }
-            self.table.ready(Interest::PRIORITY).await.map_err(wait)?.clear_ready();
-            self.rest_until = clock::now().after(REST);
-            let known = std::mem::replace(&mut self.known, points().map_err(wait)?);
-            let changed: HashSet<_> = known.symmetric_difference(&self.known).collect();
-            if !changed.is_empty() {
-                let points = changed.into_iter().map(|(_, point)| point.clone()).collect();
-                return Ok(Event::Mounted { points });
+            // For want of descriptors, say: then it may have been anywhere.
+            Err(error) => {
+                tracing::warn!(%error, "cannot read {}", mount::TABLE);
+                changed.insert(PathBuf::from("/"));
             }
         }
+        Ok(Event::Mounted { points: changed })
     }
 }
 
-fn points() -> io::Result<HashSet<(u64, PathBuf)>> {
+/// Where something is mounted, the root excepted: nobody mounts anything over that.
+fn points() -> io::Result<BTreeSet<PathBuf>> {
     let mounts = mount::Mounts::read()?;
-    Ok(mounts.points().map(|(id, point): (u64, &Path)| (id, point.to_owned())).collect())
+    let points = mounts.points().filter(|point| *point != Path::new("/"));
+    Ok(points.map(Path::to_owned).collect())
 }

@@ -76,6 +76,11 @@ impl Rung {
         }
     }
 
+    /// Whether it may be had later.
+    pub(super) fn is_hopeful(&self) -> bool {
+        matches!(self, Self::Closed(_, Hope::Some))
+    }
+
     pub(super) fn is_open(&self) -> bool {
         !matches!(self, Self::Untried(_) | Self::Closed(..))
     }

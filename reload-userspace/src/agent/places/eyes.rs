@@ -59,6 +59,9 @@ impl<S: Source> Eyes<'_, S> {
         let Some(place) = self.places.by_id.get_mut(&id).filter(|_| known.is_some()) else {
             return Ok(Met { id, is_fresh: true });
         };
+        if place.path != path {
+            path.clone_into(&mut place.path);
+        }
         let before = place.dependents.interest();
         let is_new_here = !place.dependents.contains(self.index);
         place.dependents.add(self.index, interest);
