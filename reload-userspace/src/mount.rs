@@ -4,6 +4,7 @@
 //! file is mounted, whatever takes its name on the other side is not seen here.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     fmt, fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
@@ -23,6 +24,8 @@ const REMOVED: &[u8] = b"//deleted";
 pub struct Mount {
     id: u64,
     parent: u64,
+    /// Whether it is on no other mount of the table.
+    is_top: bool,
     /// What of the filesystem is mounted, as a path from its own root.
     pub root: PathBuf,
     /// Where it is mounted.
@@ -79,7 +82,13 @@ impl Mounts {
     /// Reads a table. A line that is not as `proc(5)` says is left out.
     #[must_use]
     pub fn parse(table: &[u8]) -> Self {
-        Self(table.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+        let lines = table.split(|&byte| byte == b'\n');
+        let mut mounts: Vec<_> = lines.filter_map(parse_line).collect();
+        let ids: HashSet<_> = mounts.iter().map(|mount| mount.id).collect();
+        for mount in &mut mounts {
+            mount.is_top = mount.id == mount.parent || !ids.contains(&mount.parent);
+        }
+        Self(mounts)
     }
 
     /// Where something is mounted.
@@ -93,9 +102,7 @@ impl Mounts {
     /// found.
     #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
-        let is_known = |id: u64| self.0.iter().any(|mount| mount.id == id);
-        let is_top = |mount: &Mount| mount.id == mount.parent || !is_known(mount.parent);
-        let mut here = nearest(self.0.iter().filter(|mount| is_top(mount)), path)?;
+        let mut here = nearest(self.0.iter().filter(|mount| mount.is_top), path)?;
         // Bounded, for the table may be made up.
         for _ in 0..self.0.len() {
             let above =
@@ -214,6 +221,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount {
         id,
         parent,
+        // What the other lines say is not known yet.
+        is_top: false,
         root,
         point,
         is_read_only: is_read_only(flags) || is_read_only(options.as_bytes()),
@@ -273,6 +282,7 @@ mod tests {
         let expected = Mount {
             id: 40,
             parent: 27,
+            is_top: false,
             root: "/".into(),
             point: "/mnt/with space".into(),
             is_read_only: true,
@@ -282,6 +292,8 @@ mod tests {
         assert_eq!(mounts.0[2], expected);
         assert!(!mounts.0[0].is_read_only);
         assert!(mounts.0[5].is_read_only);
+        let tops: Vec<_> = mounts.0.iter().filter(|it| it.is_top).map(|it| it.id).collect();
+        assert_eq!(tops, [27]);
     }
 
     #[test]
