@@ -86,11 +86,23 @@ pub(crate) const SERVER: &[Package] = &[Package {
 }];
 
 /// What the tests run besides.
-pub(crate) const TESTS: &[Package] = &[Package {
-    name: "bindfs",
-    proof: Proof::Program("bindfs"),
-    why: "mounts what changes elsewhere (FUSE), for the tests",
-}];
+pub(crate) const TESTS: &[Package] = &[
+    Package {
+        name: "bindfs",
+        proof: Proof::Program("bindfs"),
+        why: "mounts what changes elsewhere (FUSE), for the tests",
+    },
+    Package {
+        name: "xfsprogs",
+        proof: Proof::Program("mkfs.xfs"),
+        why: "makes the xfs that the tests change files on",
+    },
+    Package {
+        name: "btrfs-progs",
+        proof: Proof::Program("mkfs.btrfs"),
+        why: "makes the btrfs that the tests change files on",
+    },
+];
 
 /// What builds and runs images.
 pub(crate) const DOCKER: &[Package] = &[
@@ -103,16 +115,6 @@ pub(crate) const DOCKER: &[Package] = &[
         name: "iptables",
         proof: Proof::Program("iptables"),
         why: "gives containers a network",
-    },
-    Package {
-        name: "xfsprogs",
-        proof: Proof::Program("mkfs.xfs"),
-        why: "makes the xfs that the tests change files on",
-    },
-    Package {
-        name: "btrfs-progs",
-        proof: Proof::Program("mkfs.btrfs"),
-        why: "makes the btrfs that the tests change files on",
     },
 ];
 
