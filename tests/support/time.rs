@@ -8,6 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a test waits before it asks again: what it waits for wants the processor, too.
+const PACE: Duration = Duration::from_millis(1);
+
 /// Now, in nanoseconds since boot: the clock of the target's lines.
 pub(crate) fn boot_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
@@ -16,7 +19,10 @@ pub(crate) fn boot_ns() -> u64 {
 }
 
 /// Waits, as a part of what is being tested: a writer that takes its time.
-#[expect(clippy::disallowed_methods, reason = "the pause is the input of the test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause is the input of the test, or between two questions"
+)]
 pub(crate) fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
@@ -30,6 +36,6 @@ pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::yield_now();
+        pause(PACE);
     }
 }
