@@ -140,10 +140,16 @@ fn without_inotify_watches_a_place_is_polled() {
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     // Enough for the directories on the way, and not for the file.
-    let few = "echo 0 > /proc/sys/user/max_fanotify_groups && \
-               echo 2 > /proc/sys/user/max_inotify_watches";
-    let (mut agent, events) = start_with_setting(few, &path, recipe.name());
-    assert!(reason(&events, "inotify").contains("fs.inotify.max_user_watches"), "{events:?}");
+    let file = path.canonicalize().unwrap();
+    let directories = file.ancestors().skip(1).count();
+    let few = format!(
+        "echo 0 > /proc/sys/user/max_fanotify_groups && \
+         echo {directories} > /proc/sys/user/max_inotify_watches"
+    );
+    let (mut agent, events) = start_with_setting(&few, &path, recipe.name());
+    let reason = reason(&events, "inotify");
+    assert!(reason.starts_with(&format!("not enough for {}: ", file.display())), "{reason}");
+    assert!(reason.contains("fs.inotify.max_user_watches"), "{reason}");
     assert_eq!(events.last().unwrap().text("source"), "inotify");
     fs::write(&path, "1").unwrap();
     agent.wait_for("reloaded");
