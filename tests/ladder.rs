@@ -10,8 +10,9 @@ mod support;
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -57,6 +58,32 @@ fn start_with_setting(setting: &str, path: &Path, process: &str) -> (Agent, Vec<
     let wrapper = with_setting(setting);
     let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
     start(&wrapper, path, process, &["--reconcile", "1h"])
+}
+
+/// A setting of the machine, changed for a moment: it is as before once this is dropped.
+struct Setting {
+    path: PathBuf,
+    usual: String,
+    /// Who reads what is usual while another has it changed would keep the change for ever.
+    _only: MutexGuard<'static, ()>,
+}
+
+impl Setting {
+    fn new(path: &str, value: &str) -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        // A test that failed has put back what it changed.
+        let only = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let usual = fs::read_to_string(path).unwrap();
+        let setting = Self { path: path.into(), usual, _only: only };
+        fs::write(path, value).unwrap();
+        setting
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        fs::write(&self.path, &self.usual).unwrap();
+    }
 }
 
 /// Why a source was passed over.
@@ -192,10 +219,9 @@ fn a_full_queue_is_told_of_and_nothing_is_missed(source: Source) {
     let recipe = Recipe::new().reading(dir.path());
     let mut target = recipe.start();
     // It counts when the queue is made. What others make meanwhile is only shorter than usual.
-    let usual = fs::read_to_string(&limit).unwrap();
-    fs::write(&limit, "8").unwrap();
+    let short = Setting::new(&limit, "8");
     let mut agent = Agent::with(source, dir.path(), recipe.name(), &["--reconcile", "1h"]);
-    fs::write(&limit, usual).unwrap();
+    drop(short);
 
     let pid = Pid::from_raw(agent.pid()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
