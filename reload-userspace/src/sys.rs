@@ -10,7 +10,7 @@
 pub mod probe;
 
 use std::{
-    io, mem,
+    fs, io, mem,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -26,6 +26,46 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[must_use]
 pub fn effective_capabilities() -> CapabilitySet {
     rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
+/// What to do about a user namespace in which eBPF counts for nothing, in one voice.
+pub const LEAVE_USER_NAMESPACE: &str =
+    "run the agent outside of it (Kubernetes: hostUsers: true; Docker: --userns host)";
+
+/// Whether this process is in the user namespace that the machine starts with, in which alone
+/// capabilities count for everything.
+#[must_use]
+pub fn is_in_initial_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO` of the kernel.
+    const INITIAL: &str = "user:[4026531837]";
+    // Where it is not told, as in a kernel without namespaces, there is no other.
+    fs::read_link("/proc/self/ns/user").map_or(true, |it| it.as_os_str() == INITIAL)
+}
+
+/// Where the kernel says how far it is locked down.
+pub const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
+/// How far the kernel keeps even root out, `kernel_lockdown(7)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// So far that eBPF programs may not read its memory.
+    Confidentiality,
+    /// Less far, in its own word.
+    Less(String),
+}
+
+/// How far the kernel is locked down, or `None` where [`LOCKDOWN`] cannot be read.
+#[must_use]
+pub fn lockdown() -> Option<Lockdown> {
+    fs::read_to_string(LOCKDOWN).ok().map(|modes| parse_lockdown(&modes))
+}
+
+/// Takes the mode in brackets from `none [integrity] confidentiality`.
+fn parse_lockdown(modes: &str) -> Lockdown {
+    match modes.split(['[', ']']).nth(1).unwrap_or("unknown") {
+        "confidentiality" => Lockdown::Confidentiality,
+        mode => Lockdown::Less(mode.to_owned()),
+    }
 }
 
 /// Makes every capability that was granted effective.
@@ -160,4 +200,21 @@ pub fn signal(number: i32) -> Option<Signal> {
     }
     // SAFETY: the number is one of the kernel's signals, and none that the C library keeps.
     Some(unsafe { Signal::from_raw_unchecked(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_the_mode_in_brackets() {
+        fn check(modes: &str, expected: &str) {
+            assert_eq!(parse_lockdown(modes), Lockdown::Less(expected.to_owned()), "for {modes:?}");
+        }
+        check("[none] integrity confidentiality\n", "none");
+        check("none [integrity] confidentiality\n", "integrity");
+        check("confidentiality\n", "unknown");
+        let most = parse_lockdown("none integrity [confidentiality]\n");
+        assert_eq!(most, Lockdown::Confidentiality);
+    }
 }

@@ -6,7 +6,10 @@ use super::{
     finding::{Finding, Id},
     report::Report,
 };
-use crate::source::BTF;
+use crate::{
+    source::BTF,
+    sys::{self, LOCKDOWN, Lockdown},
+};
 
 /// Looks at the kernel.
 pub(super) fn examine(report: &mut Report) {
@@ -24,18 +27,17 @@ pub(super) fn examine(report: &mut Report) {
 }
 
 fn lockdown() -> Finding {
-    const PATH: &str = "/sys/kernel/security/lockdown";
-    let Ok(modes) = fs::read_to_string(PATH) else {
-        let detail = format!("not known: {PATH} cannot be read (securityfs is not mounted?)");
-        return Finding::note(Id::Lockdown, detail);
-    };
-    match modes.split(['[', ']']).nth(1).unwrap_or("unknown") {
-        "confidentiality" => {
+    match sys::lockdown() {
+        None => {
+            let why = "cannot be read (securityfs is not mounted?)";
+            Finding::note(Id::Lockdown, format!("not known: {LOCKDOWN} {why}"))
+        }
+        Some(Lockdown::Confidentiality) => {
             let detail = "confidentiality: eBPF programs may not read the kernel";
             Finding::note(Id::Lockdown, detail)
                 .remedy("for eBPF, start the kernel with lockdown=integrity")
         }
-        mode => Finding::ok(Id::Lockdown, mode),
+        Some(Lockdown::Less(mode)) => Finding::ok(Id::Lockdown, mode),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     report::Report,
     status::Standing,
 };
-use crate::sys::probe;
+use crate::sys::{self, probe};
 
 /// The capabilities that matter, and what for.
 const WANTED: [(CapabilitySet, &str, &str); 5] = [
@@ -26,14 +26,11 @@ const WANTED: [(CapabilitySet, &str, &str); 5] = [
     (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "reads files of other users"),
 ];
 
-/// The user namespace that the machine starts with (`PROC_USER_INIT_INO` of the kernel).
-const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
-
 /// Looks at the agent's own rights.
 pub(super) fn examine(report: &mut Report, me: &Standing) {
     let detail = format!("uid {}, gid {}", me.effective_uid, me.gid);
     report.add(Finding::ok(Id::User, detail));
-    let is_initial = is_in_initial_namespace();
+    let is_initial = sys::is_in_initial_user_namespace();
     if !is_initial {
         report.add(user_namespace());
     }
@@ -52,11 +49,6 @@ pub(super) fn examine(report: &mut Report, me: &Standing) {
     report.add(seccomp(&calls(me, is_initial, kernel::version()), me.is_filtered));
 }
 
-fn is_in_initial_namespace() -> bool {
-    // Where it is not told, as in a kernel without namespaces, there is no other.
-    fs::read_link("/proc/self/ns/user").map_or(true, |it| it.as_os_str() == INITIAL_USER_NAMESPACE)
-}
-
 fn user_namespace() -> Finding {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ranges: Vec<_> = map.lines().filter_map(range).collect();
@@ -65,10 +57,8 @@ fn user_namespace() -> Finding {
          not",
         if ranges.is_empty() { "no uid is mapped".to_owned() } else { ranges.join(", ") }
     );
-    Finding::note(Id::UserNamespace, detail).remedy(
-        "none where other sources do; for eBPF, run the agent outside of it (Kubernetes: \
-         hostUsers: true; Docker: --userns host)",
-    )
+    let remedy = format!("none where other sources do; for eBPF, {}", sys::LEAVE_USER_NAMESPACE);
+    Finding::note(Id::UserNamespace, detail).remedy(remedy)
 }
 
 /// A line of `uid_map` in words.

@@ -1,13 +1,13 @@
 //! Why the eBPF programs cannot be had, and what to grant.
 
-use std::{fs, io};
+use std::io;
 
 use aya::{BtfError, programs::ProgramError};
 
 use rustix::thread::CapabilitySet;
 
 use super::layout::LayoutError;
-use crate::sys;
+use crate::sys::{self, Lockdown};
 
 /// Why the source `ebpf` cannot be had here. Every message names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub enum Unavailable {
     #[error("the kernel refuses eBPF although the capabilities are there: {because}")]
     Forbidden {
         /// What is known to forbid it.
-        because: &'static str,
+        because: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -185,20 +185,19 @@ fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
 }
 
 /// What may forbid eBPF to a process that has the capabilities.
-fn forbidder() -> &'static str {
-    /// The user namespace that the machine starts with (`PROC_USER_INIT_INO` of the kernel).
-    const INITIAL_NAMESPACE: &str = "user:[4026531837]";
-    let namespace = fs::read_link("/proc/self/ns/user");
-    if namespace.is_ok_and(|it| it.as_os_str() != INITIAL_NAMESPACE) {
-        return "they are those of a user namespace, which do not count for eBPF; run the agent \
-                outside of it (Kubernetes: hostUsers: true; Docker: --userns host)";
+fn forbidder() -> String {
+    if !sys::is_in_initial_user_namespace() {
+        let remedy = sys::LEAVE_USER_NAMESPACE;
+        return format!(
+            "they are those of a user namespace, which do not count for eBPF; {remedy}"
+        );
     }
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
-    if lockdown.is_ok_and(|text| text.contains("[confidentiality]")) {
-        return "the kernel is locked down (lockdown=confidentiality)";
+    if sys::lockdown() == Some(Lockdown::Confidentiality) {
+        return "the kernel is locked down (lockdown=confidentiality)".to_owned();
     }
     "a seccomp profile, an LSM or the kernel's lockdown forbids bpf(2); \
      use another profile (Docker: --security-opt seccomp=unconfined)"
+        .to_owned()
 }
 
 #[cfg(test)]
