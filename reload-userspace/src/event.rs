@@ -36,6 +36,11 @@ impl fmt::Display for SourceName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PlaceId(pub u32);
 
+impl PlaceId {
+    /// The first that is handed out; those below belong to the sources.
+    pub const FIRST: Self = Self(reload_ebpf::CANARY + 1);
+}
+
 /// Who did something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Actor {

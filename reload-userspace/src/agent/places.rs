@@ -19,9 +19,6 @@ use crate::{
     watch::{self, Child, FileState, Identity, View},
 };
 
-/// The first number that is handed out; those below belong to the sources.
-const FIRST: u32 = 1;
-
 /// The number of a path that is watched.
 pub(super) type Index = usize;
 
@@ -168,7 +165,7 @@ impl Places {
             peeks: BTreeMap::new(),
             left: Vec::new(),
             free: Vec::new(),
-            next: FIRST,
+            next: PlaceId::FIRST.0,
         }
     }
 

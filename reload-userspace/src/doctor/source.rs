@@ -6,8 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reload_ebpf::CANARY;
-
 use super::{
     finding::{Finding, Id},
     report::Report,
@@ -110,7 +108,7 @@ impl Climb {
             self.ladder.arm(known, handle, interest)
         } else {
             let count = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-            let id = PlaceId(count.saturating_add(CANARY + 1));
+            let id = PlaceId(count.saturating_add(PlaceId::FIRST.0));
             self.places.insert(identity, id);
             self.ladder.watch(id, handle, interest)
         };
