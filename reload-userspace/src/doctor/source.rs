@@ -83,7 +83,9 @@ impl Sources {
     /// Whether it has been told already, of the source as a whole.
     fn has_said(&self, trouble: &Trouble) -> bool {
         self.answers.iter().any(|(name, answer)| {
-            *name == trouble.source && answer.as_ref().err() == Some(&trouble.reason)
+            // The ladder adds who is used instead.
+            let is_said = |reason: &String| trouble.reason.starts_with(reason);
+            *name == trouble.source && answer.as_ref().err().is_some_and(is_said)
         })
     }
 }
