@@ -165,3 +165,34 @@ fn a_low_limit_of_open_files_is_told() {
     assert_eq!(status, "note");
     assert!(detail.starts_with("63 are allowed"), "{detail}");
 }
+
+/// As `run` does: a path is not given what another one has used up.
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn several_paths_share_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a.conf", "b.conf", "c.conf"].map(|name| dir.path().join(name));
+    for path in &paths {
+        fs::write(path, "0").unwrap();
+    }
+    let watch = paths.each_ref().map(|path| ["--watch", path.to_str().unwrap()]);
+    let found = Diagnosis::by(&mut command(), watch.as_flattened());
+    let watchers = |found: &Diagnosis| -> Vec<_> {
+        let text = |field: &serde_json::Value| field.as_str().unwrap().to_owned();
+        let all = found.all("watched_by");
+        all.iter().map(|it| (text(&it["status"]), text(&it["detail"]))).collect()
+    };
+    assert_eq!(watchers(&found), vec![("ok".to_owned(), "ebpf".to_owned()); 3]);
+
+    // Enough for the directories on the way and one file.
+    let enough = u32::try_from(paths[0].canonicalize().unwrap().ancestors().count()).unwrap();
+    let limits = [("max_fanotify_groups", 0), ("max_inotify_watches", enough)];
+    let found = Diagnosis::by(&mut limited(&limits), watch.as_flattened());
+    let [first, second, third] = watchers(&found).try_into().unwrap();
+    assert_eq!(first, ("ok".to_owned(), "inotify".to_owned()));
+    let why = format!("inotify, poll; inotify: not enough for {}: ", paths[1].display());
+    assert_eq!(second.0, "note");
+    assert!(second.1.starts_with(&why), "{}", second.1);
+    let above = "inotify, poll; why is told of a path above".to_owned();
+    assert_eq!(third, ("note".to_owned(), above));
+}

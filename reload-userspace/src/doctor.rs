@@ -66,9 +66,13 @@ pub fn examine(question: &Question) -> Report {
     let mounts = Mounts::read().unwrap_or_default();
     let mut seen = Seen::default();
     let mut watches = Report::default();
+    let mut climb = None;
     for path in &question.watches {
-        watch::examine(&mut watches, path, question, &sources, &mounts, &mut seen);
+        let climb = climb.get_or_insert_with(|| sources.climb());
+        watch::examine(&mut watches, path, question, climb, &mounts, &mut seen);
     }
+    // What it holds would count among what is used up.
+    drop(climb);
     limits::examine(&mut report, &me, &sources, seen.places.len());
     report.findings.append(&mut watches.findings);
 

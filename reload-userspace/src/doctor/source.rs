@@ -1,7 +1,8 @@
 //! The ladder: which sources work here, which one `run` would take, and which one a path would get.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    mem,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -74,10 +75,11 @@ impl Sources {
         }
     }
 
-    /// Begins to watch a path as `run` would, or gives `None` where no source can be had.
-    pub(super) fn climb(&self) -> Option<Climb> {
-        let ladder = Ladder::open(self.choice, false).ok()?;
-        Some(Climb { ladder, places: HashMap::new(), failure: None })
+    /// Begins to watch as `run` would: one ladder for all paths, for to load eBPF takes a while.
+    pub(super) fn climb(&self) -> Climb<'_> {
+        let ladder = Ladder::open(self.choice, false).ok();
+        let (places, here) = (HashMap::new(), BTreeSet::new());
+        Climb { sources: self, ladder, places, here, failure: None }
     }
 
     /// Whether it has been told already, of the source as a whole.
@@ -90,14 +92,20 @@ impl Sources {
     }
 }
 
-/// A path that is being watched by whatever takes it.
-pub(super) struct Climb {
-    ladder: Ladder,
+/// The paths, watched by whatever takes them.
+pub(super) struct Climb<'a> {
+    sources: &'a Sources,
+    /// None where no source can be had.
+    ladder: Option<Ladder>,
+    /// The places of all paths so far.
     places: HashMap<Identity, PlaceId>,
+    /// Those of the path that is being looked at.
+    here: BTreeSet<PlaceId>,
+    /// What cannot be watched of it.
     failure: Option<(PathBuf, WatchError)>,
 }
 
-impl Climb {
+impl Climb<'_> {
     /// Has a directory or file watched.
     pub(super) fn place(
         &mut self,
@@ -106,42 +114,51 @@ impl Climb {
         path: &Path,
         interest: Interest,
     ) {
-        let done = if let Some(&known) = self.places.get(&identity) {
-            self.ladder.arm(known, handle, interest)
-        } else {
-            let count = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-            let id = PlaceId(count.saturating_add(PlaceId::FIRST.0));
-            self.places.insert(identity, id);
-            self.ladder.watch(id, handle, interest)
+        let Some(ladder) = &mut self.ladder else {
+            return;
         };
+        let count = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+        let (id, done) = match self.places.entry(identity) {
+            Entry::Occupied(known) => (*known.get(), ladder.arm(*known.get(), handle, interest)),
+            Entry::Vacant(new) => {
+                let id = *new.insert(PlaceId(count.saturating_add(PlaceId::FIRST.0)));
+                (id, ladder.watch(id, handle, interest))
+            }
+        };
+        self.here.insert(id);
         if let Err(error) = done {
             self.failure.get_or_insert((path.to_owned(), error));
         }
     }
 
-    /// Says who watches the path, and why nobody better does.
-    pub(super) fn finding(mut self, sources: &Sources) -> Finding {
-        if let Some((path, error)) = self.failure {
+    /// Says who watches the path whose places were told since the last call, and why nobody better
+    /// does; nothing where no source can be had.
+    pub(super) fn finding(&mut self) -> Option<Finding> {
+        let ladder = self.ladder.as_mut()?;
+        let here = mem::take(&mut self.here);
+        let troubles = ladder.troubles();
+        if let Some((path, error)) = self.failure.take() {
             let why = format!("{:#}", anyhow::Error::new(error));
-            return Finding::bad(Id::WatchedBy, format!("nobody, for {}: {why}", path.display()))
-                .remedy("let --source auto find a source that can");
+            let detail = format!("nobody, for {}: {why}", path.display());
+            let remedy = "let --source auto find a source that can";
+            return Some(Finding::bad(Id::WatchedBy, detail).remedy(remedy));
         }
-        let mut names = BTreeSet::new();
-        for (name, is_polled) in self.places.values().filter_map(|&it| self.ladder.watcher(it)) {
-            names.insert(name);
-            names.extend(is_polled.then_some(SourceName::Poll));
+        let mut sources = BTreeSet::new();
+        for (name, is_polled) in here.into_iter().filter_map(|place| ladder.watcher(place)) {
+            sources.insert(name);
+            sources.extend(is_polled.then_some(SourceName::Poll));
         }
-        let names: Vec<_> = names.iter().map(SourceName::to_string).collect();
+        let names: Vec<_> = sources.iter().map(SourceName::to_string).collect();
         let mut details = vec![names.join(", ")];
-        let troubles = self.ladder.troubles().into_iter();
-        let news = troubles.filter(|trouble| !sources.has_said(trouble));
+        let news = troubles.into_iter().filter(|trouble| !self.sources.has_said(trouble));
         details.extend(news.map(|Trouble { source, reason }| format!("{source}: {reason}")));
-        let detail = details.join("; ");
-        if details.len() == 1 {
-            Finding::ok(Id::WatchedBy, detail)
-        } else {
-            Finding::note(Id::WatchedBy, detail)
+        let best = self.sources.chosen().map(|(name, _)| name);
+        if details.len() == 1 && sources.last().copied() > best {
+            // The ladder tells of a trouble once, however many paths have it.
+            details.push("why is told of a path above".to_owned());
         }
+        let kind = if details.len() == 1 { Finding::ok } else { Finding::note };
+        Some(kind(Id::WatchedBy, details.join("; ")))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     Question,
     finding::{Finding, Id},
     report::Report,
-    source::{Climb, Sources},
+    source::Climb,
 };
 use crate::{
     content::Content,
@@ -44,19 +44,19 @@ pub(super) fn examine(
     report: &mut Report,
     path: &Path,
     question: &Question,
-    sources: &Sources,
+    climb: &mut Climb<'_>,
     mounts: &Mounts,
     seen: &mut Seen,
 ) {
-    let climb = sources.climb();
-    let mut hops = Hops { seen, climb, directories: BTreeSet::new(), links: Vec::new() };
+    let mut hops =
+        Hops { seen, climb: &mut *climb, directories: BTreeSet::new(), links: Vec::new() };
     let view = watch::look(path, &mut hops);
-    let Hops { climb, directories, links, .. } = hops;
+    let Hops { directories, links, .. } = hops;
     seen.files.extend(view.files.keys().cloned());
 
     report.add(whether_watched(path, &view).at(path));
     tell_of_links(report, &links);
-    report.findings.extend(climb.map(|climb| climb.finding(sources)));
+    report.findings.extend(climb.finding());
     report.add(filesystem(path, mounts));
     for pin in mounts.pins(directories.iter().chain(view.files.keys())) {
         let finding = if pin.is_final() { Finding::bad } else { Finding::note };
@@ -172,14 +172,14 @@ fn subdirectories(path: &Path, paths: &[PathBuf]) -> Option<Finding> {
 }
 
 /// Writes down the hops of a chain.
-struct Hops<'a> {
-    climb: Option<Climb>,
+struct Hops<'a, 'b> {
+    climb: &'a mut Climb<'b>,
     seen: &'a mut Seen,
     directories: BTreeSet<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Hops<'_> {
+impl Hops<'_, '_> {
     fn place(
         &mut self,
         handle: BorrowedFd<'_>,
@@ -188,13 +188,11 @@ impl Hops<'_> {
         interest: Interest,
     ) {
         self.seen.places.insert(identity);
-        if let Some(climb) = &mut self.climb {
-            climb.place(handle, identity, path, interest);
-        }
+        self.climb.place(handle, identity, path, interest);
     }
 }
 
-impl Visitor for Hops<'_> {
+impl Visitor for Hops<'_, '_> {
     fn directory(
         &mut self,
         handle: BorrowedFd<'_>,
