@@ -55,7 +55,15 @@ impl Drop for Mounted {
 promise!(a_new_file_with_the_inode_of_an_old_one_is_heard);
 /// ext4 hands the number of an inode out again at once, while the agent waits for the interval.
 fn a_new_file_with_the_inode_of_an_old_one_is_heard(source: Source) {
-    let (_dir, path) = config();
+    // One of its own, for others would take the number.
+    let (dir, image) = config();
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    let mounted = Mounted(dir.path().join("mounted"));
+    fs::create_dir(&mounted.0).unwrap();
+    run(Command::new("mount").args(["-o", "loop"]).args([&image, &mounted.0]));
+    let path = mounted.0.join("app.conf");
+    fs::write(&path, "0").unwrap();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut command = command();
@@ -69,6 +77,8 @@ fn a_new_file_with_the_inode_of_an_old_one_is_heard(source: Source) {
     replace(&path, "3");
     agent.wait_for("reloaded");
     for text in ["4", "5"] {
+        // Beyond the interval, and the look that the agent takes once more after a reload.
+        pause(Duration::from_millis(1500));
         fs::write(&path, text).unwrap();
         agent.wait_for("reloaded");
     }
@@ -91,8 +101,10 @@ fn a_filesystem_in_the_place_of_another_is_heard(source: Source) {
         let [remounted, written] = ["remounted", "written"].map(|how| format!("{how}-{n}"));
         fs::write(&draft, &remounted).unwrap();
         // The first of it has the agent read the table; the rest comes while it leaves it alone.
+        // Whoever reads the file at that moment is in the way of an unmounting.
         let script = "umount \"$2\"; mount -t tmpfs tmpfs \"$2\"; \
-                      umount \"$1\" && mount -t tmpfs tmpfs \"$1\" && cp \"$3\" \"$1/app.conf\"";
+                      until umount \"$1\"; do :; done; \
+                      mount -t tmpfs tmpfs \"$1\" && cp \"$3\" \"$1/app.conf\"";
         let mut shell = Command::new("sh");
         run(shell.args(["-c", script, "sh"]).args([&mounted.0, &elsewhere.0, &draft]));
         target.signals_until(&remounted);

@@ -32,9 +32,6 @@ use crate::{
 /// write within the same tick on a filesystem without multigrain timestamps.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
-/// How long after files could not be read, for want of descriptors say, they are read again.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
 
@@ -307,9 +304,6 @@ impl<S: Source> Agent<S> {
             if content.as_ref().is_some_and(|content| content.is_torn) {
                 // It may not have been announced yet: the kernel announces some changes afterwards.
                 watched.touch(clock::now(), None, Interest::Any);
-            }
-            if content.is_none() && watched.obstacle().is_none() {
-                watched.verify(now.after(RETRY));
             }
             failures.extend(watched.take_failure());
             contents.push((index, content));

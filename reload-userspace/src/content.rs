@@ -33,6 +33,9 @@ pub struct Content {
     files: BTreeMap<PathBuf, Digest>,
     /// The files whose content cannot be read, or is too large, so that their identity stands for it.
     pub unreadable: Vec<PathBuf>,
+    /// The files whose content cannot be had for now, and why: what they contained before still
+    /// stands, and where nothing is known of that, nothing does.
+    pub unknown: BTreeMap<PathBuf, String>,
     /// Whether a file was another one, or in another state, when it had been read than when it was
     /// looked at: then this is no content that there ever was.
     pub is_torn: bool,
@@ -42,35 +45,45 @@ impl Content {
     /// That of a path that leads nowhere.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { files: BTreeMap::new(), unreadable: Vec::new(), is_torn: false }
+        Self {
+            files: BTreeMap::new(),
+            unreadable: Vec::new(),
+            unknown: BTreeMap::new(),
+            is_torn: false,
+        }
     }
 
     /// Reads the files of a view.
     ///
     /// A file that has vanished since the view was taken is left out: the source tells of that. One
-    /// that may not be read, or is larger than 64 MiB, is stood for by its inode, size and times.
-    ///
-    /// # Errors
-    ///
-    /// Fails where the machine is short of something: the content is not known.
-    pub fn read(view: &View) -> io::Result<Self> {
+    /// that may not be read, or is larger than 64 MiB, is stood for by its inode, size and times, or
+    /// by what it contained `before` if it is as it was then.
+    #[must_use]
+    pub fn read(view: &View, before: &Self, states: &BTreeMap<PathBuf, FileState>) -> Self {
         let mut content = Self::nothing();
         for (path, state) in &view.files {
-            match digest_of(path, state) {
+            let known = before.files.get(path).copied();
+            let error = match digest_of(path, state) {
                 Ok(Some((digest, is_torn))) => {
                     content.files.insert(path.clone(), digest);
                     content.is_torn |= is_torn;
+                    continue;
                 }
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if is_lasting(&error) => {
-                    content.files.insert(path.clone(), stand_in(state));
-                    content.unreadable.push(path.clone());
-                }
-                Err(error) => return Err(error),
-            }
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => error,
+            };
+            let stand_in = if is_lasting(&error) {
+                content.unreadable.push(path.clone());
+                let is_same = states.get(path).is_some_and(|before| before.is_as_written(state));
+                known.filter(|_| is_same).or_else(|| Some(stand_in(state)))
+            } else {
+                content.unknown.insert(path.clone(), error.to_string());
+                known
+            };
+            content.files.extend(stand_in.map(|digest| (path.clone(), digest)));
         }
-        Ok(content)
+        content
     }
 
     /// The files that there were.
@@ -100,7 +113,10 @@ impl Content {
     /// The files that differ from those of `before`: changed, added or removed.
     #[must_use]
     pub fn changes_since(&self, before: &Self) -> Vec<PathBuf> {
-        let differs = |path: &&PathBuf| self.files.get(*path) != before.files.get(*path);
+        // What was not known before is no change when it is.
+        let differs = |path: &&PathBuf| {
+            self.files.get(*path) != before.files.get(*path) && !before.unknown.contains_key(*path)
+        };
         let mut paths: Vec<_> = self
             .files
             .keys()
@@ -145,7 +161,13 @@ fn digest_of(path: &Path, state: &FileState) -> io::Result<Option<(Digest, bool)
 
 /// Whether the file will be as unreadable the next time.
 fn is_lasting(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge)
+    use io::ErrorKind::{
+        FileTooLarge, InvalidFilename, InvalidInput, PermissionDenied, Unsupported,
+    };
+    matches!(
+        error.kind(),
+        FileTooLarge | InvalidFilename | InvalidInput | PermissionDenied | Unsupported
+    )
 }
 
 /// What stands for the content of a file that may not be read.
@@ -177,7 +199,7 @@ mod tests {
     fn content(files: &[(&str, &str)]) -> Content {
         let digest = |text: &str| Digest(Sha256::digest(text).into());
         let files = files.iter().map(|(path, text)| (PathBuf::from(path), digest(text)));
-        Content { files: files.collect(), unreadable: Vec::new(), is_torn: false }
+        Content { files: files.collect(), ..Content::nothing() }
     }
 
     #[test]

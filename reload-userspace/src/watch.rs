@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, open, openat, readlinkat, statat},
+    fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, lstat, open, openat, readlinkat},
     io::{Errno, fcntl_dupfd_cloexec},
 };
 
@@ -70,11 +70,10 @@ impl Child {
         Self { identity: identity(stat), made }
     }
 
-    /// What `name` in `directory` leads to now, or `None` where that cannot be seen.
+    /// What `path` leads to now, or `None` where that cannot be seen.
     #[must_use]
-    pub fn at(directory: BorrowedFd<'_>, name: &OsStr) -> Option<Self> {
-        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        Some(Self::of(&stat))
+    pub fn at(path: &Path) -> Option<Self> {
+        lstat(path).ok().as_ref().map(Self::of)
     }
 }
 
@@ -87,6 +86,13 @@ pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
 }
 
 impl FileState {
+    /// Whether it is the same file, and nobody has written to it since this state.
+    #[must_use]
+    pub fn is_as_written(&self, other: &Self) -> bool {
+        let written = |state: &Self| (state.identity, state.size, state.modified);
+        written(self) == written(other)
+    }
+
     /// Whether the file behind `handle` is this one, and still in this state.
     #[must_use]
     pub fn is_that_of(&self, handle: BorrowedFd<'_>) -> bool {
@@ -128,6 +134,15 @@ pub enum Obstacle {
     Loop(PathBuf),
 }
 
+impl Obstacle {
+    /// Whether it may go away without any event of a file: a server comes back, descriptors are given
+    /// back.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Denied(_, errno) if !is_forbidden(*errno))
+    }
+}
+
 /// Is shown everything that a path depends on.
 pub trait Visitor {
     /// A directory in which a name is about to be looked up.
@@ -142,8 +157,8 @@ pub trait Visitor {
         interest: Interest,
     );
 
-    /// What a name in a directory that was shown has led to.
-    fn child(&mut self, _directory: Identity, _name: &OsStr, _child: Child) {}
+    /// What a path below a directory that was shown has led to.
+    fn child(&mut self, _directory: Identity, _path: &Path, _child: Child) {}
 
     /// A symlink on the way, and what it says.
     fn link(&mut self, _path: &Path, _target: &Path) {}
@@ -223,7 +238,7 @@ impl<V: Visitor> Walk<'_, V> {
             let next = here.join(&name);
             let handle = self.look_up(&at, identity(&stat), &here, &name)?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
-            self.visitor.child(identity(&stat), &name, Child::of(&found));
+            self.visitor.child(identity(&stat), &next, Child::of(&found));
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 (at, stat) = (handle, found);
                 // What `..` leads to has a name of its own, which we need not find out.

@@ -163,7 +163,7 @@ pub(crate) fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Stdio;
+    use std::{process::Stdio, time::Instant};
 
     use super::*;
 
@@ -187,6 +187,12 @@ mod tests {
         let output = lines(child.pipes().stdout.take().unwrap());
         let left = output.recv_timeout(GRACE).unwrap().parse().unwrap();
         let handle = pidfd_open(Pid::from_raw(left).unwrap(), PidfdFlags::empty()).unwrap();
+        // It has said its last word, and may not have ended yet.
+        let deadline = Instant::now() + GRACE;
+        while child.ended().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the shell goes on");
+            thread::yield_now();
+        }
         assert!(child.stop().unwrap().success());
         assert!(ends(&handle).unwrap());
     }

@@ -5,7 +5,6 @@ mod eyes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::{OsStr, OsString},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -28,8 +27,8 @@ pub(super) struct Places {
     by_identity: HashMap<Identity, PlaceId>,
     by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
-    /// The names that each path followed when it was last looked at.
-    followed: HashMap<Index, BTreeSet<(PlaceId, OsString)>>,
+    /// The names, with the directories they are in, that each path followed when it was last looked at.
+    followed: HashMap<Index, BTreeSet<(PlaceId, PathBuf)>>,
     /// The paths that follow a name of which another has found out that it leads elsewhere.
     astray: BTreeSet<Index>,
     /// The crowded places where something has happened that is yet to be looked for.
@@ -51,8 +50,9 @@ struct Place {
     may_be_under_way: bool,
     /// Where a directory was when it was last passed.
     path: PathBuf,
-    /// The names of a directory on the way to something.
-    ways: HashMap<OsString, Way>,
+    /// The names of a directory on the way to something, each with the path of the directory: it may be
+    /// mounted at more than one.
+    ways: HashMap<PathBuf, Way>,
     /// When all peeks in vain so far are paid for.
     paid: Boot,
 }
@@ -100,7 +100,7 @@ pub(super) struct Touched {
 
 impl Place {
     /// Notes that a path no longer follows a name.
-    fn leave(&mut self, name: &OsStr, index: Index) {
+    fn leave(&mut self, name: &Path, index: Index) {
         if let Some(way) = self.ways.get_mut(name) {
             way.watches.remove(&index);
             if way.watches.is_empty() {
@@ -128,8 +128,7 @@ impl Place {
         if patience == Patience::Patient {
             watch::wait_for_changes(handle.as_fd());
         }
-        let is_other =
-            |(name, way): &(&OsString, &Way)| Child::at(handle.as_fd(), name) != Some(way.child);
+        let is_other = |(path, way): &(&PathBuf, &Way)| Child::at(path) != Some(way.child);
         let others = self.ways.iter().filter(is_other);
         others.flat_map(|(_, way)| way.watches.iter().copied()).collect()
     }
@@ -252,9 +251,8 @@ impl Places {
         let is_everywhere = points.contains(Path::new("/"));
         let mut found = BTreeSet::new();
         for place in self.by_id.values() {
-            let is_through =
-                |name: &OsString| is_everywhere || points.contains(&place.path.join(name));
-            let ways = place.ways.iter().filter(|(name, _)| is_through(name));
+            let is_through = |path: &PathBuf| is_everywhere || points.contains(path);
+            let ways = place.ways.iter().filter(|(path, _)| is_through(path));
             found.extend(ways.flat_map(|(_, way)| &way.watches));
         }
         for id in found.iter().filter_map(|index| self.by_watch.get(index)).flat_map(BTreeMap::keys)
@@ -562,7 +560,8 @@ mod tests {
         for index in (0..=CROWD).filter(|index| index % 2 == 1) {
             crowded.look(index);
         }
-        let mut names: Vec<_> = crowded.places.by_id[&id].ways.keys().cloned().collect();
+        let ways = crowded.places.by_id[&id].ways.keys();
+        let mut names: Vec<_> = ways.map(|path| path.file_name().unwrap()).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "b", "other", "real-a"]);
         crowded.places.sweep(&mut crowded.source);

@@ -1,6 +1,6 @@
 //! What the agent tells, and when it is news.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use super::{Agent, crew::Outcome};
 use crate::{
@@ -95,6 +95,9 @@ impl<S: Source> Agent<S> {
     }
 
     pub(super) fn tell_of_unreadable(&mut self) {
+        let now: HashSet<_> =
+            self.watches.iter().flat_map(|watched| &watched.content().unreadable).collect();
+        self.unreadable.retain(|path| now.contains(path));
         for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
             if self.unreadable.insert(path.clone()) {
                 let reason = format!(

@@ -29,6 +29,9 @@ const IDLE_SHARE: u32 = 20;
 /// events after a pause are looked at the moment they come.
 const IDLE_LOOKS: Duration = Duration::from_millis(200);
 
+/// How long after something could not be had, for want of descriptors say, it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// How long after an event that a look found nothing of it is looked for again, with patience.
 ///
 /// The change may not have been visible yet. It nearly always is, and to wait at once would mean to
@@ -59,6 +62,8 @@ pub(super) struct Watched {
     looked: Boot,
     /// When to compare the content although nothing was seen.
     verify_at: Option<Boot>,
+    /// The files whose content could not be had, as far as that has been told.
+    unknown: BTreeMap<PathBuf, String>,
     /// Whether that time has come, and the look for it is done.
     is_to_verify: bool,
     /// When to wait for what was announced and not found.
@@ -95,7 +100,8 @@ impl Watched {
         source: &mut S,
     ) -> Self {
         let looked = places.look(source, index, path, &BTreeMap::new(), Patience::Patient);
-        let content = Content::read(&looked.view).unwrap_or_else(|_| Content::nothing());
+        let content = Content::read(&looked.view, &Content::nothing(), &BTreeMap::new());
+        let verify_at = (!content.unknown.is_empty()).then(|| clock::now().after(RETRY));
         let mut watched = Self {
             index,
             path: path.to_owned(),
@@ -109,7 +115,8 @@ impl Watched {
             announced: None,
             dated: None,
             looked: clock::now(),
-            verify_at: None,
+            verify_at,
+            unknown: BTreeMap::new(),
             is_to_verify: false,
             look_patiently_at: None,
             cause: None,
@@ -237,6 +244,9 @@ impl Watched {
         self.note_names(&view, by);
         let in_making = if self.in_making.is_empty() { Writers::None } else { Writers::Unknown };
         let writers = view.writers.unwrap_or(Writers::None).or(in_making);
+        if view.obstacle.as_ref().is_some_and(Obstacle::may_pass) {
+            self.verify(now.after(RETRY));
+        }
         self.view = view;
         self.settle.observe(at, now, Seen { changed, writers, volume });
         self.note_failures(failures);
@@ -351,16 +361,26 @@ impl Watched {
         self.dated
     }
 
-    /// Reads the files, or gives `None` where they are not to be had: then what they contained before
+    /// Reads the files, or gives `None` where there are none to be had: then what they contained before
     /// still holds, until the next look.
     pub(super) fn read(&mut self) -> Option<Content> {
         if self.view.obstacle.is_some() {
             return None;
         }
-        let content = Content::read(&self.view);
-        content
-            .map_err(|error| self.fail(format!("cannot read {}: {error}", self.path.display())))
-            .ok()
+        let content = Content::read(&self.view, &self.content, &self.settled);
+        if !content.unknown.is_empty() {
+            self.verify(clock::now().after(RETRY));
+        }
+        let news =
+            content.unknown.iter().find(|(path, error)| self.unknown.get(*path) != Some(error));
+        if let Some((path, error)) = news {
+            self.fail(format!(
+                "cannot read {}: {error}; what it contained before stands for it until it can be read",
+                path.display()
+            ));
+        }
+        self.unknown.clone_from(&content.unknown);
+        Some(content)
     }
 
     /// Takes `content` for that of a complete change, and gives the files that differ.

@@ -1,6 +1,7 @@
 //! What is watched: the chain behind each path, and what cannot be seen there.
 
 use std::{
+    collections::BTreeMap,
     collections::{BTreeSet, HashSet},
     fs,
     os::{
@@ -127,12 +128,12 @@ fn changes(path: &Path) -> Option<Changes> {
 
 fn unreadable(view: &View) -> Option<Finding> {
     // What `run` reads, and as `run` reads it.
-    let paths = match Content::read(view) {
-        Ok(content) => content.unreadable,
-        Err(error) => {
-            return Some(Finding::note(Id::Unreadable, format!("cannot be read now: {error}")));
-        }
-    };
+    let content = Content::read(view, &Content::nothing(), &BTreeMap::new());
+    if let Some((path, error)) = content.unknown.first_key_value() {
+        let detail = format!("{} cannot be read now: {error}", path.display());
+        return Some(Finding::note(Id::Unreadable, detail));
+    }
+    let paths = content.unreadable;
     let first = paths.first()?;
     let why = match fs::File::open(first) {
         Err(error) => error.kind().to_string(),

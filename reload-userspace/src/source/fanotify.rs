@@ -157,7 +157,15 @@ impl Source for FanotifySource {
         // Asked for each time: a new inode with an old number has another handle.
         let id = sys::file_handle(handle).map_err(|source| WatchError::Refused { source })?;
         // Added also where it is there: the kernel takes all marks away when it unmounts.
-        self.queue.mark(MarkFlags::FAN_MARK_ADD, mask, handle)?;
+        if let Err(error) = self.queue.mark(MarkFlags::FAN_MARK_ADD, mask, handle) {
+            // Whoever may not read it any more still hears by the mark that he has.
+            let known = self.queue.marks.get(&place);
+            if known.is_some_and(|mark| mark.id == id && mark.mask.contains(mask)) {
+                self.queue.heard.arm(place);
+                return Ok(());
+            }
+            return Err(error);
+        }
         if let Some(mark) = self.queue.marks.get_mut(&place).filter(|mark| mark.id == id) {
             let surplus = mark.mask.difference(mask);
             mark.mask = mask;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::{OsStr, OsString},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -24,7 +23,7 @@ pub(super) struct Eyes<'a, S> {
     pub(super) patience: Patience,
     pub(super) seen: BTreeMap<PlaceId, Interest>,
     pub(super) failures: Vec<(PathBuf, WatchError)>,
-    pub(super) followed: BTreeSet<(PlaceId, OsString)>,
+    pub(super) followed: BTreeSet<(PlaceId, PathBuf)>,
     /// The file that was shown last.
     pub(super) file: Option<Met>,
 }
@@ -101,14 +100,14 @@ impl<S: Source> Visitor for Eyes<'_, S> {
         }
     }
 
-    fn child(&mut self, directory: Identity, name: &OsStr, child: Child) {
+    fn child(&mut self, directory: Identity, path: &Path, child: Child) {
         let Some(&id) = self.places.by_identity.get(&directory) else {
             return;
         };
         let Some(place) = self.places.by_id.get_mut(&id) else {
             return;
         };
-        if let Some(way) = place.ways.get_mut(name) {
+        if let Some(way) = place.ways.get_mut(path) {
             if way.child != child {
                 self.places.astray.extend(way.watches.iter().filter(|&&other| other != self.index));
             }
@@ -116,9 +115,9 @@ impl<S: Source> Visitor for Eyes<'_, S> {
             way.watches.insert(self.index);
         } else {
             let watches = BTreeSet::from([self.index]);
-            place.ways.insert(name.to_owned(), Way { child, watches });
+            place.ways.insert(path.to_owned(), Way { child, watches });
         }
-        self.followed.insert((id, name.to_owned()));
+        self.followed.insert((id, path.to_owned()));
     }
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
