@@ -6,8 +6,11 @@
 # It needs BuildKit, for the caches and the secrets. There is no line `# syntax=`, for the front end
 # that it names would have to be pulled.
 
+# Where no registry can be reached, `cargo xtask image` names another, which it has made.
+ARG BASE=debian:bookworm-slim
+
 # --- What compiles. A change of our source leaves these layers as they are.
-FROM debian:bookworm-slim AS tools
+FROM $BASE AS tools
 
 # The packages of xtask/src/package.rs, and what it takes to reach a registry by HTTPS.
 RUN apt-get update \

@@ -1,5 +1,6 @@
 # The servers that the tests reload in containers: `cargo xtask test` builds it.
-FROM debian:bookworm-slim
+ARG BASE=debian:bookworm-slim
+FROM $BASE
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         gunicorn \

@@ -46,8 +46,8 @@ const MAX_BYTES: u64 = 10 << 20;
 /// Fails where Docker does, and where the image is not as it should be.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
-    let docker = prepare(&place)?;
-    build(&place, &docker, &options.tags)
+    let (docker, base) = prepare(&place)?;
+    build(&place, &docker, base, &options.tags)
 }
 
 /// Builds what the tests run in containers: the agent's image, under its own name, and the servers.
@@ -56,28 +56,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 ///
 /// As [`run`].
 pub(crate) fn build_for_tests(place: &Place) -> Result<()> {
-    let docker = prepare(place)?;
-    build(place, &docker, &[IMAGE.to_owned()])?;
+    let (docker, base) = prepare(place)?;
+    build(place, &docker, base, &[IMAGE.to_owned()])?;
     let mut command = docker.command();
-    command.args(["build", "--tag", SERVERS, "--file"]);
+    command.arg("build").arg("--build-arg").arg(format!("BASE={base}"));
+    command.args(["--tag", SERVERS, "--file"]);
     command.arg(place.root.join("tests/servers.Dockerfile")).arg(place.root.join("tests/programs"));
     exec(&mut command)
 }
 
-fn prepare(place: &Place) -> Result<Docker> {
+/// Gives the engine, and the name of the image that others start from.
+fn prepare(place: &Place) -> Result<(Docker, &'static str)> {
     setup::provide(&[package::DOCKER])?;
     let docker = Docker::find(place)?;
-    base::provide(&docker)?;
-    Ok(docker)
+    let base = base::provide(&docker)?;
+    Ok((docker, base))
 }
 
-fn build(place: &Place, docker: &Docker, tags: &[String]) -> Result<()> {
+fn build(place: &Place, docker: &Docker, base: &str, tags: &[String]) -> Result<()> {
     let reach = Reach::find()?;
     let mut command = docker.command();
     command.arg("build");
     for tag in tags {
         command.args(["--tag", tag]);
     }
+    command.arg("--build-arg").arg(format!("BASE={base}"));
     command.args(["--build-arg", concat!("VERSION=", env!("CARGO_PKG_VERSION"))]);
     if let Some(commit) = Commit::find(place) {
         command.arg("--build-arg").arg(format!("COMMIT={}", commit.name));
@@ -175,6 +178,8 @@ mod tests {
         for package in [package::COMPILER, package::LINKER, package::BUILD].into_iter().flatten() {
             assert!(words.contains(&package.name), "the Dockerfile lacks {}", package.name);
         }
+        let base = format!("ARG BASE={}", base::DEBIAN);
+        assert!(text.lines().any(|line| line == base), "the Dockerfile lacks `{base}`");
         let linker = format!("cargo install bpf-linker --version {LINKER_VERSION} --locked");
         assert!(text.contains(&linker), "the Dockerfile lacks `{linker}`");
     }

@@ -20,29 +20,35 @@ use crate::{
     show,
 };
 
-/// The image, as the Dockerfiles name it.
-const BASE: &str = "debian:bookworm-slim";
+/// The image, as the Dockerfiles name it and a registry has it.
+pub(super) const DEBIAN: &str = "debian:bookworm-slim";
+
+/// The one that is made here. It has this machine's mirrors in it, so it must not pass for Debian's
+/// with those who use the same engine.
+const OWN: &str = "reload-agent-base:bookworm";
 
 /// How long a registry is given, in seconds. Where one is out of reach, some networks say nothing.
 const PULL_TIMEOUT: &str = "120";
 
-/// Makes sure that the engine has the image.
+/// Makes sure that the engine has the image, and gives its name.
 ///
 /// # Errors
 ///
 /// Fails where it can neither be pulled nor made.
-pub(crate) fn provide(docker: &Docker) -> Result<()> {
-    if docker.inspect(BASE, "{{.Id}}").is_some() {
-        return Ok(());
+pub(super) fn provide(docker: &Docker) -> Result<&'static str> {
+    let is_here = |name: &&str| docker.inspect(name, "{{.Id}}").is_some();
+    if let Some(name) = [DEBIAN, OWN].into_iter().find(is_here) {
+        return Ok(name);
     }
-    println!("{BASE} is not here: pulling it.");
+    println!("{DEBIAN} is not here: pulling it.");
     let mut pull = docker.command();
-    pull.args(["pull", "--quiet", BASE]);
+    pull.args(["pull", "--quiet", DEBIAN]);
     if limited(&pull).status().is_ok_and(|status| status.success()) {
-        return Ok(());
+        return Ok(DEBIAN);
     }
-    println!("No registry gives {BASE}: it is made of the packages of Debian's mirror.");
-    make(docker).with_context(|| format!("cannot make {BASE}"))
+    println!("No registry gives {DEBIAN}: {OWN} is made of the packages of Debian's mirror.");
+    make(docker).with_context(|| format!("cannot make {OWN}"))?;
+    Ok(OWN)
 }
 
 /// The same command, ended when it takes too long.
@@ -84,7 +90,7 @@ fn import(docker: &Docker, root: &Path) -> Result<()> {
     let mut child = tar.spawn().context("cannot run tar")?;
     let archive = child.stdout.take().context("tar has no output")?;
     let mut import = docker.command();
-    import.args(["import", "--change", r#"CMD ["bash"]"#, "-", BASE]).stdin(archive);
+    import.args(["import", "--change", r#"CMD ["bash"]"#, "-", OWN]).stdin(archive);
     let imported = exec(&mut import);
     drop(import);
     let status = child.wait().context("cannot wait for tar")?;
