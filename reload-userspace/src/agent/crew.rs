@@ -56,6 +56,8 @@ struct Member {
     told: Option<Digest>,
     /// No reload before that.
     not_before: Boot,
+    /// Whether it was there, and its handler was waited for.
+    is_awaited: bool,
 }
 
 /// The content that the targets are to have.
@@ -173,7 +175,7 @@ impl Crew {
             } else {
                 let has_read = is_settled && self.read_at(&held) >= wanted.since;
                 let has = has_read.then_some(wanted.digest);
-                Member { held, has, denied: None, told: None, not_before: now }
+                Member { held, has, denied: None, told: None, not_before: now, is_awaited: false }
             };
             self.members.push(member);
         }
@@ -237,7 +239,12 @@ impl Crew {
         let sent = match verdict {
             Verdict::NotYet => {
                 member.not_before = now.after(HANDLER_POLL);
+                member.is_awaited = true;
                 return None;
+            }
+            // It has ended meanwhile, maybe because it has forked the one that goes on.
+            Verdict::Refused(Refusal::Zombie) if member.is_awaited => {
+                return self.dismiss(index, now);
             }
             Verdict::Refused(reason) => {
                 return member.deny(wanted.digest).then_some(Outcome::Refused { pid, reason });
