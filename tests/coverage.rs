@@ -27,7 +27,7 @@ use crate::support::{
     agent::{Agent, Event, count},
     filesystem::{
         Filesystem::{self, Btrfs, Ext4, Overlay, Tmpfs, Xfs},
-        mount_apart, with_each,
+        place_apart, with_each,
     },
     kubelet::{Order, Volume, keys},
     process::run,
@@ -159,16 +159,12 @@ const GAPS: &[Gap] = &[
     },
 ];
 
-/// Where nobody else makes files and directories: agents look when something happens in a directory above
-/// what they watch.
-const PLACE: &str = "/mnt";
-
 promise!(every_way_to_change_a_file);
 fn every_way_to_change_a_file(source: Source) {
-    mount_apart();
+    let place = place_apart();
     let quiet = RwLock::new(());
     with_each(Filesystem::ALL, |filesystem| {
-        let mut column = Column { source, filesystem, quiet: &quiet, surprises: Vec::new() };
+        let mut column = Column { source, filesystem, place, quiet: &quiet, surprises: Vec::new() };
         if filesystem.is_there() {
             column.fill();
         } else {
@@ -194,8 +190,9 @@ const VOLUMES: [&str; 3] = ["volume0", "volume1", "volume2"];
 struct Column<'a> {
     source: Source,
     filesystem: Filesystem,
-    /// Held by one who waits for what is not seen, and shared by those who mount something: agents look
-    /// when something is mounted.
+    place: &'static Path,
+    /// Held by one who waits for what is not seen, and shared by those who make a directory in the place
+    /// or mount something.
     quiet: &'a RwLock<()>,
     /// What is not as expected.
     surprises: Vec<String>,
@@ -205,7 +202,7 @@ impl Column<'_> {
     fn fill(&mut self) {
         let mounted = {
             let _noisy = self.quiet.read();
-            self.filesystem.mount_in(Path::new(PLACE), &FILES.map(|file| (file, "")))
+            self.filesystem.mount_in(self.place, &FILES.map(|file| (file, "")))
         };
         let mut scene = Scene::new(self.source, FILES.map(|file| mounted.dir.join(file)));
         // A file that was changed is not in the lower layer any more.

@@ -7,15 +7,11 @@
 mod promise;
 mod support;
 
-use std::{
-    fs,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{fs, path::Path};
 
 use crate::support::{
     agent::Agent,
-    filesystem::Filesystem,
+    filesystem::{Filesystem, place_apart},
     source::Source,
     target::Recipe,
     way::{WAYS, Way},
@@ -32,20 +28,15 @@ fn is_gap(way: &Way, filesystem: Filesystem) -> bool {
     filesystem == Filesystem::Overlay && way.name.starts_with("mmap")
 }
 
-/// Held by the test that runs: agents watch the directories above a file too, and what one test does
-/// there at the moment of another's change may be taken for the doing of that change. For the same reason
-/// they are where nobody else makes anything.
-const PLACE: &str = "/mnt";
-static TURN: Mutex<()> = Mutex::new(());
-
 // The others are not told who it was.
 promise!(the_log_says_who_wrote_and_how: ebpf, fanotify);
-/// Each way is the first thing that its agent sees: of two changes in a row the log names one actor.
+/// Each way is the first thing that its agent sees: of two changes in a row the log names one actor. What
+/// others do in a directory above may be taken for the doing of a change, so that all are apart.
 fn the_log_says_who_wrote_and_how(source: Source) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = place_apart();
     for filesystem in Filesystem::USUAL {
         let files = [("etc/note", ""), ("stage/note", "")];
-        let mounted = filesystem.mount_in(Path::new(PLACE), &files);
+        let mounted = filesystem.mount_in(place, &files);
         let (path, stage) = (mounted.dir.join("etc/app.conf"), mounted.dir.join("stage"));
         let recipe = Recipe::new();
         let _target = recipe.start();
@@ -78,8 +69,8 @@ fn the_log_says_who_wrote_and_how(source: Source) {
 
 promise!(a_writer_that_goes_on_is_named: ebpf, fanotify);
 fn a_writer_that_goes_on_is_named(source: Source) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let (_dir, path) = config();
+    let path = place_apart().join("app.conf");
+    fs::write(&path, "0").unwrap();
     let recipe = Recipe::new();
     let _target = recipe.start();
     let mut agent = Agent::on(source, &path, recipe.name());

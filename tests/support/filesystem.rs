@@ -65,13 +65,15 @@ impl Filesystem {
         let home = tempfile::tempdir_in(place).unwrap();
         let dir = home.path().join("mounted");
         fs::create_dir(&dir).unwrap();
+        // Not in that place, which may have no room. A loop device needs no name for its image.
+        let store = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
         let mut layers = None;
         match self {
             Self::Ext4 if is_ext4(&dir) => return Mounted::new(dir, home, false, None).fill(files),
             Self::Ext4 | Self::Xfs | Self::Btrfs => {
                 // mkfs.xfs makes none that is smaller than 300 MiB. Most of the file is a hole.
-                let image = home.path().join("image");
+                let image = store.path().join("image");
                 fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
                 run(Command::new(format!("mkfs.{self}")).arg("-q").arg(&image));
                 mount.args(["-o", "loop"]).arg(&image);
@@ -116,11 +118,17 @@ impl fmt::Display for Filesystem {
     }
 }
 
-/// Gives this thread, and those that it starts, a mount namespace of their own: what others mount is not
-/// seen there, and what is mounted there is seen by nobody else and goes with the last process in it.
-pub(crate) fn mount_apart() {
+/// Gives this thread, and those that it starts, a mount namespace of their own, and in it a directory where
+/// nobody else makes anything.
+///
+/// Agents look when something is mounted, or happens in a directory above what they watch. What others
+/// mount is not seen there; what is mounted there is seen by nobody else, and goes with the last process.
+pub(crate) fn place_apart() -> &'static Path {
+    const PLACE: &str = "/mnt";
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     run(Command::new("mount").args(["--make-rprivate", "/"]));
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", PLACE]));
+    Path::new(PLACE)
 }
 
 /// Does `check` with each of `items`, with all at the same time: most of a test is waiting.
