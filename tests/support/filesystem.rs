@@ -124,7 +124,7 @@ impl fmt::Display for Filesystem {
 /// Agents look when something is mounted, or happens in a directory above what they watch. What others
 /// mount is not seen there; what is mounted there is seen by nobody else, and goes with the last process.
 pub(crate) fn place_apart() -> &'static Path {
-    const PLACE: &str = "/mnt";
+    const PLACE: &str = "/media";
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     run(Command::new("mount").args(["--make-rprivate", "/"]));
     run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", PLACE]));

@@ -35,9 +35,12 @@ const FILE: WatchFlags = WatchFlags::MODIFY
     .union(WatchFlags::MOVE_SELF);
 
 /// What of a directory takes a name away or replaces what it leads to.
+///
+/// Not `IN_ATTRIB`: of a directory it tells of all that is in it as well, so that every file that is
+/// touched or removed in `/tmp` would wake the agent. That a directory may not be entered any more is
+/// found by the slow look.
 const REPLACEMENT: WatchFlags = WatchFlags::MOVE
     .union(WatchFlags::DELETE)
-    .union(WatchFlags::ATTRIB)
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONESHOT);
