@@ -5,7 +5,7 @@ mod places;
 mod tell;
 mod watched;
 
-use std::{collections::HashSet, future::Future, path::PathBuf, slice, time::Duration};
+use std::{collections::HashSet, future::Future, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -19,7 +19,7 @@ use crate::{
     content::{Content, Digest},
     event::{Event, SourceName},
     report::{Decision, Log},
-    rule::{Pace, Rule},
+    rule::{Action, Pace, Rule, Settings, SignalNumber},
     settle::Next,
     source::{Interest, Source},
     target::Procfs,
@@ -42,6 +42,7 @@ pub struct Agent<S> {
     told_source: Option<SourceName>,
     rule: Rule,
     pace: Pace,
+    settings: Settings,
     log: Log,
     places: Places,
     watches: Vec<Watched>,
@@ -72,11 +73,13 @@ impl<S: Source> Agent<S> {
     ///
     /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
     /// not exist yet is waited for.
-    pub fn new(mut source: S, rule: Rule, pace: Pace, log: Log) -> Result<Self> {
+    pub fn new(mut source: S, rule: Rule, settings: Settings, log: Log) -> Result<Self> {
         let now = clock::now();
-        let selector = rule.selector().clone();
+        let pace = rule.pace();
+        let selector = rule.selector().cloned().context("there is nobody to reload")?;
+        let signal = rule.actions().iter().find_map(Action::signal).unwrap_or(SignalNumber::HUP);
         let follows = source
-            .follow(slice::from_ref(&selector.process))
+            .follow(&selector.name().map(str::to_owned).into_iter().collect::<Vec<_>>())
             .context("cannot follow the process")?;
         let mut places = Places::new();
         let mut watches = Vec::new();
@@ -101,13 +104,15 @@ impl<S: Source> Agent<S> {
         };
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
-        let mut crew = Crew::new(procfs, selector, rule.signal(), follows);
+        let mut crew = Crew::new(procfs, selector, signal, follows);
         crew.call_roll(now, wanted, true).context("cannot find the process to reload")?;
         Ok(Self {
             source,
             told_source: None,
             rule,
             pace,
+            reconcile_at: now.after(settings.reconcile),
+            settings,
             log,
             places,
             watches,
@@ -117,7 +122,6 @@ impl<S: Source> Agent<S> {
             has_told_waiting: false,
             unreadable: HashSet::new(),
             pinned: HashSet::new(),
-            reconcile_at: now.after(pace.reconcile),
             losses_at: None,
             held_until: None,
             began: None,
@@ -232,7 +236,7 @@ impl<S: Source> Agent<S> {
             }
         }
         if self.reconcile_at <= now {
-            self.reconcile_at = now.after(self.pace.reconcile);
+            self.reconcile_at = now.after(self.settings.reconcile);
             self.watches.iter_mut().for_each(|watched| watched.verify(now));
             self.losses_at = Some(now);
             self.crew.forgive();
@@ -369,7 +373,7 @@ impl<S: Source> Agent<S> {
         let manner = Manner {
             caution: self.pace.caution,
             min_interval: self.pace.min_interval,
-            is_dry: self.pace.is_dry,
+            is_dry: self.settings.is_dry,
         };
         let outcomes =
             if is_settled { self.crew.reload(now, self.wanted, manner) } else { Vec::new() };

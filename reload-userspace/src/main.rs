@@ -15,7 +15,7 @@ use reload_userspace::{
     doctor::{self, Question},
     event::SourceName,
     report::{Log, one_line},
-    rule::{self, Pace, Rule, RuleError},
+    rule::{self, Pace, Rule, RuleError, Settings},
     source::{Choice, Ladder},
     sys,
 };
@@ -83,8 +83,8 @@ async fn run(args: &RunArgs) -> Result<()> {
     let started = clock::now();
     let log = Log { format: args.log_format, level: args.log_level };
     let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
-    let rule = Rule::new(&rule_args, signal_name(args.signal.as_deref()).as_deref())?;
-    let pace = Pace::new(args)?;
+    let rule = Rule::new(args, &rule_args, signal_name(args.signal.as_deref()).as_deref())?;
+    let settings = Settings::new(args)?;
     diagnose(log);
     let unknown = unknown_variables();
     if !unknown.is_empty() {
@@ -101,7 +101,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     };
 
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, rule, pace, log)?.run(started, stop).await
+    Agent::new(source, rule, settings, log)?.run(started, stop).await
 }
 
 #[tokio::main(flavor = "current_thread")]

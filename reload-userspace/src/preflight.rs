@@ -28,6 +28,8 @@ pub enum Refusal {
     Ignored,
     /// The target has ended and only waits to be reaped.
     Zombie,
+    /// The content did not pass the check.
+    CheckFailed,
 }
 
 impl Refusal {
@@ -41,6 +43,7 @@ impl Refusal {
             }
             Self::Ignored => "it would be lost; set --signal to one that the program reloads on",
             Self::Zombie => "the process has ended; its parent must reap it",
+            Self::CheckFailed => "mend the content: good content goes through at once",
         }
     }
 }
@@ -51,6 +54,7 @@ impl fmt::Display for Refusal {
             Self::NotCaught => "the process has no handler for the signal",
             Self::Ignored => "the process ignores the signal",
             Self::Zombie => "the process is a zombie",
+            Self::CheckFailed => "the content did not pass the check",
         })
     }
 }

@@ -58,30 +58,60 @@ pub enum Decision {
         /// Who did the last of it.
         by: Option<Actor>,
     },
-    /// The signal was sent.
+    /// An action was carried out: a signal was sent, a server told, a command run.
     Reloaded {
         /// For which rule.
         rule: String,
-        /// To whom.
-        pid: i32,
-        /// Which signal.
-        signal: String,
-        /// From the last event of the change to the signal, in microseconds.
+        /// What was done: `signal`, `restart`, `post` or `exec`.
+        action: ActionName,
+        /// To whom, if it was a process.
+        pid: Option<i32>,
+        /// Which signal, if it was one.
+        signal: Option<String>,
+        /// The URL without its password, or the command.
+        object: Option<String>,
+        /// From the last event of the change to the action, in microseconds.
         #[serde(rename = "change_to_signal_us", serialize_with = "micros")]
         change_to_signal: Duration,
         /// Whether it was only told and not done.
         dry_run: bool,
     },
-    /// The signal was withheld.
+    /// There is evidence that a reload took.
+    Confirmed {
+        /// For which rule.
+        rule: String,
+        /// By which process, if it was one.
+        pid: Option<i32>,
+        /// What speaks for it.
+        evidence: Evidence,
+        /// How long after the action, in milliseconds.
+        #[serde(rename = "after_ms", serialize_with = "millis")]
+        after: Duration,
+    },
+    /// There should have been evidence that a reload took, and none came.
+    Unconfirmed {
+        /// For which rule.
+        rule: String,
+        /// By which process, if it was one.
+        pid: Option<i32>,
+        /// What was waited for, and what to look at.
+        reason: String,
+        /// How long it was waited for, in milliseconds.
+        #[serde(rename = "after_ms", serialize_with = "millis")]
+        after: Duration,
+    },
+    /// An action was withheld.
     Refused {
         /// For which rule.
         rule: String,
-        /// From whom.
-        pid: i32,
+        /// From whom, if it is about one process.
+        pid: Option<i32>,
         /// Why.
         reason: Refusal,
         /// What to do about it.
         remedy: &'static str,
+        /// What a check said, or which other rule it is about.
+        detail: Option<String>,
     },
     /// There is nobody to reload, or nothing to watch, yet.
     Waiting {
@@ -93,7 +123,7 @@ pub enum Decision {
         /// Its name.
         object: String,
     },
-    /// The signal could not be sent.
+    /// An action could not be carried out, or ended its target.
     Failed {
         /// For which rule.
         rule: String,
@@ -120,11 +150,50 @@ pub enum Decision {
         /// How many.
         count: u64,
     },
+    /// The rules file was read.
+    Rules {
+        /// The file.
+        path: String,
+        /// The rules by name, as they are from here on.
+        rules: Vec<String>,
+        /// Why it is not heeded, if so: the rules stay as they were.
+        error: Option<String>,
+    },
     /// The agent ends.
     Stopped {
         /// Why.
         reason: &'static str,
     },
+}
+
+/// What is done when the content has changed, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionName {
+    /// A signal is sent.
+    Signal,
+    /// A process is ended, to be started anew.
+    Restart,
+    /// A command is run.
+    Exec,
+    /// An HTTP server is told.
+    Post,
+}
+
+/// What speaks for it that a reload took, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// The target, or a child of it, has opened the new content.
+    Reopened,
+    /// Its children were replaced.
+    Workers,
+    /// It has ended, and another was started in its place.
+    Restarted,
+    /// The server said so, or the command did.
+    Accepted,
+    /// It still runs.
+    Alive,
 }
 
 /// What is waited for.
@@ -144,6 +213,8 @@ impl Decision {
         match self {
             Self::Refused { .. }
             | Self::Failed { .. }
+            | Self::Unconfirmed { .. }
+            | Self::Rules { error: Some(_), .. }
             | Self::Degraded { .. }
             | Self::Lost { .. } => LogLevel::Warn,
             _ => LogLevel::Info,

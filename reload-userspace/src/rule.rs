@@ -3,6 +3,10 @@
 //! **Invariant:** a [`Rule`] is valid. Its fields are private, and [`Rule::new`] is the only way to
 //! one, so no code past this file asks again whether a path is absolute.
 
+mod action;
+mod check;
+mod command;
+mod endpoint;
 mod signal;
 
 use std::{
@@ -18,21 +22,29 @@ use crate::{
     target::Selector,
 };
 
-pub use signal::{SignalError, SignalNumber};
+pub use self::{
+    action::Action,
+    check::{Check, CheckIn},
+    command::{CommandError, CommandLine},
+    endpoint::{Endpoint, EndpointError},
+    signal::{SignalError, SignalNumber},
+};
 
 /// How long the kubelet is given to remove the old directory of a volume after the swap.
 const VOLUME_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What to watch, whom to reload, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     name: String,
     watches: Vec<PathBuf>,
-    selector: Selector,
-    signal: SignalNumber,
+    selector: Option<Selector>,
+    actions: Vec<Action>,
+    check: Option<Check>,
+    pace: Pace,
 }
 
-/// How the agent carries out its rules.
+/// When a rule is carried out, and how carefully.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// When a change is complete.
@@ -41,10 +53,33 @@ pub struct Pace {
     pub caution: Caution,
     /// The shortest time between two reloads of one target.
     pub min_interval: Duration,
+    /// How long evidence that a reload took is waited for; nothing is waited for where it is zero.
+    pub confirm_timeout: Duration,
+    /// What a target has when the agent starts.
+    pub on_start: OnStart,
+}
+
+/// What a target of which nothing is remembered is taken to have when the agent starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStart {
+    /// What is there: it is left alone.
+    #[default]
+    Skip,
+    /// Nobody knows what: it is reloaded.
+    Reload,
+}
+
+/// How the agent works, whatever its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
     /// How often the content is compared although nothing was seen.
     pub reconcile: Duration,
-    /// Whether signals are only told of and not sent.
+    /// Whether actions are only told of and not carried out.
     pub is_dry: bool,
+    /// Where what was applied to whom is remembered.
+    pub state_dir: Option<PathBuf>,
+    /// Where the rules come from, if from a file.
+    pub config: Option<PathBuf>,
 }
 
 /// Why the command line cannot be carried out.
@@ -92,18 +127,25 @@ impl Rule {
     /// # Errors
     ///
     /// Each says what is wrong with which option, and what to give instead.
-    pub fn new(args: &RuleArgs, signal: Option<&str>) -> Result<Self, RuleError> {
-        let RuleArgs { watch, process } = args;
+    pub fn new(args: &RunArgs, rule: &RuleArgs, signal: Option<&str>) -> Result<Self, RuleError> {
+        let RuleArgs { watch, process } = rule;
         if watch.is_empty() {
             return Err(RuleError::NoWatch);
         }
         let watches = watches(watch)?;
         let selector = selector(process.as_deref().ok_or(RuleError::NoProcess)?)?;
         let signal = self::signal(signal)?;
-        Ok(Self { name: selector.process.clone(), watches, selector, signal })
+        Ok(Self {
+            name: selector.to_string(),
+            watches,
+            selector: Some(selector),
+            actions: vec![Action::Signal(signal)],
+            check: None,
+            pace: Pace::new(args)?,
+        })
     }
 
-    /// What the rule is called in logs.
+    /// What the rule is called in logs, metrics and the ledger.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -115,16 +157,28 @@ impl Rule {
         &self.watches
     }
 
-    /// Whom to reload.
+    /// Whom to reload, if it is about processes.
     #[must_use]
-    pub fn selector(&self) -> &Selector {
-        &self.selector
+    pub fn selector(&self) -> Option<&Selector> {
+        self.selector.as_ref()
     }
 
-    /// What to send.
+    /// What to do, in this order.
     #[must_use]
-    pub fn signal(&self) -> SignalNumber {
-        self.signal
+    pub fn actions(&self) -> &[Action] {
+        &self.actions
+    }
+
+    /// What content must pass first.
+    #[must_use]
+    pub fn check(&self) -> Option<&Check> {
+        self.check.as_ref()
+    }
+
+    /// When, and how carefully.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        self.pace
     }
 }
 
@@ -135,31 +189,28 @@ impl Pace {
     ///
     /// Fails where a duration makes no sense.
     pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
-        // Taken apart without a rest, so that no option can be forgotten.
-        let &RunArgs {
-            rule: _,
-            signal: _,
-            force,
-            handler_timeout,
-            settle,
-            settle_max,
-            min_interval,
-            reconcile,
-            source: _,
-            dry_run,
-            log_format: _,
-            log_level: _,
-        } = args;
-        if reconcile < Duration::from_secs(1) {
-            return Err(RuleError::ShortReconcile);
-        }
+        let &RunArgs { force, handler_timeout, settle, settle_max, min_interval, .. } = args;
         Ok(Self {
             limits: Limits { quiet: settle, max: settle_max, volume: VOLUME_TIMEOUT },
             caution: Caution { is_forced: force, handler_timeout },
             min_interval,
-            reconcile,
-            is_dry: dry_run,
+            confirm_timeout: Duration::from_secs(5),
+            on_start: OnStart::Skip,
         })
+    }
+}
+
+impl Settings {
+    /// Judges what the user typed.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a duration makes no sense.
+    pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
+        if args.reconcile < Duration::from_secs(1) {
+            return Err(RuleError::ShortReconcile);
+        }
+        Ok(Self { reconcile: args.reconcile, is_dry: args.dry_run, state_dir: None, config: None })
     }
 }
 
@@ -184,7 +235,7 @@ pub fn selector(name: &str) -> Result<Selector, RuleError> {
     if name.contains('/') {
         return Err(RuleError::ProcessIsPath { name: name.to_owned() });
     }
-    Ok(Selector { process: name.to_owned() })
+    Ok(Selector::process(name))
 }
 
 /// The signal with that name or number, or HUP.
@@ -207,14 +258,20 @@ fn absolute(path: &Path) -> Result<PathBuf, RuleError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn rule(watch: &[&str], process: Option<&str>, signal: Option<&str>) -> Result<Rule, String> {
         let args = RuleArgs {
             watch: watch.iter().map(PathBuf::from).collect(),
             process: process.map(str::to_owned),
         };
-        Rule::new(&args, signal).map_err(|error| error.to_string())
+        let Command::Run(run) = Cli::parse_from(["reload-agent", "run"]).command else {
+            unreachable!("it is what was typed");
+        };
+        Rule::new(&run, &args, signal).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -255,6 +312,6 @@ mod tests {
     fn a_relative_path_starts_at_the_current_directory() {
         let rule = rule(&["conf.d/../x"], Some("x"), None).unwrap();
         assert_eq!(rule.watches, [std::env::current_dir().unwrap().join("conf.d/../x")]);
-        assert_eq!(rule.signal, SignalNumber::HUP);
+        assert_eq!(rule.actions, [Action::Signal(SignalNumber::HUP)]);
     }
 }

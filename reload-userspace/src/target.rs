@@ -3,8 +3,10 @@
 mod procfs;
 
 use std::{
+    ffi::OsStr,
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -22,13 +24,58 @@ pub use procfs::{Procfs, SignalSets};
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
+    /// What they are known by.
+    pub by: By,
+    /// Which of those.
+    pub which: Which,
+}
+
+/// What a process is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
     /// The name of the task, of the executable, or of `argv[0]`, without directories.
-    pub process: String,
+    Process(String),
+    /// The path of the executable.
+    Exe(PathBuf),
+    /// The number in a file.
+    PidFile(PathBuf),
+}
+
+/// Which of several processes that match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// The topmost of each process tree.
+    #[default]
+    Topmost,
+    /// Every one.
+    All,
+}
+
+impl Selector {
+    /// The topmost processes of that name.
+    #[must_use]
+    pub fn process(name: &str) -> Self {
+        Self { by: By::Process(name.to_owned()), which: Which::Topmost }
+    }
+
+    /// The name by which starts and ends of such processes are announced, or `None` where they have
+    /// none that is known.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.by {
+            By::Process(name) => Some(name),
+            By::Exe(path) => path.file_name().and_then(OsStr::to_str),
+            By::PidFile(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.process)
+        match &self.by {
+            By::Process(name) => f.write_str(name),
+            By::Exe(path) | By::PidFile(path) => path.display().fmt(f),
+        }
     }
 }
 
@@ -84,7 +131,7 @@ pub enum TargetError {
     #[error("cannot list the processes in {}", root.display())]
     List {
         /// Where procfs is mounted.
-        root: std::path::PathBuf,
+        root: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
@@ -97,7 +144,7 @@ pub enum TargetError {
     )]
     Foreign {
         /// Where procfs is mounted.
-        root: std::path::PathBuf,
+        root: PathBuf,
     },
     /// No handle can be opened.
     #[error("cannot open a handle on the process {pid}")]

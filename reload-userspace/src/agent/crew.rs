@@ -108,6 +108,10 @@ impl Crew {
         }
     }
 
+    pub(super) fn signal(&self) -> SignalNumber {
+        self.signal
+    }
+
     pub(super) fn len(&self) -> usize {
         self.members.len()
     }

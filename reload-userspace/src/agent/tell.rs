@@ -6,7 +6,7 @@ use super::{Agent, crew::Outcome};
 use crate::{
     clock::{self, Boot},
     mount::Mounts,
-    report::{Awaited, Decision},
+    report::{ActionName, Awaited, Decision},
     source::{Source, Trouble},
     target::TargetError,
     watch::Obstacle,
@@ -18,13 +18,17 @@ impl<S: Source> Agent<S> {
         self.log.tell(&match outcome {
             Outcome::Reloaded { pid, at } => Decision::Reloaded {
                 rule,
-                pid: pid.as_raw(),
-                signal: self.rule.signal().to_string(),
+                action: ActionName::Signal,
+                pid: Some(pid.as_raw()),
+                signal: Some(self.crew.signal().to_string()),
+                object: None,
                 change_to_signal: at.since(self.wanted.changed),
-                dry_run: self.pace.is_dry,
+                dry_run: self.settings.is_dry,
             },
             Outcome::Refused { pid, reason } => {
-                Decision::Refused { rule, pid: pid.as_raw(), reason, remedy: reason.remedy() }
+                let remedy = reason.remedy();
+                let pid = Some(pid.as_raw());
+                Decision::Refused { rule, pid, reason, remedy, detail: None }
             }
             Outcome::Failed { pid, error } => {
                 Decision::Failed { rule, pid: Some(pid.as_raw()), reason: explain(error) }
@@ -53,7 +57,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_whether_anybody_is_there(&mut self) {
         if self.crew.is_empty() && !self.has_told_waiting {
             let rule = self.rule.name().to_owned();
-            let object = self.rule.selector().to_string();
+            let object = self.rule.selector().map(ToString::to_string).unwrap_or_default();
             self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
         }
         self.has_told_waiting = self.crew.is_empty();

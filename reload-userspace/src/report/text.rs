@@ -1,6 +1,6 @@
 //! Decisions as sentences for people.
 
-use super::{Awaited, Decision};
+use super::{ActionName, Awaited, Decision, Evidence};
 use crate::event::Actor;
 
 /// A decision in words, on one line whatever the names in it.
@@ -19,13 +19,23 @@ pub(super) fn sentence(decision: &Decision) -> String {
         Decision::Unchanged { rule, by } => {
             format!("{rule}: the content is what it was{}", last(by.as_ref()))
         }
-        Decision::Reloaded { rule, pid, signal, change_to_signal, dry_run } => format!(
-            "{rule}: {} {signal} to pid {pid}, {:.1} ms after the change",
-            if *dry_run { "would send" } else { "sent" },
-            change_to_signal.as_secs_f64() * 1000.0
-        ),
-        Decision::Refused { rule, pid, reason, remedy } => {
-            format!("{rule}: sent nothing to pid {pid}: {reason}; {remedy}")
+        Decision::Reloaded { rule, action, pid, signal, object, change_to_signal, dry_run } => {
+            let deed = deed(*action, *pid, signal.as_deref(), object.as_deref());
+            let would = if *dry_run { "would have " } else { "" };
+            let millis = change_to_signal.as_secs_f64() * 1000.0;
+            format!("{rule}: {would}{deed}, {millis:.1} ms after the change")
+        }
+        Decision::Confirmed { rule, pid, evidence, after } => {
+            format!("{rule}: confirmed after {} ms: {}", after.as_millis(), proof(*pid, *evidence))
+        }
+        Decision::Unconfirmed { rule, pid, reason, after } => {
+            format!("{rule}: not confirmed{} in {} ms: {reason}", by(*pid), after.as_millis())
+        }
+        Decision::Refused { rule, pid, reason, remedy, detail } => {
+            let to = pid.map(|pid| format!("sent nothing to pid {pid}")).unwrap_or_default();
+            let to = if to.is_empty() { "did nothing" } else { &to };
+            let detail = detail.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
+            format!("{rule}: {to}: {reason}{detail}; {remedy}")
         }
         Decision::Waiting { rule, what: Awaited::Path, object } => {
             format!("{rule}: waiting for {object} to exist")
@@ -41,9 +51,48 @@ pub(super) fn sentence(decision: &Decision) -> String {
         Decision::Lost { source, reason, hook, count } => format!(
             "source {source}: {count} events lost at {hook}: {reason}; looking at everything again"
         ),
+        Decision::Rules { path, error: Some(error), .. } => {
+            format!("{path} is not heeded, and the rules stay as they are: {error}")
+        }
+        Decision::Rules { path, rules, error: None } => {
+            format!("{path}: the rules are now {}", rules.join(", "))
+        }
         Decision::Stopped { reason } => format!("stopped: {reason}"),
     };
     one_line(&text)
+}
+
+/// What was done to whom.
+fn deed(
+    action: ActionName,
+    pid: Option<i32>,
+    signal: Option<&str>,
+    object: Option<&str>,
+) -> String {
+    let pid = pid.map_or_else(|| "nobody".to_owned(), |pid| format!("pid {pid}"));
+    let object = object.unwrap_or_default();
+    match action {
+        ActionName::Signal => format!("sent {} to {pid}", signal.unwrap_or("a signal")),
+        ActionName::Restart => format!("asked {pid} to end, to be started anew"),
+        ActionName::Exec => format!("run {object}"),
+        ActionName::Post => format!("posted to {object}"),
+    }
+}
+
+/// What speaks for it that a reload took.
+fn proof(pid: Option<i32>, evidence: Evidence) -> String {
+    let pid = pid.map_or_else(|| "it".to_owned(), |pid| format!("pid {pid}"));
+    match evidence {
+        Evidence::Reopened => format!("{pid} has opened the new content"),
+        Evidence::Workers => format!("{pid} has new children"),
+        Evidence::Restarted => format!("{pid} runs in place of the one that was ended"),
+        Evidence::Accepted => "it was accepted".to_owned(),
+        Evidence::Alive => format!("{pid} still runs"),
+    }
+}
+
+fn by(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" by pid {pid}")).unwrap_or_default()
 }
 
 fn last(by: Option<&Actor>) -> String {
@@ -90,8 +139,10 @@ mod tests {
         check(
             &Decision::Reloaded {
                 rule: rule.clone(),
-                pid: 9,
-                signal: "HUP".to_owned(),
+                action: ActionName::Signal,
+                pid: Some(9),
+                signal: Some("HUP".to_owned()),
+                object: None,
                 change_to_signal: Duration::from_micros(312),
                 dry_run: false,
             },
@@ -100,9 +151,10 @@ mod tests {
         check(
             &Decision::Refused {
                 rule,
-                pid: 9,
+                pid: Some(9),
                 reason: Refusal::Ignored,
                 remedy: Refusal::Ignored.remedy(),
+                detail: None,
             },
             "nginx: sent nothing to pid 9: the process ignores the signal; \
              it would be lost; set --signal to one that the program reloads on",

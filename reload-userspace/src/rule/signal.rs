@@ -30,6 +30,9 @@ impl SignalNumber {
     /// What most programs reload on.
     pub const HUP: Self = Self(Signal::HUP);
 
+    /// What asks a program to end.
+    pub const TERM: Self = Self(Signal::TERM);
+
     /// The signal, to send it.
     #[must_use]
     pub fn get(self) -> Signal {

@@ -110,7 +110,9 @@ impl Procfs {
     /// of `argv[0]`, or of the script that an interpreter runs (`argv[1]`).
     #[must_use]
     pub fn matches(&self, pid: Pid, selector: &Selector) -> bool {
-        let name = selector.process.as_bytes();
+        let Some(name) = selector.name().map(str::as_bytes) else {
+            return false;
+        };
         let comm = self.read(pid, "comm").unwrap_or_default();
         let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
         if comm == name && name.len() <= COMM_BYTES {
@@ -268,7 +270,7 @@ mod tests {
     }
 
     fn selector(process: &str) -> Selector {
-        Selector { process: process.to_owned() }
+        Selector::process(process)
     }
 
     #[test]
@@ -367,7 +369,7 @@ mod tests {
         // A session of its own, as a daemon has that somebody has adopted.
         let daemon = stat("(nginx)", 3, 7).replacen(" 7 7 0", " 8 8 0", 1);
         fs::write(procfs.file(Pid::from_raw(8), "stat"), daemon).unwrap();
-        let selector = Selector { process: "nginx".to_owned() };
+        let selector = Selector::process("nginx");
         let strangers: Vec<_> = (1..=8)
             .filter(|&pid| procfs.is_forked_by_stranger(Pid::from_raw(pid), &selector))
             .collect();
