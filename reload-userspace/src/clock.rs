@@ -11,6 +11,12 @@ use rustix::time::{ClockId, clock_gettime};
 pub struct Boot(pub Duration);
 
 impl Boot {
+    /// The boot itself: before everything.
+    pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// Never.
+    pub const MAX: Self = Self(Duration::MAX);
+
     /// The moment `later` after this one.
     #[must_use]
     pub fn after(self, later: Duration) -> Self {

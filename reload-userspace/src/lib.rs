@@ -26,6 +26,8 @@ pub mod content;
 
 pub mod target;
 
+pub mod delivery;
+
 pub mod preflight;
 
 pub mod report;

@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("cli", Only(&[])),
     ("clock", Only(&[])),
     ("content", Only(&["watch"])),
+    ("delivery", Only(&["clock", "content"])),
     ("doctor", AllBut(&["agent"])),
     ("event", Only(&["clock"])),
     ("filesystem", Only(&[])),
@@ -145,6 +146,7 @@ mod tests {
 
     const TABLE: &[(&str, May)] = &[
         ("agent", All),
+        ("delivery", Only(&["clock", "content"])),
         ("doctor", AllBut(&["agent"])),
         ("event", Only(&[])),
         ("source", Only(&["event"])),

@@ -1,0 +1,455 @@
+//! Who is owed what, and what to do next? Pure: time is an argument, and nothing is asked of the
+//! machine.
+//!
+//! A rule's actions are *steps*, and whoever a step reaches is a *receiver*: each of the targets, or
+//! the one server or command. A [`Delivery`] knows what each receiver has and hands out one [`Task`]
+//! after the other; whoever carries it out tells what came of it.
+//!
+//! **Invariants**, which the property tests at the foot check:
+//!
+//! - At rest every receiver has the content that is wanted, unless it was refused to it.
+//! - No receiver is handed content that it has, nor anything before a check has passed on it, nor
+//!   while its last reload is being carried out or confirmed, nor before its time.
+//! - No receiver is reached by a step before all receivers of the steps before have the content.
+
+use std::time::Duration;
+
+use crate::{clock::Boot, content::Digest};
+
+/// How long after a failure the action is tried again, the first time; then it doubles.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// The longest time between two attempts.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// How long after a check has failed it is tried again on the same content: what it asks of the
+/// machine may have been amiss, and not the content. Then it doubles.
+const FIRST_RECHECK: Duration = Duration::from_secs(30);
+
+/// The longest time between two checks of the same content.
+const LAST_RECHECK: Duration = Duration::from_mins(10);
+
+/// The content that the receivers are to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its digest.
+    pub digest: Digest,
+    /// When the last event of the change was.
+    pub changed: Boot,
+    /// When the content was seen to be complete: a process that started later has it.
+    pub since: Boot,
+}
+
+/// How a rule's actions are to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Whom each action reaches, in the order in which they are carried out.
+    pub steps: Vec<Reach>,
+    /// Whether content must pass a check first.
+    pub is_checked: bool,
+    /// The shortest time between two reloads of one receiver.
+    pub min_interval: Duration,
+}
+
+/// Whom an action reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Each of the targets.
+    Targets,
+    /// One server, or one command.
+    One,
+}
+
+/// Somebody who is reached by a step: a target, or the only one there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Receiver<K> {
+    /// The number of the step.
+    pub step: usize,
+    /// The target, if the step reaches targets.
+    pub target: Option<K>,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task<K> {
+    /// Check the content that is wanted, and tell by [`Delivery::checked`].
+    Check,
+    /// Carry out a step for a receiver, and tell by [`Delivery::acted`].
+    Act(Receiver<K>),
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// It was carried out. The next waits until it is confirmed, or at least for the interval.
+    Applied(Then),
+    /// It cannot be carried out yet: ask again at that moment.
+    NotYet(Boot),
+    /// It must not be carried out.
+    Refused,
+    /// It went wrong: it is tried again, later each time.
+    Failed,
+}
+
+/// What follows when a step was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing is waited for.
+    Rest,
+    /// It is confirmed: [`Delivery::confirmed`] says that it was, or will not be.
+    Confirm,
+}
+
+/// How far a rule's content has come.
+#[derive(Clone, Debug)]
+pub struct Delivery<K> {
+    plan: Plan,
+    wanted: Wanted,
+    check: Check,
+    /// The content that has last failed the check, and how often.
+    failed_check: Option<(Digest, u32)>,
+    entries: Vec<Entry<K>>,
+}
+
+/// Why a target must not be reloaded for another rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// It is being reloaded, or the last reload is yet to be confirmed.
+    Busy,
+    /// It would read content that has not been checked yet.
+    Unchecked,
+    /// It would read content that did not pass the check.
+    Bad,
+}
+
+/// How far the check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// Not begun.
+    None,
+    Running(Digest),
+    Passed(Digest),
+    /// Not to be tried again on the same content before that moment.
+    Failed(Digest, Boot),
+}
+
+/// A receiver, and what it has.
+#[derive(Clone, Copy, Debug)]
+struct Entry<K> {
+    receiver: Receiver<K>,
+    /// The content that it has, as far as we know.
+    has: Option<Digest>,
+    /// The content that was refused to it.
+    denied: Option<Digest>,
+    /// The content of which it has been told that it was refused or failed.
+    told: Option<Digest>,
+    phase: Phase,
+    /// Nothing before that, for the last reload was only just.
+    rests_until: Boot,
+    /// No other attempt before that.
+    retry_at: Boot,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Rest,
+    /// That content is being handed to it.
+    Busy(Digest),
+    /// It was handed over, and it is to be seen whether it took.
+    Confirming,
+}
+
+impl<K: Copy + Eq> Delivery<K> {
+    /// Nobody is there yet but the one receiver of each step that has one, which has `has`.
+    #[must_use]
+    pub fn new(plan: Plan, wanted: Wanted, has: impl Fn(usize) -> Option<Digest>) -> Self {
+        let one = |(step, reach): (usize, &Reach)| {
+            let receiver = Receiver { step, target: None };
+            (*reach == Reach::One).then(|| Entry::new(receiver, has(step)))
+        };
+        let entries = plan.steps.iter().enumerate().filter_map(one).collect();
+        Self { plan, wanted, check: Check::None, failed_check: None, entries }
+    }
+
+    /// The content that everybody is to have.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Wants everybody to have this content. What has failed with other content is forgotten.
+    pub fn want(&mut self, wanted: Wanted) {
+        if wanted.digest != self.wanted.digest {
+            for entry in &mut self.entries {
+                entry.failures = 0;
+                entry.retry_at = Boot::ZERO;
+            }
+        }
+        self.wanted = wanted;
+    }
+
+    /// A target is there, of which each step has brought `has` to it. One that is known is left as it
+    /// is.
+    pub fn join(&mut self, target: K, has: impl Fn(usize) -> Option<Digest>) {
+        for (step, reach) in self.plan.steps.iter().enumerate() {
+            let receiver = Receiver { step, target: Some(target) };
+            let is_known = self.entries.iter().any(|entry| entry.receiver == receiver);
+            if *reach == Reach::Targets && !is_known {
+                self.entries.push(Entry::new(receiver, has(step)));
+            }
+        }
+    }
+
+    /// A target is not there any more.
+    pub fn leave(&mut self, target: K) {
+        self.entries.retain(|entry| entry.receiver.target != Some(target));
+    }
+
+    /// The targets that are known.
+    pub fn targets(&self) -> impl Iterator<Item = K> + '_ {
+        // Of each step they are the same.
+        let first = self.plan.steps.iter().position(|reach| *reach == Reach::Targets);
+        let of_first =
+            move |entry: &&Entry<K>| Some(entry.receiver.step) == first && first.is_some();
+        self.entries.iter().filter(of_first).filter_map(|entry| entry.receiver.target)
+    }
+
+    /// Whether a target is known.
+    #[must_use]
+    pub fn knows(&self, target: K) -> bool {
+        self.entries.iter().any(|entry| entry.receiver.target == Some(target))
+    }
+
+    /// What a receiver has.
+    #[must_use]
+    pub fn has(&self, receiver: Receiver<K>) -> Option<Digest> {
+        self.entry(receiver).and_then(|entry| entry.has)
+    }
+
+    /// A receiver has got the content that is wanted, but not from us: it has started since, or another
+    /// rule has had it reloaded. Its next reload is not before `rests_until`.
+    pub fn has_got(&mut self, receiver: Receiver<K>, rests_until: Boot) {
+        let digest = self.wanted.digest;
+        if let Some(entry) = self.entry_mut(receiver) {
+            entry.has = Some(digest);
+            entry.rests_until = entry.rests_until.max(rests_until);
+        }
+    }
+
+    /// Nobody knows what a receiver has: it is owed what is wanted.
+    pub fn doubt(&mut self, receiver: Receiver<K>) {
+        if let Some(entry) = self.entry_mut(receiver) {
+            entry.has = None;
+        }
+    }
+
+    /// A target is not to be reloaded before that, for another rule has just had it reloaded.
+    pub fn spare(&mut self, target: K, until: Boot) {
+        for entry in &mut self.entries {
+            if entry.receiver.target == Some(target) {
+                entry.rests_until = entry.rests_until.max(until);
+            }
+        }
+    }
+
+    /// What was refused may be tried again.
+    pub fn forgive(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.denied = None);
+    }
+
+    /// The receivers that are owed the content that is wanted, at whatever time.
+    pub fn owed(&self) -> impl Iterator<Item = Receiver<K>> + '_ {
+        let digest = self.wanted.digest;
+        self.entries.iter().filter(move |entry| entry.is_owed(digest)).map(|entry| entry.receiver)
+    }
+
+    /// Whether a target must not be reloaded by others now, for they would have it read content that
+    /// has not passed the check, or it is being reloaded.
+    #[must_use]
+    pub fn withholds(&self, target: K) -> Option<Withheld> {
+        let mut entries = self.entries.iter().filter(|it| it.receiver.target == Some(target));
+        let is_owed = entries.clone().any(|entry| entry.has != Some(self.wanted.digest));
+        if entries.any(|entry| entry.phase != Phase::Rest) {
+            return Some(Withheld::Busy);
+        }
+        match self.check {
+            _ if !self.plan.is_checked || !is_owed => None,
+            Check::Passed(digest) if digest == self.wanted.digest => None,
+            Check::Failed(digest, _) if digest == self.wanted.digest => Some(Withheld::Bad),
+            _ => Some(Withheld::Unchecked),
+        }
+    }
+
+    /// What to do at `now`, of which each is to be told of when it is done; `is_free` says whether a
+    /// target may be reloaded as far as others are concerned.
+    pub fn next(&mut self, now: Boot, is_free: impl Fn(K) -> bool) -> Option<Task<K>> {
+        let digest = self.wanted.digest;
+        let ready = |entry: &Entry<K>| {
+            entry.is_owed(digest) && entry.phase == Phase::Rest && entry.ready_at() <= now
+        };
+        let index = self.candidates().find(|&index| {
+            let entry = &self.entries[index];
+            ready(entry) && entry.receiver.target.is_none_or(&is_free)
+        })?;
+        if self.plan.is_checked && self.check != Check::Passed(digest) {
+            return self.is_check_due(now).then(|| {
+                self.check = Check::Running(digest);
+                Task::Check
+            });
+        }
+        let entry = &mut self.entries[index];
+        entry.phase = Phase::Busy(digest);
+        Some(Task::Act(entry.receiver))
+    }
+
+    /// When there will be something to do although nothing happens, if ever.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Boot> {
+        let digest = self.wanted.digest;
+        let check = match self.check {
+            Check::Failed(failed, again) if failed == digest => again,
+            Check::Running(_) if self.plan.is_checked => return None,
+            _ => Boot::ZERO,
+        };
+        let entries = self.candidates().map(|index| &self.entries[index]);
+        let owed = entries.filter(|it| it.is_owed(digest) && it.phase == Phase::Rest);
+        owed.map(|entry| entry.ready_at().max(check)).min()
+    }
+
+    /// The first moment at which any receiver may be reloaded, if none may be at `now`: until then
+    /// changes wait and become one. `Boot::MAX` where that is not known yet.
+    #[must_use]
+    pub fn held_until(&self, now: Boot) -> Option<Boot> {
+        let free_at = |entry: &Entry<K>| match entry.phase {
+            Phase::Rest => entry.rests_until,
+            Phase::Busy(_) | Phase::Confirming => Boot::MAX,
+        };
+        // While content is being checked, whether it changes must be known.
+        let is_checking = matches!(self.check, Check::Running(_));
+        let first = self.entries.iter().map(free_at).min();
+        first.filter(|&first| first > now && !is_checking)
+    }
+
+    /// Tells what the check has said of the content that was wanted when it began; `None` where it
+    /// cannot be relied on, for the content has changed meanwhile. Says whether a failure is news.
+    pub fn checked(&mut self, has_passed: Option<bool>, now: Boot) -> bool {
+        let Check::Running(digest) = self.check else {
+            return false;
+        };
+        let before = self.failed_check.filter(|(failed, _)| *failed == digest);
+        self.check = match has_passed.filter(|_| digest == self.wanted.digest) {
+            None => Check::None,
+            Some(true) => Check::Passed(digest),
+            Some(false) => {
+                let times = before.map_or(1, |(_, times)| times.saturating_add(1));
+                self.failed_check = Some((digest, times));
+                Check::Failed(digest, now.after(backoff(FIRST_RECHECK, LAST_RECHECK, times)))
+            }
+        };
+        matches!(self.check, Check::Failed(..)) && before.is_none()
+    }
+
+    /// Tells what came of a step. Says whether a refusal or failure is news.
+    pub fn acted(&mut self, receiver: Receiver<K>, acted: Acted, now: Boot) -> bool {
+        let min_interval = self.plan.min_interval;
+        let Some(entry) = self.entry_mut(receiver) else {
+            return false;
+        };
+        let Phase::Busy(digest) = entry.phase else {
+            return false;
+        };
+        entry.phase = Phase::Rest;
+        match acted {
+            Acted::Applied(then) => {
+                entry.has = Some(digest);
+                entry.told = None;
+                entry.failures = 0;
+                entry.rests_until = now.after(min_interval);
+                if then == Then::Confirm {
+                    entry.phase = Phase::Confirming;
+                }
+                false
+            }
+            Acted::NotYet(until) => {
+                entry.retry_at = until;
+                false
+            }
+            Acted::Refused => {
+                entry.denied = Some(digest);
+                entry.told.replace(digest) != Some(digest)
+            }
+            Acted::Failed => {
+                entry.failures = entry.failures.saturating_add(1);
+                entry.retry_at = now.after(backoff(FIRST_RETRY, LAST_RETRY, entry.failures));
+                entry.told.replace(digest) != Some(digest)
+            }
+        }
+    }
+
+    /// Tells that it has been seen whether a reload took, or never will be.
+    pub fn confirmed(&mut self, receiver: Receiver<K>) {
+        if let Some(entry) = self.entry_mut(receiver)
+            && entry.phase == Phase::Confirming
+        {
+            entry.phase = Phase::Rest;
+        }
+    }
+
+    /// The entries of the first step that is not done: those of the later ones wait for it.
+    fn candidates(&self) -> impl Iterator<Item = usize> + '_ {
+        let digest = self.wanted.digest;
+        let is_done = |entry: &Entry<K>| entry.has == Some(digest) && entry.phase == Phase::Rest;
+        let open = self.entries.iter().filter(|entry| !is_done(entry));
+        let step = open.map(|entry| entry.receiver.step).min();
+        (0..self.entries.len()).filter(move |&it| Some(self.entries[it].receiver.step) == step)
+    }
+
+    fn is_check_due(&self, now: Boot) -> bool {
+        match self.check {
+            Check::Running(_) => false,
+            Check::Failed(digest, again) if digest == self.wanted.digest => again <= now,
+            Check::None | Check::Passed(_) | Check::Failed(..) => true,
+        }
+    }
+
+    fn entry(&self, receiver: Receiver<K>) -> Option<&Entry<K>> {
+        self.entries.iter().find(|entry| entry.receiver == receiver)
+    }
+
+    fn entry_mut(&mut self, receiver: Receiver<K>) -> Option<&mut Entry<K>> {
+        self.entries.iter_mut().find(|entry| entry.receiver == receiver)
+    }
+}
+
+impl<K> Entry<K> {
+    fn new(receiver: Receiver<K>, has: Option<Digest>) -> Self {
+        Self {
+            receiver,
+            has,
+            denied: None,
+            told: None,
+            phase: Phase::Rest,
+            rests_until: Boot::ZERO,
+            retry_at: Boot::ZERO,
+            failures: 0,
+        }
+    }
+
+    fn is_owed(&self, digest: Digest) -> bool {
+        self.has != Some(digest) && self.denied != Some(digest)
+    }
+
+    fn ready_at(&self) -> Boot {
+        self.rests_until.max(self.retry_at)
+    }
+}
+
+/// How long to wait after so many failures.
+fn backoff(first: Duration, last: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    first.saturating_mul(1 << doublings).min(last)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! Random interleavings of content, clock, targets and outcomes, against a model that only knows the
+//! promises.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+type Key = u8;
+
+/// What happens to a delivery.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The content becomes this.
+    Change(u8),
+    /// A target starts; it has the content that is there, or nobody knows what.
+    Join(Key, bool),
+    Leave(Key),
+    Wait(u64),
+    /// Everything that can be begun is.
+    Begin,
+    /// One of the things that were begun comes to an end.
+    Finish(usize, Ending),
+    Forgive,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Well,
+    NotYet,
+    Refused,
+    Failed,
+    /// The check cannot be relied on.
+    Void,
+}
+
+/// What a receiver has been through.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    has: Option<Digest>,
+    refused: Option<Digest>,
+    applied_at: Option<Boot>,
+    is_busy: bool,
+}
+
+/// The promises.
+struct World {
+    delivery: Delivery<Key>,
+    plan: Plan,
+    now: Boot,
+    digest: Digest,
+    lives: HashMap<(usize, Option<Key>), Life>,
+    passed: Option<Digest>,
+    /// What is under way, with the content that it is about.
+    tasks: Vec<(Task<Key>, Digest)>,
+    confirming: Vec<Receiver<Key>>,
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let digest = Digest::of(b"0");
+        let wanted = Wanted { digest, changed: Boot::ZERO, since: Boot::ZERO };
+        let delivery = Delivery::new(plan.clone(), wanted, |_| Some(digest));
+        let mut lives = HashMap::new();
+        for (step, reach) in plan.steps.iter().enumerate() {
+            if *reach == Reach::One {
+                lives.insert((step, None), Life { has: Some(digest), ..Life::default() });
+            }
+        }
+        let now = Boot(Duration::from_secs(1000));
+        let (tasks, confirming) = (Vec::new(), Vec::new());
+        Self { delivery, plan, now, digest, lives, passed: None, tasks, confirming }
+    }
+
+    fn play(&mut self, step: Step) {
+        match step {
+            Step::Change(content) => {
+                self.digest = Digest::of(&[content]);
+                let wanted = Wanted { digest: self.digest, changed: self.now, since: self.now };
+                self.delivery.want(wanted);
+            }
+            Step::Join(target, knows) => self.join(target, knows.then_some(self.digest)),
+            Step::Leave(target) => {
+                self.delivery.leave(target);
+                self.lives.retain(|(_, who), _| *who != Some(target));
+                let is_other = |it: &Receiver<Key>| it.target != Some(target);
+                self.confirming.retain(is_other);
+                self.tasks.retain(|(task, _)| match task {
+                    Task::Check => true,
+                    Task::Act(receiver) => is_other(receiver),
+                });
+            }
+            Step::Wait(millis) => self.now = self.now.after(Duration::from_millis(millis)),
+            Step::Begin => {
+                while let Some(task) = self.delivery.next(self.now, |_| true) {
+                    self.begin(task);
+                }
+            }
+            Step::Finish(which, ending) => self.finish(which, ending),
+            Step::Forgive => {
+                self.delivery.forgive();
+                self.lives.values_mut().for_each(|life| life.refused = None);
+            }
+        }
+    }
+
+    fn join(&mut self, target: Key, has: Option<Digest>) {
+        self.delivery.join(target, |_| has);
+        for (step, reach) in self.plan.steps.iter().enumerate() {
+            if *reach == Reach::Targets {
+                let fresh = Life { has, ..Life::default() };
+                self.lives.entry((step, Some(target))).or_insert(fresh);
+            }
+        }
+    }
+
+    /// Checks that a task may begin.
+    fn begin(&mut self, task: Task<Key>) {
+        self.tasks.push((task, self.digest));
+        let Task::Act(Receiver { step, target }) = task else {
+            assert!(self.plan.is_checked, "nothing is checked that need not be");
+            assert_ne!(self.passed, Some(self.digest), "what has passed is not checked again");
+            return;
+        };
+        if self.plan.is_checked {
+            assert_eq!(self.passed, Some(self.digest), "only what has passed is applied");
+        }
+        for (&(other, _), life) in &self.lives {
+            if other < step {
+                assert_eq!(life.has, Some(self.digest), "the steps before are done");
+                assert!(!life.is_busy, "and confirmed");
+            }
+        }
+        let life = self.lives.get_mut(&(step, target)).unwrap();
+        assert_ne!(life.has, Some(self.digest), "nobody is given what he has");
+        assert_ne!(life.refused, Some(self.digest), "nor what was refused to him");
+        assert!(!life.is_busy, "one reload at a time");
+        if let Some(at) = life.applied_at {
+            assert!(self.now >= at.after(INTERVAL), "not before the interval has passed");
+        }
+        life.is_busy = true;
+    }
+
+    fn finish(&mut self, which: usize, ending: Ending) {
+        let count = self.tasks.len() + self.confirming.len();
+        if count == 0 {
+            return;
+        }
+        let which = which % count;
+        if which >= self.tasks.len() {
+            let receiver = self.confirming.swap_remove(which - self.tasks.len());
+            self.life(receiver).is_busy = false;
+            self.delivery.confirmed(receiver);
+            return;
+        }
+        let (task, digest) = self.tasks.swap_remove(which);
+        let Task::Act(receiver) = task else {
+            let has_passed = match ending {
+                Ending::Well => Some(true),
+                Ending::Void => None,
+                _ => Some(false),
+            };
+            self.delivery.checked(has_passed, self.now);
+            self.passed = (has_passed == Some(true) && digest == self.digest).then_some(digest);
+            return;
+        };
+        let now = self.now;
+        let acted = match ending {
+            Ending::Well => Acted::Applied(Then::Confirm),
+            Ending::Void => Acted::Applied(Then::Rest),
+            Ending::NotYet => Acted::NotYet(now.after(Duration::from_millis(10))),
+            Ending::Refused => Acted::Refused,
+            Ending::Failed => Acted::Failed,
+        };
+        self.delivery.acted(receiver, acted, now);
+        let life = self.life(receiver);
+        life.is_busy = false;
+        match acted {
+            Acted::Applied(then) => {
+                life.has = Some(digest);
+                life.applied_at = Some(now);
+                life.is_busy = then == Then::Confirm;
+                if then == Then::Confirm {
+                    self.confirming.push(receiver);
+                }
+            }
+            Acted::Refused => life.refused = Some(digest),
+            Acted::NotYet(_) | Acted::Failed => {}
+        }
+    }
+
+    fn life(&mut self, receiver: Receiver<Key>) -> &mut Life {
+        self.lives.get_mut(&(receiver.step, receiver.target)).unwrap()
+    }
+
+    /// From here on all goes well: everybody gets what is wanted.
+    fn come_to_rest(&mut self) {
+        self.play(Step::Forgive);
+        for _ in 0..200 {
+            while !self.tasks.is_empty() || !self.confirming.is_empty() {
+                self.play(Step::Finish(0, Ending::Well));
+            }
+            self.play(Step::Begin);
+            if self.tasks.is_empty() {
+                match self.delivery.next_at() {
+                    Some(at) if at > self.now => self.now = at,
+                    Some(at) => {
+                        panic!("it is due since {at:?}, and was not begun at {:?}", self.now)
+                    }
+                    None => break,
+                }
+            }
+        }
+        for (who, life) in &self.lives {
+            assert_eq!(life.has, Some(self.digest), "{who:?} has what is wanted");
+            assert!(!life.is_busy);
+        }
+        assert_eq!(self.delivery.owed().count(), 0);
+        assert_eq!(self.delivery.next(self.now.after(Duration::from_hours(1)), |_| true), None);
+    }
+}
+
+fn endings() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        3 => Just(Ending::Well),
+        1 => Just(Ending::NotYet),
+        1 => Just(Ending::Refused),
+        1 => Just(Ending::Failed),
+        1 => Just(Ending::Void),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (0_u8..4).prop_map(Step::Change),
+        2 => (0_u8..3, any::<bool>()).prop_map(|(target, knows)| Step::Join(target, knows)),
+        1 => (0_u8..3).prop_map(Step::Leave),
+        3 => (0_u64..3000).prop_map(Step::Wait),
+        5 => Just(Step::Begin),
+        5 => (0_usize..8, endings()).prop_map(|(which, ending)| Step::Finish(which, ending)),
+        1 => Just(Step::Forgive),
+    ];
+    proptest::collection::vec(step, 0..80)
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    let reach = prop_oneof![Just(Reach::Targets), Just(Reach::One)];
+    (proptest::collection::vec(reach, 1..4), any::<bool>()).prop_map(|(steps, is_checked)| Plan {
+        steps,
+        is_checked,
+        min_interval: INTERVAL,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..Default::default() })]
+
+    #[test]
+    fn everybody_gets_the_last_content_once_and_nobody_anything_else(
+        plan in plans(),
+        steps in steps(),
+    ) {
+        let mut world = World::new(plan);
+        for step in steps {
+            world.play(step);
+        }
+        world.come_to_rest();
+    }
+}
+
+fn plan(steps: &[Reach], is_checked: bool) -> Plan {
+    Plan { steps: steps.to_vec(), is_checked, min_interval: INTERVAL }
+}
+
+fn wanted(content: &[u8], at: Boot) -> Wanted {
+    Wanted { digest: Digest::of(content), changed: at, since: at }
+}
+
+const NOW: Boot = Boot(Duration::from_secs(1000));
+
+#[test]
+fn a_failed_action_is_tried_again_ever_more_slowly_until_newer_content_replaces_it() {
+    let mut delivery =
+        Delivery::<Key>::new(plan(&[Reach::One], false), wanted(b"0", NOW), |_| None);
+    let receiver = Receiver { step: 0, target: None };
+    let mut now = NOW;
+    let mut waits = Vec::new();
+    for attempt in 0..9 {
+        assert_eq!(delivery.next(now, |_| true), Some(Task::Act(receiver)));
+        let is_news = delivery.acted(receiver, Acted::Failed, now);
+        assert_eq!(is_news, attempt == 0);
+        let next = delivery.next_at().unwrap();
+        waits.push(next.since(now).as_millis());
+        now = next;
+    }
+    assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+    delivery.want(wanted(b"1", now));
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Act(receiver)), "at once");
+}
+
+#[test]
+fn bad_content_is_withheld_and_a_roll_back_is_nothing_new() {
+    let receiver = Receiver { step: 0, target: Some(7) };
+    let good = wanted(b"good", NOW);
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], true), good, |_| None);
+    delivery.join(7, |_| Some(good.digest));
+    delivery.want(wanted(b"bad", NOW));
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+    assert_eq!(delivery.next(NOW, |_| true), None, "one check at a time");
+    assert!(delivery.checked(Some(false), NOW), "it is news");
+    assert_eq!(delivery.withholds(7), Some(Withheld::Bad));
+    assert_eq!(delivery.next(NOW, |_| true), None);
+    // The same again, for the check itself may have been amiss; and slower each time.
+    let again = NOW.after(FIRST_RECHECK);
+    assert_eq!(delivery.next_at(), Some(again));
+    assert_eq!(delivery.next(again, |_| true), Some(Task::Check));
+    assert!(!delivery.checked(Some(false), again), "it is none");
+    assert_eq!(delivery.next_at(), Some(again.after(FIRST_RECHECK * 2)));
+
+    delivery.want(good);
+    assert_eq!(delivery.next(again, |_| true), None, "it has that");
+    assert_eq!(delivery.withholds(7), None);
+    delivery.want(wanted(b"better", again));
+    assert_eq!(delivery.next(again, |_| true), Some(Task::Check));
+    delivery.checked(Some(true), again);
+    assert_eq!(delivery.next(again, |_| true), Some(Task::Act(receiver)));
+}
+
+#[test]
+fn content_that_changes_while_it_is_checked_is_checked_again() {
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], true), wanted(b"0", NOW), |_| None);
+    delivery.join(7, |_| None);
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+    delivery.want(wanted(b"1", NOW));
+    delivery.checked(Some(true), NOW);
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+}
+
+#[test]
+fn a_target_that_is_reloaded_for_another_rule_is_waited_for() {
+    let receiver = Receiver { step: 0, target: Some(7) };
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], false), wanted(b"0", NOW), |_| None);
+    delivery.join(7, |_| None);
+    assert_eq!(delivery.next(NOW, |_| false), None);
+    let later = NOW.after(INTERVAL);
+    delivery.spare(7, later);
+    assert_eq!(delivery.next(NOW, |_| true), None);
+    assert_eq!(delivery.next_at(), Some(later));
+    assert_eq!(delivery.next(later, |_| true), Some(Task::Act(receiver)));
+    assert_eq!(delivery.withholds(7), Some(Withheld::Busy));
+    delivery.acted(receiver, Acted::Applied(Then::Confirm), later);
+    assert_eq!(delivery.withholds(7), Some(Withheld::Busy));
+    assert_eq!(delivery.held_until(later), Some(Boot::MAX));
+    delivery.confirmed(receiver);
+    assert_eq!(delivery.withholds(7), None);
+    assert_eq!(delivery.held_until(later), Some(later.after(INTERVAL)));
+}
