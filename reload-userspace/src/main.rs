@@ -101,7 +101,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     };
 
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, rule, settings, log)?.run(started, stop).await
+    Agent::new(source, vec![rule], settings, log)?.run(started, stop).await
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -14,6 +14,7 @@ use std::{
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -112,6 +113,9 @@ pub struct View {
     pub obstacle: Option<Obstacle>,
     /// Whether somebody has one of the files open for writing.
     pub writers: Option<Writers>,
+    /// The latest change time of all files, links and directories on the way, as time since 1970:
+    /// since then the path has meant what it means.
+    pub latest_change: Duration,
 }
 
 /// Why a path leads nowhere.
@@ -238,6 +242,7 @@ impl<V: Visitor> Walk<'_, V> {
             let next = here.join(&name);
             let handle = self.look_up(&at, identity(&stat), &here, &name)?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
+            self.view.latest_change = self.view.latest_change.max(changed_at(&found));
             self.visitor.child(identity(&stat), &next, Child::of(&found));
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 (at, stat) = (handle, found);
@@ -401,6 +406,12 @@ fn denied(path: &Path, errno: Errno) -> Obstacle {
         Errno::NOTDIR => Obstacle::NotDirectory(path.to_owned()),
         errno => Obstacle::Denied(path.to_owned(), errno.raw_os_error()),
     }
+}
+
+/// When the inode was last changed: written to, given another name, or a name in it.
+fn changed_at(stat: &Stat) -> Duration {
+    let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(stat.st_ctime_nsec).unwrap_or(0))
 }
 
 fn identity(stat: &Stat) -> Identity {

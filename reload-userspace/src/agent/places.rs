@@ -313,6 +313,18 @@ impl Places {
         Looked { view, failures }
     }
 
+    /// Notes that a path is not watched any more.
+    pub(super) fn remove(&mut self, index: Index) {
+        for (id, name) in self.followed.remove(&index).into_iter().flatten() {
+            if let Some(place) = self.by_id.get_mut(&id) {
+                place.leave(&name, index);
+            }
+        }
+        let before = self.by_watch.remove(&index).unwrap_or_default();
+        self.left.extend(before.into_keys().map(|id| (index, id)));
+        self.astray.remove(&index);
+    }
+
     /// Forgets the places that no path needs any more. Put off until there is time for it.
     pub(super) fn sweep<S: Source>(&mut self, source: &mut S) {
         for (index, id) in std::mem::take(&mut self.left) {

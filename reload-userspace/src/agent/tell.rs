@@ -1,39 +1,28 @@
 //! What the agent tells, and when it is news.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+};
 
-use super::{Agent, crew::Outcome};
+use super::{Agent, crew::Crew, reloader::Reloader, watched::Watched};
 use crate::{
     clock::{self, Boot},
+    event::SourceName,
     mount::Mounts,
-    report::{ActionName, Awaited, Decision},
+    report::{Awaited, Decision, Log},
     source::{Source, Trouble},
-    target::TargetError,
+    target::{Target, TargetError},
     watch::Obstacle,
 };
 
 impl<S: Source> Agent<S> {
-    pub(super) fn tell_of_outcome(&self, outcome: Outcome) {
-        let rule = self.rule.name().to_owned();
-        self.log.tell(&match outcome {
-            Outcome::Reloaded { pid, at } => Decision::Reloaded {
-                rule,
-                action: ActionName::Signal,
-                pid: Some(pid.as_raw()),
-                signal: Some(self.crew.signal().to_string()),
-                object: None,
-                change_to_signal: at.since(self.wanted.changed),
-                dry_run: self.settings.is_dry,
-            },
-            Outcome::Refused { pid, reason } => {
-                let remedy = reason.remedy();
-                let pid = Some(pid.as_raw());
-                Decision::Refused { rule, pid, reason, remedy, detail: None }
-            }
-            Outcome::Failed { pid, error } => {
-                Decision::Failed { rule, pid: Some(pid.as_raw()), reason: explain(error) }
-            }
-        });
+    /// Tells what each rule has decided since the last time.
+    pub(super) fn tell_what_was_decided(&mut self) {
+        for reloader in self.reloaders.values_mut().filter(|it| !it.untold.is_empty()) {
+            reloader.untold.drain(..).for_each(|decision| self.log.tell(&decision));
+            tell_of_unreadable(reloader, self.source.name(), self.log);
+        }
     }
 
     /// Tells what works less well than it should, and which source there is if that is news.
@@ -46,36 +35,45 @@ impl<S: Source> Agent<S> {
             self.log.tell(&Decision::Ready {
                 source,
                 strategy: self.source.strategy(),
-                rules: vec![self.rule.name().to_owned()],
-                watches: self.watches.len(),
-                targets: self.crew.len(),
+                rules: self.reloaders.values().map(|it| it.name().to_owned()).collect(),
+                watches: self.reloaders.values().map(|it| it.watches().len()).sum(),
+                targets: self.targets().len(),
                 after: clock::now().since(since),
             });
         }
     }
 
+    /// All targets of all rules.
+    fn targets(&self) -> HashSet<Target> {
+        self.crews.values().flat_map(Crew::targets).collect()
+    }
+
     pub(super) fn tell_whether_anybody_is_there(&mut self) {
-        if self.crew.is_empty() && !self.has_told_waiting {
-            let rule = self.rule.name().to_owned();
-            let object = self.rule.selector().map(ToString::to_string).unwrap_or_default();
-            self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+        for reloader in self.reloaders.values_mut() {
+            let is_empty = reloader.crew.is_some() && reloader.delivery.targets().next().is_none();
+            if is_empty && !reloader.has_told_waiting {
+                let rule = reloader.name().to_owned();
+                let object = reloader.rule.selector().map(ToString::to_string).unwrap_or_default();
+                self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+            }
+            reloader.has_told_waiting = is_empty;
         }
-        self.has_told_waiting = self.crew.is_empty();
     }
 
     pub(super) fn tell_of_obstacles(&mut self) {
-        for watched in &mut self.watches {
-            match watched.news_of_obstacle() {
-                None => {}
-                Some(Obstacle::Missing(path)) => {
-                    let rule = self.rule.name().to_owned();
-                    let object = path.to_string_lossy().into_owned();
-                    self.log.tell(&Decision::Waiting { rule, what: Awaited::Path, object });
-                }
-                Some(obstacle) => {
-                    let reason = format!("{obstacle}; keeping what was read before");
-                    self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-                }
+        for reloader in self.reloaders.values_mut() {
+            for obstacle in reloader.news_of_obstacles() {
+                self.log.tell(&match obstacle {
+                    Obstacle::Missing(path) => {
+                        let rule = reloader.name().to_owned();
+                        let object = path.to_string_lossy().into_owned();
+                        Decision::Waiting { rule, what: Awaited::Path, object }
+                    }
+                    obstacle => {
+                        let reason = format!("{obstacle}; keeping what was read before");
+                        Decision::Degraded { source: self.source.name(), reason }
+                    }
+                });
             }
         }
     }
@@ -88,8 +86,9 @@ impl<S: Source> Agent<S> {
 
     /// Tells of mounts through which changes cannot be seen, or not any more.
     pub(super) fn tell_of_pins(&mut self) {
-        let files = self.watches.iter().flat_map(|watched| watched.content().paths());
-        let paths = self.rule.watches().iter().chain(files);
+        let watches = || self.reloaders.values().flat_map(|it| it.watches().values());
+        let files = watches().flat_map(|watched| watched.content().paths());
+        let paths = self.reloaders.values().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());
             if self.pinned.insert(reason.clone()) {
@@ -98,25 +97,31 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    pub(super) fn tell_of_unreadable(&mut self) {
-        let now: HashSet<_> =
-            self.watches.iter().flat_map(|watched| &watched.content().unreadable).collect();
-        self.unreadable.retain(|path| now.contains(path));
-        for path in self.watches.iter().flat_map(|watched| &watched.content().unreadable) {
-            if self.unreadable.insert(path.clone()) {
-                let reason = format!(
-                    "the content of {} is not compared, for it cannot be read or is larger than \
-                     64 MiB: its inode, size and time stand for it",
-                    path.display()
-                );
-                self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
-            }
+    pub(super) fn tell_of_all_unreadable(&mut self) {
+        for reloader in self.reloaders.values_mut() {
+            tell_of_unreadable(reloader, self.source.name(), self.log);
+        }
+    }
+}
+
+fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, log: Log) {
+    let contents = reloader.watches().values().map(Watched::content);
+    let now: BTreeSet<_> = contents.flat_map(|it| it.unreadable.iter().cloned()).collect();
+    reloader.unreadable.retain(|path| now.contains(path));
+    for path in now {
+        let reason = format!(
+            "the content of {} is not compared, for it cannot be read or is larger than 64 MiB: \
+             its inode, size and time stand for it",
+            path.display()
+        );
+        if reloader.unreadable.insert(path) {
+            log.tell(&Decision::Degraded { source, reason });
         }
     }
 }
 
 /// Why a signal was not sent, and what to do about it.
-fn explain(error: TargetError) -> String {
+pub(super) fn explain(error: TargetError) -> String {
     let is_forbidden = matches!(&error, TargetError::Signal { source, .. }
         if source.kind() == io::ErrorKind::PermissionDenied);
     let text = format!("{:#}", anyhow::Error::new(error));

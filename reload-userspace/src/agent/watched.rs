@@ -50,6 +50,8 @@ pub(super) struct Watched {
     settle: Settle,
     /// The directories that kubelet volumes led to before the swap that is under way.
     old_directories: Vec<PathBuf>,
+    /// The kubelet volumes that were swapped in the change under way.
+    swapped: BTreeSet<PathBuf>,
     /// The names that have come or gone, and may not be all there is to it.
     in_making: BTreeSet<PathBuf>,
     /// Something happened since the last look, first and last at these moments.
@@ -110,6 +112,7 @@ impl Watched {
             content,
             settle: Settle::new(limits),
             old_directories: Vec::new(),
+            swapped: BTreeSet::new(),
             in_making: BTreeSet::new(),
             touched: None,
             announced: None,
@@ -127,6 +130,41 @@ impl Watched {
         };
         watched.note_failures(looked.failures);
         watched
+    }
+
+    /// The path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The kubelet's volumes on the way.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &PathBuf> {
+        self.view.volumes.keys()
+    }
+
+    /// Those of them that were swapped in the change under way.
+    pub(super) fn swapped(&self) -> impl Iterator<Item = &PathBuf> {
+        self.swapped.iter()
+    }
+
+    /// When what the path means last changed, as far as files, links and directories tell, in time
+    /// since 1970.
+    pub(super) fn latest_change(&self) -> Duration {
+        self.view.latest_change
+    }
+
+    /// Whether anything is under way, due, or yet to be told.
+    pub(super) fn is_active(&self, now: Boot) -> bool {
+        self.look_at(now).is_some()
+            || self.next(now) != Next::Idle
+            || self.is_to_verify
+            || self.told != self.view.obstacle
+            || matches!(self.failure, Failure::News(_))
+    }
+
+    /// Whether the files contain what they did when they were last complete.
+    pub(super) fn is_as_read(&mut self) -> bool {
+        self.read().is_none_or(|content| content.changes_since(&self.content).is_empty())
     }
 
     /// What is in the way, if it has not been told yet.
@@ -398,6 +436,7 @@ impl Watched {
         self.is_to_verify = false;
         self.in_making.clear();
         self.old_directories.clear();
+        self.swapped.clear();
     }
 
     /// Notes which names have come or gone in a way that does not tell whether that is all.
@@ -432,7 +471,10 @@ impl Watched {
         let mut is_first = false;
         for (link, new) in &view.volumes {
             match self.view.volumes.get(link) {
-                Some(old) if old != new => self.old_directories.push(old.clone()),
+                Some(old) if old != new => {
+                    self.old_directories.push(old.clone());
+                    self.swapped.insert(link.clone());
+                }
                 Some(_) => {}
                 None => is_first = true,
             }

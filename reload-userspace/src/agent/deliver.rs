@@ -1,0 +1,211 @@
+//! From what is owed to signals.
+
+use std::collections::HashSet;
+
+use super::{
+    Agent,
+    crew::{Earnest, Signalled},
+    reloader::RuleId,
+};
+use crate::{
+    clock::{self, Boot},
+    delivery::{Acted, Receiver, Task, Then},
+    report::{ActionName, Decision},
+    rule::{Action, SignalNumber},
+    source::Source,
+    target::Target,
+};
+
+/// How long a target that is not what it was is left alone, until it is known who is there instead.
+const DISMISSED: std::time::Duration = std::time::Duration::from_millis(40);
+
+impl<S: Source> Agent<S> {
+    /// Reloads whoever is owed it, unless a change is under way that has not just been completed: then
+    /// that is what they will be owed.
+    pub(super) fn deliver(&mut self, completed: &HashSet<RuleId>) {
+        let is_called = self.call_rolls(completed);
+        let ids: Vec<_> = self.reloaders.keys().copied().collect();
+        for id in ids {
+            let now = clock::now();
+            if !self.is_settled(id, completed, now) {
+                continue;
+            }
+            while let Some(task) = self.next_task(id, completed, now) {
+                match task {
+                    Task::Check => {}
+                    Task::Act(receiver) => self.act(id, receiver, now),
+                }
+            }
+        }
+        // The log is written when the signals are out: it is the slower of the two.
+        self.tell_what_was_decided();
+        if is_called {
+            self.tell_whether_anybody_is_there();
+        }
+    }
+
+    fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {
+        completed.contains(&id) || self.reloaders.get(&id).is_some_and(|it| it.is_idle(now))
+    }
+
+    /// Has the targets looked for where there is a reason to: at once where somebody is about to be
+    /// signalled, and otherwise when the burst is over.
+    fn call_rolls(&mut self, completed: &HashSet<RuleId>) -> bool {
+        let now = clock::now();
+        let mut due = Vec::new();
+        for (&id, crew) in &self.crews {
+            let is_about_to_be = || {
+                self.reloaders.iter().any(|(&rule, it)| {
+                    it.crew == Some(id)
+                        && self.is_settled(rule, completed, now)
+                        && it.delivery.next_at().is_some_and(|at| at <= now)
+                })
+            };
+            let is_due = |at: Boot| at <= now || (crew.is_stale(&self.procfs) && is_about_to_be());
+            if crew.roll_call_at().is_some_and(is_due) {
+                due.push(id);
+            }
+        }
+        for &id in &due {
+            if let Err(error) = self.call_roll(id) {
+                // It may be short of descriptors, or of memory: the next reconcile tries again.
+                let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
+                for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
+                    let rule = reloader.name().to_owned();
+                    let reason = reason.clone();
+                    reloader.untold.push(Decision::Failed { rule, pid: None, reason });
+                }
+            }
+        }
+        !due.is_empty()
+    }
+
+    /// What a rule is to do next, if no other forbids it.
+    fn next_task(
+        &mut self,
+        id: RuleId,
+        completed: &HashSet<RuleId>,
+        now: Boot,
+    ) -> Option<Task<Target>> {
+        let reloader = self.reloaders.get(&id)?;
+        if reloader.delivery.next_at().is_none_or(|at| at > now) {
+            return None;
+        }
+        let is_taken = |target: Target| {
+            self.reloaders.iter().filter(|(other, _)| **other != id).any(|(&other, it)| {
+                it.delivery.knows(target)
+                    && (!self.is_settled(other, completed, now)
+                        || it.delivery.withholds(target).is_some())
+            })
+        };
+        let targets = reloader.delivery.targets();
+        let taken: HashSet<_> = targets.filter(|&target| is_taken(target)).collect();
+        let reloader = self.reloaders.get_mut(&id)?;
+        reloader.delivery.next(now, |target| !taken.contains(&target))
+    }
+
+    /// Carries out a step for a receiver.
+    fn act(&mut self, id: RuleId, receiver: Receiver<Target>, now: Boot) {
+        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+        let Some(action) = reloader.rule.actions().get(receiver.step).cloned() else { return };
+        match (action.signal(), receiver.target) {
+            (Some(signal), Some(target)) => {
+                self.send(id, receiver, target, &action, signal, now);
+            }
+            _ => {
+                reloader.delivery.acted(receiver, Acted::Failed, now);
+            }
+        }
+    }
+
+    /// Sends a signal to a target, and tells all rules of it that the same signal serves.
+    fn send(
+        &mut self,
+        id: RuleId,
+        receiver: Receiver<Target>,
+        target: Target,
+        action: &Action,
+        signal: SignalNumber,
+        now: Boot,
+    ) {
+        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+        let Some(crew) = reloader.crew.and_then(|crew| self.crews.get_mut(&crew)) else { return };
+        let earnest = if self.settings.is_dry { Earnest::Dry } else { Earnest::Real };
+        let caution = reloader.rule.pace().caution;
+        let signalled = crew.signal(&self.procfs, target, signal, caution, now, earnest);
+        let at = clock::now();
+        let rule = reloader.name().to_owned();
+        let pid = Some(target.pid.as_raw());
+        match signalled {
+            Signalled::Sent => {
+                reloader.delivery.acted(receiver, Acted::Applied(Then::Rest), at);
+                self.tell_all_served(id, receiver, action, at);
+            }
+            Signalled::NotYet(until) => {
+                reloader.delivery.acted(receiver, Acted::NotYet(until), at);
+            }
+            Signalled::Gone => {
+                let until = at.after(DISMISSED);
+                reloader.delivery.acted(receiver, Acted::NotYet(until), at);
+            }
+            Signalled::Refused(reason) => {
+                if reloader.delivery.acted(receiver, Acted::Refused, at) {
+                    let remedy = reason.remedy();
+                    let decision = Decision::Refused { rule, pid, reason, remedy, detail: None };
+                    reloader.untold.push(decision);
+                }
+            }
+            Signalled::Failed(error) => {
+                if reloader.delivery.acted(receiver, Acted::Failed, at) {
+                    let reason = super::tell::explain(error);
+                    reloader.untold.push(Decision::Failed { rule, pid, reason });
+                }
+            }
+        }
+    }
+
+    /// Notes for every rule that a target was sent a signal, which has it read what all of them watch.
+    fn tell_all_served(
+        &mut self,
+        id: RuleId,
+        receiver: Receiver<Target>,
+        action: &Action,
+        at: Boot,
+    ) {
+        let Some(target) = receiver.target else { return };
+        let dry_run = self.settings.is_dry;
+        for (&other, reloader) in &mut self.reloaders {
+            if !reloader.delivery.knows(target) {
+                continue;
+            }
+            let until = at.after(reloader.rule.pace().min_interval);
+            reloader.delivery.spare(target, until);
+            let steps = reloader.rule.actions().iter().enumerate();
+            let same = steps.filter(|(_, it)| it.signal() == action.signal());
+            let same: Vec<_> = same.map(|(step, _)| step).collect();
+            for step in same {
+                let served = Receiver { step, target: Some(target) };
+                let is_own = other == id && step == receiver.step;
+                let is_owed = reloader.delivery.owed().any(|owed| owed == served);
+                if !is_own && is_owed && other != id {
+                    reloader.delivery.has_got(served, until);
+                } else if !is_own {
+                    continue;
+                }
+                let decision = Decision::Reloaded {
+                    rule: reloader.name().to_owned(),
+                    action: match action {
+                        Action::Restart => ActionName::Restart,
+                        _ => ActionName::Signal,
+                    },
+                    pid: Some(target.pid.as_raw()),
+                    signal: action.signal().map(|signal| signal.to_string()),
+                    object: None,
+                    change_to_signal: at.since(reloader.delivery.wanted().changed),
+                    dry_run,
+                };
+                reloader.untold.push(decision);
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! One rule at work: its paths, the content that is wanted, and how far that has come.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    crew::CrewId,
+    places::{Index, Patience, Places, Touched},
+    watched::Watched,
+};
+use crate::{
+    clock::{self, Boot},
+    content::{Content, Digest},
+    delivery::{Delivery, Plan, Reach, Wanted},
+    event::Actor,
+    report::Decision,
+    rule::Rule,
+    settle::Next,
+    source::{Interest, Source},
+    target::Target,
+    watch::Obstacle,
+};
+
+/// The number of a rule at work, which no other ever gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RuleId(pub(super) u64);
+
+/// How long after a reload the content is compared once more.
+///
+/// It catches what a kernel lock or a clock tick may have hidden from the look that led to it: a
+/// write within the same tick on a filesystem without multigrain timestamps.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+
+/// How long the other volumes of a rule are waited for when one was updated.
+///
+/// The kubelet updates the volumes of a pod one after the other, some milliseconds apart; what belongs
+/// together should be read together.
+const VOLUME_GROUP: Duration = Duration::from_millis(100);
+
+/// One rule at work.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    pub(super) rule: Rule,
+    pub(super) crew: Option<CrewId>,
+    pub(super) delivery: Delivery<Target>,
+    watches: BTreeMap<Index, Watched>,
+    /// In the order of the rule, so that the digest is the same when the agent is started again.
+    order: Vec<Index>,
+    /// Those of them that anything is under way or due of: of thousands, a few.
+    active: BTreeSet<Index>,
+    /// When the change under way began, if what was read of it was out of date at once.
+    began: Option<Boot>,
+    /// The files that differed when the content last changed.
+    pub(super) changed: Vec<PathBuf>,
+    /// What has been decided and will be told when the signals are out.
+    pub(super) untold: Vec<Decision>,
+    /// Whether it has been told that there is nobody to reload.
+    pub(super) has_told_waiting: bool,
+    /// What cannot be read, as far as it has been told.
+    pub(super) unreadable: HashSet<PathBuf>,
+}
+
+/// What was read of a change.
+pub(super) struct Reading {
+    contents: Vec<(Index, Option<Content>)>,
+    last: Option<Boot>,
+    dated: Option<Boot>,
+    began: Option<Boot>,
+}
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conclusion {
+    /// More has happened while it was read.
+    NotYet,
+    /// The content is another one.
+    Changed,
+    /// It is what it was; whether somebody did something is told.
+    Same { was_announced: bool },
+}
+
+impl Reloader {
+    /// Puts a rule to work on paths that have been looked at.
+    pub(super) fn new(rule: Rule, crew: Option<CrewId>, watches: Vec<(Index, Watched)>) -> Self {
+        let order: Vec<_> = watches.iter().map(|(index, _)| *index).collect();
+        let watches = BTreeMap::from_iter(watches);
+        let digest = digest(&order, &watches);
+        let wanted = Wanted { digest, changed: Boot::ZERO, since: Boot::ZERO };
+        let active = watches.keys().copied().collect();
+        Self {
+            delivery: Delivery::new(plan(&rule), wanted, |_| Some(wanted.digest)),
+            rule,
+            crew,
+            watches,
+            order,
+            active,
+            began: None,
+            changed: Vec::new(),
+            untold: Vec::new(),
+            has_told_waiting: false,
+            unreadable: HashSet::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.rule.name()
+    }
+
+    pub(super) fn watches(&self) -> &BTreeMap<Index, Watched> {
+        &self.watches
+    }
+
+    /// Gives its paths away, with all that is known of them.
+    pub(super) fn into_watches(self) -> BTreeMap<Index, Watched> {
+        self.watches
+    }
+
+    /// A path, to do something with it.
+    pub(super) fn watch(&mut self, index: Index) -> Option<&mut Watched> {
+        self.active.insert(index);
+        self.watches.get_mut(&index)
+    }
+
+    /// Notes that something happened to what a path depends on.
+    pub(super) fn touch(&mut self, touched: Touched) {
+        let Touched { index, interest, at, by } = touched;
+        if let Some(watched) = self.watch(index) {
+            watched.touch(at, by, interest);
+        }
+    }
+
+    /// Notes that a path may lead elsewhere.
+    pub(super) fn touch_quietly(&mut self, index: Index, now: Boot) {
+        if let Some(watched) = self.watch(index) {
+            watched.touch(now, None, Interest::Replacement);
+        }
+    }
+
+    /// Has all content compared, although nothing may be seen.
+    pub(super) fn verify(&mut self, now: Boot) {
+        self.watches.values_mut().for_each(|watched| watched.verify(now));
+        self.active = self.watches.keys().copied().collect();
+    }
+
+    /// Looks at the paths that there is a reason to look at, and gives what cannot be watched.
+    pub(super) fn look<S: Source>(
+        &mut self,
+        now: Boot,
+        places: &mut Places,
+        source: &mut S,
+    ) -> Vec<String> {
+        let mut failures = Vec::new();
+        for index in &self.active {
+            let Some(watched) = self.watches.get_mut(index) else { continue };
+            watched.look_if_due(now, places, source);
+            failures.extend(watched.take_failure());
+        }
+        failures
+    }
+
+    /// Looks at what has been touched since it was looked at, and says whether it is new.
+    pub(super) fn look_again<S: Source>(
+        &mut self,
+        now: Boot,
+        places: &mut Places,
+        source: &mut S,
+    ) -> bool {
+        let mut is_new = false;
+        for index in &self.active {
+            let watched = self.watches.get_mut(index).filter(|it| it.is_out_of_date());
+            if let Some(watched) = watched {
+                is_new |= watched.look(now, places, source, Patience::Hasty);
+            }
+        }
+        is_new
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Watched> + '_ {
+        self.active.iter().filter_map(|index| self.watches.get(index))
+    }
+
+    /// What is in the way of its paths, if it has not been told yet.
+    pub(super) fn news_of_obstacles(&mut self) -> Vec<Obstacle> {
+        let watches = &mut self.watches;
+        let mut news = Vec::new();
+        for index in &self.active {
+            news.extend(watches.get_mut(index).and_then(Watched::news_of_obstacle));
+        }
+        news
+    }
+
+    /// Forgets of which paths nothing is under way any more.
+    pub(super) fn rest(&mut self, now: Boot) {
+        let watches = &self.watches;
+        let is_active = |index: &Index| watches.get(index).is_some_and(|it| it.is_active(now));
+        self.active.retain(is_active);
+    }
+
+    /// Whether no change is under way.
+    pub(super) fn is_idle(&self, now: Boot) -> bool {
+        self.active().all(|watched| watched.next(now) == Next::Idle)
+    }
+
+    /// When to look at anything although nothing happens, if ever.
+    pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
+        let looks = self.active().filter_map(|watched| watched.look_at(now));
+        looks.chain(self.group_end().filter(|&end| end > now)).min()
+    }
+
+    /// Whether there is something to compare, and no change under way in any path.
+    pub(super) fn is_complete(&self, now: Boot) -> bool {
+        let mut changes = self.active().map(|watched| watched.next(now));
+        self.active().any(|watched| watched.is_to_compare(now))
+            && changes.all(|next| !matches!(next, Next::Look(_)))
+            && self.group_end().is_none_or(|end| end <= now)
+    }
+
+    /// Until when other volumes of the rule are waited for, if one was updated and others were not.
+    fn group_end(&self) -> Option<Boot> {
+        let swapped: BTreeSet<_> = self.active().flat_map(Watched::swapped).collect();
+        let last = self.active().filter(|it| it.swapped().next().is_some());
+        let last = last.filter_map(Watched::last).max()?;
+        let mut all = self.watches.values().flat_map(Watched::volumes);
+        all.any(|volume| !swapped.contains(volume)).then(|| last.after(VOLUME_GROUP))
+    }
+
+    /// Reads the content, and gives what cannot be read besides.
+    pub(super) fn read(&mut self, now: Boot) -> (Reading, Vec<String>) {
+        let mut reading = Reading {
+            contents: Vec::new(),
+            last: self.active().filter_map(Watched::last).max(),
+            dated: self.active().filter_map(Watched::dated).max(),
+            began: self.began.or(self.active().filter_map(Watched::since).min()),
+        };
+        let mut failures = Vec::new();
+        for &index in &self.active {
+            let watched = self.watches.get_mut(&index).filter(|it| it.is_to_compare(now));
+            let Some(watched) = watched else { continue };
+            let content = watched.read();
+            watched.finish();
+            if content.as_ref().is_some_and(|content| content.is_torn) {
+                // It may not have been announced yet: the kernel announces some changes afterwards.
+                watched.touch(clock::now(), None, Interest::Any);
+            }
+            failures.extend(watched.take_failure());
+            reading.contents.push((index, content));
+        }
+        (reading, failures)
+    }
+
+    /// Wants everybody to have what was read, unless it was no state that there ever was: more has
+    /// happened while it was read.
+    pub(super) fn conclude(
+        &mut self,
+        reading: Reading,
+        has_more_happened: bool,
+        now: Boot,
+    ) -> Conclusion {
+        let Reading { contents, last, dated, began } = reading;
+        if has_more_happened || last.is_some() {
+            for (index, _) in &contents {
+                self.watches
+                    .get_mut(index)
+                    .into_iter()
+                    .for_each(|it| it.verify(now.after(SECOND_LOOK)));
+            }
+        }
+        // A writer without end is not waited for without end.
+        let max = self.rule.pace().limits.max;
+        let is_overdue = began.is_some_and(|began| now.since(began) >= max);
+        self.began = began.filter(|_| has_more_happened && !is_overdue);
+        if has_more_happened && !is_overdue {
+            return Conclusion::NotYet;
+        }
+        let mut paths = Vec::new();
+        let mut by: Option<Actor> = None;
+        let has_read = contents.iter().any(|(_, content)| content.is_some());
+        for (index, content) in contents {
+            let Some(watched) = self.watches.get_mut(&index) else { continue };
+            by = watched.take_by().or(by);
+            paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
+        }
+        // Two watches may be of the same file.
+        paths.sort_unstable();
+        paths.dedup();
+        if !paths.is_empty() {
+            let changed = dated.or(last).unwrap_or(now);
+            let digest = digest(&self.order, &self.watches);
+            self.delivery.want(Wanted { digest, changed, since: clock::now() });
+            self.changed.clone_from(&paths);
+            self.untold.push(Decision::Changed { rule: self.name().to_owned(), paths, by });
+            return Conclusion::Changed;
+        }
+        let was_announced = last.is_some() && has_read;
+        if was_announced {
+            self.untold.push(Decision::Unchanged { rule: self.name().to_owned(), by });
+        }
+        Conclusion::Same { was_announced }
+    }
+
+    /// Whether the files still contain what is wanted, as they are now.
+    pub(super) fn is_as_wanted<S: Source>(
+        &mut self,
+        now: Boot,
+        places: &mut Places,
+        source: &mut S,
+    ) -> bool {
+        let mut is_same = true;
+        for (&index, watched) in &mut self.watches {
+            let is_new = watched.look(now, places, source, Patience::Patient);
+            if is_new || !watched.is_as_read() {
+                is_same = false;
+                watched.verify(now);
+            }
+            self.active.insert(index);
+        }
+        is_same && self.is_idle(now)
+    }
+
+    /// The digest of what the files contained when they were last complete.
+    pub(super) fn digest(&self) -> Digest {
+        digest(&self.order, &self.watches)
+    }
+
+    /// The path with that name that is watched, if it is.
+    pub(super) fn index_of(&self, path: &Path) -> Option<Index> {
+        let mut watches = self.watches.iter();
+        watches.find(|(_, watched)| watched.path() == path).map(|(&index, _)| index)
+    }
+}
+
+/// How a rule's actions are to be carried out.
+fn plan(rule: &Rule) -> Plan {
+    let reach = |action: &crate::rule::Action| match action.signal() {
+        Some(_) => Reach::Targets,
+        None => Reach::One,
+    };
+    Plan {
+        steps: rule.actions().iter().map(reach).collect(),
+        is_checked: rule.check().is_some(),
+        min_interval: rule.pace().min_interval,
+    }
+}
+
+/// One digest of all that is watched.
+fn digest(order: &[Index], watches: &BTreeMap<Index, Watched>) -> Digest {
+    let contents = order.iter().filter_map(|index| watches.get(index)).map(Watched::content);
+    Content::digest(&contents.collect::<Vec<_>>())
+}

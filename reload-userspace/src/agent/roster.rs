@@ -1,0 +1,53 @@
+//! Who is there, and what each of them has.
+
+use nix::unistd::Pid;
+
+use super::{
+    Agent,
+    crew::{CrewId, Roll},
+    reloader::Reloader,
+};
+use crate::{
+    clock::{self, Boot},
+    delivery::Receiver,
+    source::Source,
+    target::{Target, TargetError},
+};
+
+impl<S: Source> Agent<S> {
+    /// Looks for the targets of a crew. Those that are new and started since the content became what
+    /// it is have read it; while a change is under way, nobody knows what they have read.
+    pub(super) fn call_roll(&mut self, id: CrewId) -> Result<(), TargetError> {
+        let now = clock::now();
+        let Some(crew) = self.crews.get_mut(&id) else { return Ok(()) };
+        let Roll { joined, left } = crew.call_roll(&self.procfs, now)?;
+        for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
+            left.iter().for_each(|&target| reloader.delivery.leave(target));
+            let wanted = reloader.delivery.wanted();
+            let is_settled = reloader.is_idle(now);
+            for &target in &joined {
+                let has_read = is_settled && crew.read_at(&self.procfs, target) >= wanted.since;
+                reloader.delivery.join(target, |_| has_read.then_some(wanted.digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a process has started a program, which therefore reads what is there now.
+    pub(super) fn started(&mut self, pid: Pid, at: Boot) {
+        for (&id, crew) in &mut self.crews {
+            let Some(target) = crew.started(pid, at) else { continue };
+            let of_crew = self.reloaders.values_mut().filter(|it| it.crew == Some(id));
+            of_crew.filter(|it| at >= it.delivery.wanted().since).for_each(|it| it.has_got(target));
+        }
+    }
+}
+
+impl Reloader {
+    /// A target has what is wanted, and not from us.
+    pub(super) fn has_got(&mut self, target: Target) {
+        for step in 0..self.rule.actions().len() {
+            self.delivery.has_got(Receiver { step, target: Some(target) }, Boot::ZERO);
+        }
+    }
+}
