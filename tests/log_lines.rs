@@ -24,8 +24,8 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("ready", &["after_ms", "rules", "source", "strategy", "targets", "watches"]),
     ("changed", &["by", "paths", "rule"]),
     ("unchanged", &["by", "rule"]),
-    ("reloaded", &["change_to_signal_us", "dry_run", "pid", "rule", "signal"]),
-    ("refused", &["pid", "reason", "remedy", "rule"]),
+    ("reloaded", &["action", "change_to_signal_us", "dry_run", "object", "pid", "rule", "signal"]),
+    ("refused", &["detail", "pid", "reason", "remedy", "rule"]),
     ("waiting", &["for", "object", "rule"]),
     ("stopped", &["reason"]),
 ];

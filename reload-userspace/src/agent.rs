@@ -42,6 +42,8 @@ pub struct Agent<S> {
     log: Log,
     places: Places,
     reloaders: BTreeMap<RuleId, Reloader>,
+    /// The one that is about the rules themselves, if they come from a file.
+    rules_file: Option<RuleId>,
     /// Whose path it is.
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
@@ -75,6 +77,7 @@ impl<S: Source> Agent<S> {
             log,
             places: Places::new(),
             reloaders: BTreeMap::new(),
+            rules_file: None,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,

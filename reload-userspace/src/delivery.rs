@@ -221,6 +221,11 @@ impl<K: Copy + Eq> Delivery<K> {
         self.entries.iter().any(|entry| entry.receiver.target == Some(target))
     }
 
+    /// Everybody who is reached by any step.
+    pub fn receivers(&self) -> impl Iterator<Item = Receiver<K>> + '_ {
+        self.entries.iter().map(|entry| entry.receiver)
+    }
+
     /// What a receiver has.
     #[must_use]
     pub fn has(&self, receiver: Receiver<K>) -> Option<Digest> {

@@ -78,6 +78,11 @@ impl Settle {
         Self { limits, pending: None }
     }
 
+    /// From now on a change is waited for so long.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes in what a look at `now` has found of what happened at `at`.
     pub fn observe(&mut self, at: Boot, now: Boot, seen: Seen) {
         if self.pending.is_none() && !seen.changed && seen.volume != Volume::Swapped {

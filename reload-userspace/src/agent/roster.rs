@@ -22,10 +22,16 @@ impl<S: Source> Agent<S> {
         let Some(crew) = self.crews.get_mut(&id) else { return Ok(()) };
         let Roll { joined, left } = crew.call_roll(&self.procfs, now)?;
         for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
-            left.iter().for_each(|&target| reloader.delivery.leave(target));
+            for &target in &left {
+                reloader.delivery.leave(target);
+            }
             let wanted = reloader.delivery.wanted();
             let is_settled = reloader.is_idle(now);
-            for &target in &joined {
+            // A rule that is new may be about targets that are not.
+            let known = crew.targets().filter(|target| !joined.contains(target));
+            let new_here = known.filter(|&target| !reloader.delivery.knows(target));
+            let joined: Vec<_> = joined.iter().copied().chain(new_here).collect();
+            for target in joined {
                 let has_read = is_settled && crew.read_at(&self.procfs, target) >= wanted.since;
                 reloader.delivery.join(target, |_| has_read.then_some(wanted.digest));
             }

@@ -1,4 +1,12 @@
-//! From rules to what is watched for them and whom they mean.
+//! From rules to what is watched for them and whom they mean, at the start and whenever they change.
+//!
+//! **Invariant:** rules change as a whole or not at all, and no event of a rule that stays is lost: what
+//! is watched for it goes on being watched, with all that is known of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -10,29 +18,57 @@ use super::{
     watched::Watched,
 };
 use crate::{
+    delivery::Receiver,
     rule::Rule,
     source::{Follows, Source},
     target::Selector,
     watch::Obstacle,
 };
 
+/// A rule that is about to be put to work.
+struct Draft {
+    rule: Rule,
+    /// The one of the same name that it takes the place of.
+    before: Option<RuleId>,
+    crew: Option<CrewId>,
+    /// Its paths that were not watched for that one.
+    fresh: BTreeMap<PathBuf, (Index, Watched)>,
+}
+
 impl<S: Source> Agent<S> {
-    /// Puts the rules to work.
+    /// Puts the rules to work in place of those that there are.
+    ///
+    /// # Errors
+    ///
+    /// Fails where one of them cannot be; then everything is as it was.
     pub(super) fn set_up(&mut self, rules: Vec<Rule>) -> Result<()> {
+        let mut kept: BTreeSet<_> = self.rules_file.into_iter().collect();
+        let mut drafts = Vec::new();
         for rule in rules {
-            let id = RuleId(self.number());
-            let crew = rule.selector().cloned().map(|selector| self.crew(selector)).transpose()?;
-            let mut watches = Vec::new();
-            for path in rule.watches() {
-                let index = Index::try_from(self.number()).context("there are too many paths")?;
-                let Self { places, source, .. } = self;
-                let limits = rule.pace().limits;
-                let looked = Watched::new(index, path, limits, places, source);
-                watches.push((index, refuse(looked)?));
-                self.owners.insert(index, id);
+            let same = self.reloaders.iter().find(|(_, it)| it.rule == rule);
+            if let Some((&id, _)) = same {
+                kept.insert(id);
+                continue;
             }
-            self.reloaders.insert(id, Reloader::new(rule, crew, watches));
+            match self.draft(rule) {
+                Ok(draft) => drafts.push(draft),
+                Err(error) => {
+                    let fresh = drafts.into_iter().flat_map(|draft| draft.fresh.into_values());
+                    fresh.for_each(|(index, _)| self.places.remove(index));
+                    return Err(error);
+                }
+            }
         }
+        let mut old = std::mem::take(&mut self.reloaders);
+        self.reloaders = kept.iter().filter_map(|id| Some((*id, old.remove(id)?))).collect();
+        for draft in drafts {
+            let before = draft.before.and_then(|id| old.remove(&id));
+            self.put_to_work(draft, before);
+        }
+        let ended = old.into_values().flat_map(Reloader::into_watches);
+        self.unwatch(ended.map(|(index, _)| index));
+        let reloaders = &self.reloaders;
+        self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
         let crews: Vec<_> = self.crews.keys().copied().collect();
         for crew in crews {
             self.call_roll(crew).context("cannot find the process to reload")?;
@@ -40,8 +76,71 @@ impl<S: Source> Agent<S> {
         Ok(())
     }
 
+    /// Looks at the new paths of a rule, and takes care of being told of its processes.
+    fn draft(&mut self, rule: Rule) -> Result<Draft> {
+        let before = self.reloaders.iter().find(|(_, it)| it.name() == rule.name());
+        let before = before.map(|(&id, _)| id);
+        let known: Vec<_> = before
+            .and_then(|id| self.reloaders.get(&id))
+            .into_iter()
+            .flat_map(|it| it.watches().values())
+            .map(|watched| watched.path().to_owned())
+            .collect();
+        let crew = rule.selector().cloned().map(|selector| self.crew(selector)).transpose()?;
+        let mut fresh = BTreeMap::new();
+        for path in rule.watches() {
+            if known.contains(path) || fresh.contains_key(path) {
+                continue;
+            }
+            let index = Index::try_from(self.number()).context("there are too many paths")?;
+            let limits = rule.pace().limits;
+            let Self { places, source, .. } = self;
+            let looked = refuse(Watched::new(index, path, limits, places, source));
+            match looked {
+                Ok(looked) => fresh.insert(path.clone(), (index, looked)),
+                Err(error) => {
+                    fresh.into_values().for_each(|(index, _)| self.places.remove(index));
+                    self.places.remove(index);
+                    return Err(error);
+                }
+            };
+        }
+        Ok(Draft { rule, before, crew, fresh })
+    }
+
+    /// Makes a rule of a draft, which inherits what is known from the one before it.
+    fn put_to_work(&mut self, draft: Draft, before: Option<Reloader>) {
+        let Draft { rule, mut fresh, crew, .. } = draft;
+        let id = RuleId(self.number());
+        let heritage = before.as_ref().map(Heritage::of);
+        let mut known = before.map(Reloader::into_watches).unwrap_or_default();
+        let mut watches: Vec<(Index, Watched)> = Vec::new();
+        for path in rule.watches() {
+            let inherited = known.iter().find(|(_, it)| it.path() == path).map(|(&index, _)| index);
+            let inherited = inherited.and_then(|index| Some((index, known.remove(&index)?)));
+            if let Some((index, mut watched)) = fresh.remove(path).or(inherited) {
+                watched.set_limits(rule.pace().limits);
+                self.owners.insert(index, id);
+                watches.push((index, watched));
+            }
+        }
+        self.unwatch(known.into_keys());
+        let mut reloader = Reloader::new(rule, crew, watches);
+        if let Some(heritage) = heritage {
+            heritage.leave_to(&mut reloader);
+        }
+        self.reloaders.insert(id, reloader);
+    }
+
+    fn unwatch(&mut self, indices: impl Iterator<Item = Index>) {
+        for index in indices {
+            self.places.remove(index);
+            self.owners.remove(&index);
+        }
+    }
+
     /// A number that nothing else has.
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -60,6 +159,48 @@ impl<S: Source> Agent<S> {
         let id = CrewId(self.number());
         self.crews.insert(id, Crew::new(selector, follows));
         Ok(id)
+    }
+}
+
+/// What is known of a rule that another takes the place of: who has got what by which action.
+struct Heritage {
+    crew: Option<CrewId>,
+    wanted: crate::delivery::Wanted,
+    actions: Vec<String>,
+    /// The receivers that have what is wanted, and those that have not.
+    receivers: Vec<(Receiver<crate::target::Target>, bool)>,
+}
+
+impl Heritage {
+    fn of(reloader: &Reloader) -> Self {
+        let wanted = reloader.delivery.wanted();
+        let has_it = |it: &Receiver<_>| reloader.delivery.has(*it) == Some(wanted.digest);
+        Self {
+            crew: reloader.crew,
+            wanted,
+            actions: reloader.rule.actions().iter().map(ToString::to_string).collect(),
+            receivers: reloader.delivery.receivers().map(|it| (it, has_it(&it))).collect(),
+        }
+    }
+
+    /// Whoever was owed a reload still is.
+    fn leave_to(self, reloader: &mut Reloader) {
+        let digest = reloader.delivery.wanted().digest;
+        reloader.delivery.want(crate::delivery::Wanted { digest, ..self.wanted });
+        let actions: Vec<_> = reloader.rule.actions().iter().map(ToString::to_string).collect();
+        for (step, action) in actions.iter().enumerate() {
+            let Some(old) = self.actions.iter().position(|old| old == action) else { continue };
+            let of_step = self.receivers.iter().filter(|(it, _)| it.step == old);
+            for &(Receiver { target, .. }, has_it) in of_step {
+                let is_same_crew = self.crew == reloader.crew;
+                if let Some(target) = target.filter(|_| is_same_crew) {
+                    reloader.delivery.join(target, |_| Some(digest));
+                }
+                if !has_it {
+                    reloader.delivery.doubt(Receiver { step, target });
+                }
+            }
+        }
     }
 }
 

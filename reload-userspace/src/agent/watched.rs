@@ -132,6 +132,11 @@ impl Watched {
         watched
     }
 
+    /// From now on a change is waited for so long.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.settle.set_limits(limits);
+    }
+
     /// The path.
     pub(super) fn path(&self) -> &Path {
         &self.path
