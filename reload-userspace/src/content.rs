@@ -7,6 +7,7 @@ use std::{
     io::{self, Read as _},
     os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use rustix::fs::{Mode, OFlags, open};
@@ -32,6 +33,44 @@ impl Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for Digest {
+    /// In 64 hexadecimal digits, as `sha256sum(1)` writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text is no digest.
+#[derive(Debug, thiserror::Error)]
+#[error("a digest has 64 hexadecimal digits in lower case")]
+pub struct DigestError;
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    /// Takes what [`fmt::Display`] writes, and nothing else.
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let mut digest = Self([0; 32]);
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != digest.0.len() || !rest.is_empty() {
+            return Err(DigestError);
+        }
+        for (byte, &[high, low]) in digest.0.iter_mut().zip(pairs) {
+            *byte = nibble(high)? << 4 | nibble(low)?;
+        }
+        Ok(digest)
+    }
+}
+
+/// What a hexadecimal digit stands for.
+fn nibble(digit: u8) -> Result<u8, DigestError> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(DigestError),
     }
 }
 
@@ -208,6 +247,22 @@ mod tests {
         let digest = |text: &str| Digest(Sha256::digest(text).into());
         let files = files.iter().map(|(path, text)| (PathBuf::from(path), digest(text)));
         Content { files: files.collect(), ..Content::nothing() }
+    }
+
+    #[test]
+    fn a_digest_is_read_as_it_is_written() {
+        let digest = Digest(Sha256::digest("x").into());
+        let text = digest.to_string();
+        assert_eq!(text, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881");
+        assert_eq!(text.parse::<Digest>().unwrap(), digest);
+        let check = |text: &str| assert!(text.parse::<Digest>().is_err(), "for {text:?}");
+        check("");
+        check(&text[1..]);
+        check(&text[2..]);
+        check(&format!("{text}00"));
+        check(&text.to_uppercase());
+        check(&text.replace('2', "+"));
+        check(&text.replace("2d", "\u{e9}"));
     }
 
     #[test]

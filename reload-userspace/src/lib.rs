@@ -30,6 +30,10 @@ pub mod delivery;
 
 pub mod preflight;
 
+pub mod confirm;
+
+pub mod ledger;
+
 pub mod report;
 
 pub mod rule;
