@@ -1,0 +1,84 @@
+//! What the ledger remembers, and what it is told.
+
+use std::time::SystemTime;
+
+use super::{Agent, reloader::{Reloader, RuleId}};
+use crate::{
+    clock::{self, Boot},
+    delivery::{Receiver, Wanted},
+    ledger::Ledger,
+    report::Decision,
+    rule::OnStart,
+    source::Source,
+    target::Target,
+};
+
+impl<S: Source> Agent<S> {
+    /// Notes that a receiver has what is wanted.
+    pub(super) fn remember_applied(&mut self, id: RuleId, receiver: Receiver<Target>) {
+        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
+        if let Some(reloader) = reloaders.get(&id) {
+            remember(ledger, reloader, receiver);
+        }
+    }
+
+    /// Notes what the files of a rule contain.
+    pub(super) fn remember_content(&mut self, id: RuleId) {
+        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
+        if let Some(reloader) = reloaders.get(&id) {
+            let Wanted { digest, since, .. } = reloader.delivery.wanted();
+            ledger.note_content(reloader.name(), digest, since);
+        }
+    }
+
+    /// Tells what is wrong with the ledger, if that is news.
+    pub(super) fn tell_of_ledger(&mut self) {
+        if let Some(reason) = self.ledger.as_mut().and_then(Ledger::trouble) {
+            self.tell(&Decision::Degraded { source: self.source.name(), reason });
+        }
+    }
+}
+
+/// Notes what a receiver has.
+pub(super) fn remember(ledger: &mut Ledger, reloader: &Reloader, receiver: Receiver<Target>) {
+    let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
+    if let Some((action, digest)) = action.zip(reloader.delivery.has(receiver)) {
+        ledger.note_applied(reloader.name(), &action, receiver.target, digest);
+    }
+}
+
+/// Finds out since when a rule that is put to work has its content, and who has that.
+///
+/// - The ledger knows the content, and it is the same: since when is known.
+/// - It is another: it has changed while nobody looked, at the latest when the last file, link or
+///   directory on the way did.
+/// - It knows nothing of the rule: then the operator decides.
+pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
+    let now = clock::now();
+    let wanted = reloader.delivery.wanted();
+    let known = ledger.and_then(|ledger| ledger.content(reloader.name()));
+    let since = match (known, reloader.rule.pace().on_start) {
+        (Some((digest, since)), _) if digest == wanted.digest => since,
+        (Some(_), _) => since_boot(reloader.latest_change(), now),
+        (None, OnStart::Skip) => Boot::ZERO,
+        (None, OnStart::Reload) => now,
+    };
+    reloader.delivery.want(Wanted { changed: now, since, ..wanted });
+    let is_owed = known.is_some() || since == now;
+    for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
+        let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
+        let applied = ledger.zip(action).and_then(|(ledger, action)| {
+            ledger.applied(reloader.name(), &action, receiver.target)
+        });
+        if is_owed && applied != Some(wanted.digest) {
+            reloader.delivery.doubt(receiver);
+        }
+    }
+}
+
+/// A time since 1970 as one since boot.
+fn since_boot(time: std::time::Duration, now: Boot) -> Boot {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // The clock may have been set: then nobody knows.
+    wall.checked_sub(time).map_or(now, |ago| Boot(now.0.saturating_sub(ago)))
+}

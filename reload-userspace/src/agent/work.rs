@@ -1,0 +1,223 @@
+//! What takes time, beside the loop: checks, commands and requests.
+
+use std::{
+    ffi::{OsStr, OsString},
+    future::Future,
+    os::unix::ffi::OsStrExt as _,
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+
+use super::{
+    Agent,
+    reloader::{Reloader, RuleId},
+};
+use crate::{
+    child::{self, Ended, Job, Outcome, Place},
+    clock::{self, Boot},
+    delivery::{Acted, Receiver, Then},
+    post,
+    preflight::Refusal,
+    report::{ActionName, Decision, Evidence},
+    rule::{Action, CheckIn},
+    source::Source,
+    target::Target,
+};
+
+/// How long a command that is an action may take.
+const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a request may take.
+const POST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many bytes of the names of changed files a command is told.
+const MOST_NAMES: usize = 32 * 1024;
+
+/// Something that has come to its end.
+#[derive(Debug)]
+pub(super) struct Done {
+    rule: RuleId,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// A check: why the content is bad, if it is.
+    Check(Result<(), String>),
+    /// An action that was begun at that moment: why it was not carried out, if so.
+    Action(Receiver<Target>, Boot, Result<(), String>),
+}
+
+/// What is under way for a rule; it ends with the rule.
+#[derive(Debug, Default)]
+pub(super) struct Jobs(Vec<AbortHandle>);
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl<S: Source> Agent<S> {
+    /// Begins to check the content that a rule wants.
+    pub(super) fn begin_check(&mut self, id: RuleId) {
+        let Some(reloader) = self.reloaders.get(&id) else { return };
+        let Some(check) = reloader.rule.check().cloned() else { return };
+        let place = match check.place {
+            CheckIn::Agent => Some(Place::Agent),
+            CheckIn::Target => reloader.delivery.targets().next().map(Place::Target),
+        };
+        let command = check.command.clone();
+        let environment = environment(reloader);
+        let checked = async move {
+            let Some(place) = place else {
+                return Err("there is no process to run it in yet".to_owned());
+            };
+            let ended = child::run(Job { command, place, timeout: check.timeout, environment });
+            verdict(ended.await, &check.command.to_string(), check.timeout)
+        };
+        self.begin(id, async move { Done { rule: id, what: What::Check(checked.await) } });
+    }
+
+    /// Begins an action that is about no process.
+    pub(super) fn begin_action(&mut self, id: RuleId, receiver: Receiver<Target>, action: Action) {
+        let Some(reloader) = self.reloaders.get(&id) else { return };
+        let environment = environment(reloader);
+        let begun = clock::now();
+        let done = move |result| Done { rule: id, what: What::Action(receiver, begun, result) };
+        match action {
+            _ if self.settings.is_dry => self.finish_action(id, receiver, begun, Ok(())),
+            Action::Exec(command) => self.begin(id, async move {
+                let shown = command.to_string();
+                let job = Job { command, place: Place::Agent, timeout: EXEC_TIMEOUT, environment };
+                done(verdict(child::run(job).await, &shown, EXEC_TIMEOUT))
+            }),
+            Action::Post(endpoint) => self.begin(id, async move {
+                let posted = post::send(&endpoint, POST_TIMEOUT).await;
+                done(posted.map_err(|error| format!("{:#}", anyhow::Error::new(error))))
+            }),
+            Action::Signal(_) | Action::Restart => {}
+        }
+    }
+
+    fn begin(&mut self, id: RuleId, work: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.work.spawn(work);
+        if let Some(reloader) = self.reloaders.get_mut(&id) {
+            reloader.jobs.0.retain(|job| !job.is_finished());
+            reloader.jobs.0.push(handle);
+        }
+    }
+
+    /// Takes in what has come to its end.
+    pub(super) fn finish(&mut self, done: Done) -> anyhow::Result<()> {
+        let Done { rule, what } = done;
+        match what {
+            What::Check(result) => self.finish_check(rule, result)?,
+            What::Action(receiver, begun, result) => {
+                self.finish_action(rule, receiver, begun, result);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_check(&mut self, id: RuleId, result: Result<(), String>) -> anyhow::Result<()> {
+        // What was checked is what is applied only if it has not changed meanwhile.
+        self.take_all()?;
+        let now = clock::now();
+        self.peek(now);
+        let Self { reloaders, places, source, .. } = self;
+        let Some(reloader) = reloaders.get_mut(&id) else { return Ok(()) };
+        let is_same = reloader.is_as_wanted(now, places, source);
+        let is_news = reloader.delivery.checked(is_same.then_some(result.is_ok()), now);
+        if let Err(detail) = result
+            && is_same
+        {
+            self.metrics.check_failed(reloader.name());
+            if is_news {
+                let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
+                let (remedy, detail) = (reason.remedy(), Some(detail));
+                let refused = Decision::Refused { rule, pid: None, reason, remedy, detail };
+                reloader.untold.push(refused);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_action(
+        &mut self,
+        id: RuleId,
+        receiver: Receiver<Target>,
+        begun: Boot,
+        result: Result<(), String>,
+    ) {
+        let now = clock::now();
+        let dry_run = self.settings.is_dry;
+        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+        let Some(action) = reloader.rule.actions().get(receiver.step).cloned() else { return };
+        let rule = reloader.name().to_owned();
+        if let Err(reason) = result {
+            if reloader.delivery.acted(receiver, Acted::Failed, now) {
+                reloader.untold.push(Decision::Failed { rule, pid: None, reason });
+            }
+            return;
+        }
+        reloader.delivery.acted(receiver, Acted::Applied(Then::Rest), now);
+        let (name, object) = match action {
+            Action::Exec(command) => (ActionName::Exec, command.to_string()),
+            Action::Post(endpoint) => (ActionName::Post, endpoint.to_string()),
+            Action::Signal(_) | Action::Restart => return,
+        };
+        reloader.untold.push(Decision::Reloaded {
+            rule: rule.clone(),
+            action: name,
+            pid: None,
+            signal: None,
+            object: Some(object),
+            change_to_signal: begun.since(reloader.delivery.wanted().changed),
+            dry_run,
+        });
+        if !dry_run {
+            let after = now.since(begun);
+            let evidence = Evidence::Accepted;
+            reloader.untold.push(Decision::Confirmed { rule, pid: None, evidence, after });
+            self.remember_applied(id, receiver);
+            self.confirmed_content(id);
+        }
+    }
+}
+
+/// What a command is told of the change.
+fn environment(reloader: &Reloader) -> Vec<(OsString, OsString)> {
+    let mut names = OsString::new();
+    for path in &reloader.changed {
+        if names.len() + path.as_os_str().len() > MOST_NAMES {
+            break;
+        }
+        if !names.is_empty() {
+            names.push("\n");
+        }
+        names.push(OsStr::from_bytes(path.as_os_str().as_bytes()));
+    }
+    vec![
+        ("RELOAD_RULE".into(), reloader.name().into()),
+        ("RELOAD_CHANGED".into(), names),
+        ("RELOAD_CHANGED_COUNT".into(), reloader.changed.len().to_string().into()),
+    ]
+}
+
+/// Why a command is not taken for a success, if so.
+fn verdict(ended: Ended, command: &str, timeout: Duration) -> Result<(), String> {
+    let Ended { outcome, output } = ended;
+    let how = match outcome {
+        Outcome::Passed => return Ok(()),
+        Outcome::Exited(status) => format!("{command} ended with exit status {status}"),
+        Outcome::Killed(signal) => format!("{command} was killed by signal {signal}"),
+        Outcome::TimedOut => {
+            format!("{command} was killed, for it took longer than {}", humantime::format_duration(timeout))
+        }
+        Outcome::NotRun(error) => return Err(error.to_string()),
+    };
+    let output = output.trim();
+    Err(if output.is_empty() { how } else { format!("{how}: {output}") })
+}
