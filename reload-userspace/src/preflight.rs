@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use rustix::process::Signal;
 use serde::Serialize;
 
-use crate::target::SignalSets;
+use crate::target::{Disposition, Held, Procfs, Selector, Sent, TargetError};
 
 /// Whether a signal may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,15 @@ pub enum Verdict {
 pub enum Refusal {
     /// The target has no handler: the signal would end it.
     NotCaught,
-    /// The target ignores the signal: it would be lost.
+    /// The target has no handler: the signal would stop it.
+    Stops,
+    /// The target blocks the signal, and nobody is seen to wait for it.
+    Blocked,
+    /// The target ignores the signal, or has no handler for one that is ignored then: it would be lost.
     Ignored,
+    /// The target has no handler and is the first process of its pid namespace: the signal would be
+    /// lost.
+    DroppedByInit,
     /// The target has ended and only waits to be reaped.
     Zombie,
     /// The content did not pass the check.
@@ -41,7 +48,21 @@ impl Refusal {
                 "most signals end a process that does not catch them; \
                  set --signal to one that the program reloads on, or --force to send it all the same"
             }
+            Self::Stops => {
+                "it would stand still until somebody sends it CONT; \
+                 set --signal to one that the program reloads on, or --force to send it all the same"
+            }
+            Self::Blocked => {
+                "it may end the process when it is let through; if the program waits for it, let the \
+                 agent see that (run it as the uid of the process, or with CAP_SYS_PTRACE), \
+                 or --force to send it all the same"
+            }
             Self::Ignored => "it would be lost; set --signal to one that the program reloads on",
+            Self::DroppedByInit => {
+                "the kernel keeps from pid 1 what it does not catch; set --signal to one that the \
+                 program catches, or start it below an init (docker run --init, tini, or Kubernetes: \
+                 shareProcessNamespace: true)"
+            }
             Self::Zombie => "the process has ended; its parent must reap it",
             Self::CheckFailed => "mend the content: good content goes through at once",
         }
@@ -52,6 +73,11 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotCaught => "the process has no handler for the signal",
+            Self::Stops => "the signal would stop the process",
+            Self::Blocked => "the process blocks the signal, and is not seen to wait for it",
+            Self::DroppedByInit => {
+                "the process is pid 1 of its namespace and has no handler for the signal"
+            }
             Self::Ignored => "the process ignores the signal",
             Self::Zombie => "the process is a zombie",
             Self::CheckFailed => "the content did not pass the check",
@@ -68,21 +94,25 @@ pub struct Caution {
     pub handler_timeout: Duration,
 }
 
-/// Judges whether `signal` may go to a process with these signal sets and this age.
+/// Judges whether `signal` may go to a process that would do this with it, and has this age.
 #[must_use]
-pub fn judge(signal: Signal, sets: SignalSets, age: Duration, caution: Caution) -> Verdict {
-    if sets.is_zombie {
-        return Verdict::Refused(Refusal::Zombie);
-    }
-    let bit = 1 << (signal.as_raw() - 1);
-    if sets.caught & bit != 0 || caution.is_forced || is_meant_to_end(signal) {
-        return Verdict::Go;
-    }
-    if age < caution.handler_timeout {
+pub fn judge(signal: Signal, disposition: Disposition, age: Duration, caution: Caution) -> Verdict {
+    let refusal = match disposition {
+        Disposition::Zombie => return Verdict::Refused(Refusal::Zombie),
+        Disposition::Caught | Disposition::Awaited => return Verdict::Go,
+        _ if caution.is_forced => return Verdict::Go,
+        Disposition::Ends | Disposition::Blocked if is_meant_to_end(signal) => return Verdict::Go,
+        Disposition::Ends => Refusal::NotCaught,
+        Disposition::Stops => Refusal::Stops,
+        Disposition::Blocked => Refusal::Blocked,
+        Disposition::Ignored => Refusal::Ignored,
+        Disposition::DroppedByInit => Refusal::DroppedByInit,
+    };
+    let can_be_caught = ![Signal::KILL, Signal::STOP].contains(&signal);
+    if can_be_caught && age < caution.handler_timeout {
         return Verdict::NotYet;
     }
-    let is_ignored = sets.ignored & bit != 0;
-    Verdict::Refused(if is_ignored { Refusal::Ignored } else { Refusal::NotCaught })
+    Verdict::Refused(refusal)
 }
 
 /// Whether whoever sends the signal wants the process to end.
@@ -90,39 +120,129 @@ fn is_meant_to_end(signal: Signal) -> bool {
     [Signal::TERM, Signal::KILL, Signal::QUIT, Signal::INT].contains(&signal)
 }
 
+/// A signal for whoever a selector means.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// Where processes are looked at.
+    pub procfs: &'a Procfs,
+    /// Who may have it.
+    pub selector: &'a Selector,
+    /// What is sent.
+    pub signal: Signal,
+    /// How much is dared.
+    pub caution: Caution,
+    /// Whether everything is done but the last step.
+    pub is_dry: bool,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempted {
+    /// The kernel took the signal, or would have been given it.
+    Delivered,
+    /// The process is gone, or has become another program.
+    Gone,
+    /// It is young and may yet install its handler: try again soon.
+    NotYet,
+    /// It must not have the signal.
+    Refused(Refusal),
+}
+
+impl Attempt<'_> {
+    /// Judges at the last moment, and sends if all is well.
+    ///
+    /// The order matters: who the process is, then what it would do with the signal, then the signal.
+    /// What happens in between is not taken wrongly. A process that has ended is told by its handle. One
+    /// that has become another program since it was last asked who it is has lost its handlers
+    /// with that, which is seen. What remains are the microseconds between the last
+    /// answer and the signal, in which a process can take its handler away or start another program:
+    /// the kernel knows no signal that is bound to a program.
+    ///
+    /// # Errors
+    ///
+    /// Fails where `/proc` cannot be read, a pid file is not to be relied on, or the signal is not
+    /// allowed.
+    pub fn on(&self, held: &Held, age: Duration) -> Result<Attempted, TargetError> {
+        let pid = held.target().pid;
+        if !self.procfs.matches(pid, self.selector)? {
+            return Ok(Attempted::Gone);
+        }
+        let Some(disposition) = self.procfs.disposition(pid, self.signal)? else {
+            return Ok(Attempted::Gone);
+        };
+        match judge(self.signal, disposition, age, self.caution) {
+            Verdict::NotYet => Ok(Attempted::NotYet),
+            Verdict::Refused(reason) => Ok(Attempted::Refused(reason)),
+            Verdict::Go if self.is_dry => Ok(Attempted::Delivered),
+            Verdict::Go => held.send(self.procfs, self.signal).map(|sent| match sent {
+                Sent::Delivered => Attempted::Delivered,
+                Sent::Gone => Attempted::Gone,
+            }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HUP: u64 = 1;
     const OLD: Duration = Duration::from_mins(1);
     const YOUNG: Duration = Duration::from_millis(100);
+    const CAREFUL: Caution = Caution { is_forced: false, handler_timeout: Duration::from_secs(2) };
+    const FORCED: Caution = Caution { is_forced: true, ..CAREFUL };
 
-    fn sets(caught: u64, ignored: u64) -> SignalSets {
-        SignalSets { caught, ignored, is_zombie: false }
-    }
-
-    fn caution(is_forced: bool) -> Caution {
-        Caution { is_forced, handler_timeout: Duration::from_secs(2) }
+    fn check(signal: Signal, disposition: Disposition, age: Duration, expected: Verdict) {
+        let verdict = judge(signal, disposition, age, CAREFUL);
+        assert_eq!(verdict, expected, "for {signal:?}, {disposition:?}, {age:?}");
     }
 
     #[test]
-    fn only_what_is_caught_or_meant_to_end_goes_out() {
-        fn check(signal: Signal, sets: SignalSets, age: Duration, forced: bool, expected: Verdict) {
-            let verdict = judge(signal, sets, age, caution(forced));
-            assert_eq!(verdict, expected, "for {signal:?}, {sets:?}, {age:?}, forced: {forced}");
+    fn only_what_arrives_and_does_no_harm_goes_out() {
+        use Disposition::{Awaited, Blocked, Caught, DroppedByInit, Ends, Ignored, Stops, Zombie};
+        let refused = Verdict::Refused;
+        check(Signal::HUP, Caught, OLD, Verdict::Go);
+        check(Signal::HUP, Caught, YOUNG, Verdict::Go);
+        check(Signal::HUP, Awaited, OLD, Verdict::Go);
+        check(Signal::HUP, Ends, OLD, refused(Refusal::NotCaught));
+        check(Signal::HUP, Blocked, OLD, refused(Refusal::Blocked));
+        check(Signal::HUP, Ignored, OLD, refused(Refusal::Ignored));
+        check(Signal::HUP, DroppedByInit, OLD, refused(Refusal::DroppedByInit));
+        check(Signal::TSTP, Stops, OLD, refused(Refusal::Stops));
+        check(Signal::WINCH, Ignored, OLD, refused(Refusal::Ignored));
+        check(Signal::HUP, Zombie, YOUNG, refused(Refusal::Zombie));
+    }
+
+    #[test]
+    fn a_young_process_may_yet_install_a_handler() {
+        use Disposition::{Blocked, DroppedByInit, Ends, Ignored, Stops};
+        for disposition in [Ends, Blocked, Ignored, DroppedByInit] {
+            check(Signal::HUP, disposition, YOUNG, Verdict::NotYet);
         }
-        let not_caught = Verdict::Refused(Refusal::NotCaught);
-        let ignored = Verdict::Refused(Refusal::Ignored);
-        check(Signal::HUP, sets(HUP, 0), OLD, false, Verdict::Go);
-        check(Signal::HUP, sets(HUP, 0), YOUNG, false, Verdict::Go);
-        check(Signal::HUP, sets(0, 0), OLD, false, not_caught);
-        check(Signal::HUP, sets(0, 0), YOUNG, false, Verdict::NotYet);
-        check(Signal::HUP, sets(0, 0), OLD, true, Verdict::Go);
-        check(Signal::HUP, sets(0, HUP), OLD, false, ignored);
-        check(Signal::USR2, sets(HUP, 0), OLD, false, not_caught);
-        check(Signal::TERM, sets(0, 0), OLD, false, Verdict::Go);
-        let zombie = SignalSets { is_zombie: true, ..sets(HUP, 0) };
-        check(Signal::HUP, zombie, OLD, true, Verdict::Refused(Refusal::Zombie));
+        check(Signal::TSTP, Stops, YOUNG, Verdict::NotYet);
+        // Nobody can.
+        check(Signal::STOP, Stops, YOUNG, Verdict::Refused(Refusal::Stops));
+    }
+
+    #[test]
+    fn what_is_meant_to_end_a_process_goes_out_unless_it_would_be_lost() {
+        use Disposition::{Blocked, DroppedByInit, Ends, Ignored};
+        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+            check(signal, Ends, YOUNG, Verdict::Go);
+            check(signal, Blocked, OLD, Verdict::Go);
+            check(signal, Ignored, OLD, Verdict::Refused(Refusal::Ignored));
+            check(signal, DroppedByInit, OLD, Verdict::Refused(Refusal::DroppedByInit));
+        }
+        check(Signal::KILL, Ends, YOUNG, Verdict::Go);
+        check(Signal::KILL, DroppedByInit, YOUNG, Verdict::Refused(Refusal::DroppedByInit));
+    }
+
+    #[test]
+    fn force_sends_to_all_but_the_dead() {
+        use Disposition::{Blocked, DroppedByInit, Ends, Ignored, Stops, Zombie};
+        for disposition in [Ends, Stops, Blocked, Ignored, DroppedByInit] {
+            assert_eq!(judge(Signal::HUP, disposition, YOUNG, FORCED), Verdict::Go);
+        }
+        let zombie = judge(Signal::HUP, Zombie, OLD, FORCED);
+        assert_eq!(zombie, Verdict::Refused(Refusal::Zombie));
     }
 }

@@ -169,13 +169,20 @@ fn whether_signalled(
     me: &Standing,
 ) -> Option<Finding> {
     let pid = held.target().pid;
-    let sets = procfs.signal_sets(pid)?;
-    let it = Standing::of(pid)?;
     let signal = question.signal;
+    let disposition = match procfs.disposition(pid, signal.get()) {
+        Ok(disposition) => disposition?,
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::new(error));
+            return Some(Finding::bad(Id::Process, detail));
+        }
+    };
+    let it = Standing::of(pid)?;
     let who = format!("pid {pid}, uid {}", it.uid);
     // As if the process had run for long: what it does not catch now, it may yet.
     let caution = Caution { is_forced: question.is_forced, handler_timeout: Duration::ZERO };
-    if let Verdict::Refused(reason) = preflight::judge(signal.get(), sets, Duration::MAX, caution) {
+    let verdict = preflight::judge(signal.get(), disposition, Duration::MAX, caution);
+    if let Verdict::Refused(reason) = verdict {
         let detail = format!("{who}: {signal} would be withheld: {reason}");
         return Some(Finding::bad(Id::Process, detail).remedy(reason.remedy()));
     }
@@ -194,10 +201,10 @@ fn whether_signalled(
 /// Asks whether the process can be signalled, in the way that `run` would take.
 fn may_signal(pid: Pid) -> Option<Result<(), Errno>> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw())?;
-    Some(match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => probe::pidfd_send_signal(pidfd.as_fd()),
+    let pidfd = pidfd_open(pid, PidfdFlags::empty());
+    Some(match pidfd.and_then(|pidfd| probe::pidfd_send_signal(pidfd.as_fd())) {
         Err(Errno::NOSYS | Errno::PERM) => test_kill_process(pid),
-        Err(errno) => Err(errno),
+        answer => answer,
     })
 }
 

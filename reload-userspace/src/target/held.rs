@@ -1,0 +1,187 @@
+//! A process that is held: what is sent to it reaches it or nobody.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::unistd::Pid;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
+};
+
+use super::{Procfs, Target, TargetError};
+
+/// A target that is held: whatever becomes of its pid, what is sent reaches this process or none.
+#[derive(Debug)]
+pub struct Held {
+    target: Target,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+enum Handle {
+    /// A descriptor of the process (Linux 5.3).
+    PidFd(OwnedFd),
+    /// The kernel or a seccomp profile knows no pidfd: the start time is compared before each signal.
+    Pid,
+}
+
+/// What became of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The kernel took it.
+    Delivered,
+    /// The process is gone.
+    Gone,
+}
+
+impl Held {
+    /// Opens a handle on the process with this pid, or gives `None` where there is none.
+    ///
+    /// The order matters. First we open a handle, which from then on means one process whatever
+    /// becomes of the pid; then we ask who has the pid; then we ask whether the handle's process is
+    /// still alive. If it is, nobody else can have had the pid in between.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the kernel allows no handle or `/proc` cannot be read: the process cannot be a target.
+    pub fn open(procfs: &Procfs, pid: Pid) -> Result<Option<Self>, TargetError> {
+        let Some(raw) = rustix::process::Pid::from_raw(pid.as_raw()) else {
+            return Ok(None);
+        };
+        let handle = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(handle) => Handle::PidFd(handle),
+            Err(Errno::SRCH) => return Ok(None),
+            // Before Linux 5.3, and under seccomp profiles of that time.
+            Err(Errno::NOSYS | Errno::PERM) => Handle::Pid,
+            Err(errno) => return Err(TargetError::Hold { pid, source: errno.into() }),
+        };
+        let Some(target) = procfs.target(pid)? else {
+            return Ok(None);
+        };
+        let held = Self { target, handle };
+        Ok(held.is_alive(procfs).then_some(held))
+    }
+
+    /// Which process it is.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Another hold on the same process.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the agent is out of descriptors.
+    pub fn try_clone(&self) -> Result<Self, TargetError> {
+        let pid = self.target.pid;
+        let handle = match &self.handle {
+            Handle::PidFd(handle) => Handle::PidFd(
+                handle.try_clone().map_err(|source| TargetError::Hold { pid, source })?,
+            ),
+            Handle::Pid => Handle::Pid,
+        };
+        Ok(Self { target: self.target, handle })
+    }
+
+    /// Whether the process has not ended yet. A zombie has; one of which nothing can be learnt has not.
+    #[must_use]
+    pub fn is_alive(&self, procfs: &Procfs) -> bool {
+        self.has_kept_pid(procfs).unwrap_or(true)
+    }
+
+    /// Whether the pid is still that of the process, for it lives.
+    fn has_kept_pid(&self, procfs: &Procfs) -> Result<bool, TargetError> {
+        match &self.handle {
+            // A pidfd becomes readable when its process ends.
+            Handle::PidFd(handle) => {
+                let mut polled = [PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)];
+                Ok(poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ended| ended == 0))
+            }
+            Handle::Pid => Ok(procfs.target(self.target.pid)? == Some(self.target)),
+        }
+    }
+
+    /// Sends `signal` to the process.
+    ///
+    /// A seccomp filter may refuse `pidfd_send_signal(2)`, which it does not know, with what the kernel
+    /// says to one who may not. So `kill(2)` is asked as well, and its answer counts.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it is not allowed (`EPERM`). A process that is gone is [`Sent::Gone`].
+    pub fn send(&self, procfs: &Procfs, signal: Signal) -> Result<Sent, TargetError> {
+        let sent = match &self.handle {
+            Handle::PidFd(handle) => match pidfd_send_signal(handle, signal) {
+                Err(Errno::NOSYS | Errno::PERM) => self.kill(procfs, signal)?,
+                sent => sent,
+            },
+            Handle::Pid => self.kill(procfs, signal)?,
+        };
+        match sent {
+            Ok(()) => Ok(Sent::Delivered),
+            Err(Errno::SRCH) => Ok(Sent::Gone),
+            Err(errno) => Err(TargetError::Signal { pid: self.target.pid, source: errno.into() }),
+        }
+    }
+
+    /// Sends by pid, having made sure that the pid is still that of the process.
+    fn kill(&self, procfs: &Procfs, signal: Signal) -> Result<Result<(), Errno>, TargetError> {
+        let pid = rustix::process::Pid::from_raw(self.target.pid.as_raw());
+        Ok(match pid {
+            Some(pid) if self.has_kept_pid(procfs)? => kill_process(pid, signal),
+            _ => Err(Errno::SRCH),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    fn pid_of(child: &Child) -> Pid {
+        Pid::from_raw(i32::try_from(child.id()).unwrap())
+    }
+
+    #[test]
+    fn a_handle_outlives_its_process_and_means_no_other() {
+        let procfs = Procfs::default();
+        let mut child = sleeper();
+        let held = Held::open(&procfs, pid_of(&child)).unwrap().unwrap();
+        assert!(held.is_alive(&procfs));
+        assert_eq!(held.send(&procfs, Signal::TERM).unwrap(), Sent::Delivered);
+        child.wait().unwrap();
+        assert!(!held.is_alive(&procfs));
+        assert_eq!(held.send(&procfs, Signal::TERM).unwrap(), Sent::Gone);
+    }
+
+    #[test]
+    fn without_a_pidfd_the_start_time_decides() {
+        let procfs = Procfs::default();
+        let mut child = sleeper();
+        let target = procfs.target(pid_of(&child)).unwrap().unwrap();
+        // A process that took over the pid started at another time.
+        let earlier = Target { started: target.started - 1, ..target };
+        let stale = Held { target: earlier, handle: Handle::Pid };
+        assert_eq!(stale.send(&procfs, Signal::KILL).unwrap(), Sent::Gone);
+        assert_eq!(child.try_wait().unwrap(), None);
+
+        let held = Held { target, handle: Handle::Pid };
+        assert_eq!(held.send(&procfs, Signal::TERM).unwrap(), Sent::Delivered);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn nobody_is_held_where_nobody_is() {
+        // Above the highest pid that Linux ever hands out (2^22).
+        let nobody = Pid::from_raw(i32::MAX);
+        assert!(Held::open(&Procfs::default(), nobody).unwrap().is_none());
+    }
+}
