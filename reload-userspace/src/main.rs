@@ -35,6 +35,8 @@ fn main() -> ExitCode {
     };
     // Before there is another thread, for each has its own.
     sys::use_granted_capabilities();
+    // Each target and each watch may take a descriptor.
+    sys::limit::raise_open_files();
     let done = match cli.command {
         Command::Run(args) => run(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),

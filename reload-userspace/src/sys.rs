@@ -7,6 +7,7 @@
     reason = "calls that cannot know what their argument is, and one of the allocator"
 )]
 
+pub mod limit;
 pub mod probe;
 
 use std::{
