@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 
 use crate::{
     clock::Boot,
-    preflight::{self, Caution, Refusal, Verdict},
+    preflight::{Attempt, Attempted, Caution, Refusal},
     rule::SignalNumber,
     source::Follows,
-    target::{Held, Procfs, Selector, Sent, Target, TargetError},
+    target::{Held, Procfs, Selector, Target, TargetError},
 };
 
 /// How long until a young target is asked again whether it has its handler.
@@ -183,29 +183,21 @@ impl Crew {
             return self.dismiss(now);
         };
         let age = now.since(self.start(target));
-        let signal = signal.get();
-        if !procfs.matches(target.pid, &self.selector) {
-            return self.dismiss(now);
-        }
-        let Some(sets) = procfs.signal_sets(target.pid) else {
-            return self.dismiss(now);
-        };
-        let sent = match preflight::judge(signal, sets, age, caution) {
-            Verdict::NotYet => {
+        let Self { selector, .. } = self;
+        let is_dry = earnest == Earnest::Dry;
+        let attempt = Attempt { procfs, selector, signal: signal.get(), caution, is_dry };
+        match attempt.on(held, age) {
+            Ok(Attempted::Delivered) => Signalled::Sent,
+            Ok(Attempted::NotYet) => {
                 self.awaited.insert(target);
-                return Signalled::NotYet(now.after(HANDLER_POLL));
+                Signalled::NotYet(now.after(HANDLER_POLL))
             }
+            Ok(Attempted::Gone) => self.dismiss(now),
             // It has ended meanwhile, maybe because it has forked the one that goes on.
-            Verdict::Refused(Refusal::Zombie) if self.awaited.contains(&target) => {
-                return self.dismiss(now);
+            Ok(Attempted::Refused(Refusal::Zombie)) if self.awaited.contains(&target) => {
+                self.dismiss(now)
             }
-            Verdict::Refused(reason) => return Signalled::Refused(reason),
-            Verdict::Go if earnest == Earnest::Dry => Ok(Sent::Delivered),
-            Verdict::Go => held.send(procfs, signal),
-        };
-        match sent {
-            Ok(Sent::Delivered) => Signalled::Sent,
-            Ok(Sent::Gone) => self.dismiss(now),
+            Ok(Attempted::Refused(reason)) => Signalled::Refused(reason),
             Err(error) => Signalled::Failed(error),
         }
     }
