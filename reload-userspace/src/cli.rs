@@ -47,6 +47,9 @@ pub enum Command {
     /// It takes the options of `run`, of which none is needed. The exit status is 0 where `run` with
     /// these options would work.
     Doctor(DoctorArgs),
+    /// Run one command for the agent, which starts itself so
+    #[command(hide = true)]
+    Inside(InsideArgs),
 }
 
 /// The options of `run`.
@@ -126,6 +129,22 @@ pub struct DoctorArgs {
     /// How the report is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub format: Format,
+}
+
+/// What the agent tells the helper that runs a command.
+#[derive(Args, Clone, Debug)]
+pub struct InsideArgs {
+    /// Process in whose place it runs
+    #[arg(long, value_name = "PID", requires = "started")]
+    pub target: Option<i32>,
+
+    /// Clock tick at which that process has started
+    #[arg(long, value_name = "TICK")]
+    pub started: Option<u64>,
+
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub words: Vec<String>,
 }
 
 /// What to watch and whom to reload.

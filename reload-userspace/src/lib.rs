@@ -34,6 +34,8 @@ pub mod confirm;
 
 pub mod ledger;
 
+pub mod child;
+
 pub mod report;
 
 pub mod rule;

@@ -8,16 +8,19 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Parser as _, error::ErrorKind};
+use nix::unistd::Pid;
 use reload_userspace::{
     agent::Agent,
-    cli::{self, Cli, Command, DoctorArgs, Format, LogLevel, RunArgs, SourceChoice},
+    child,
+    cli::{self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice},
     clock,
     doctor::{self, Question},
     event::SourceName,
     report::{Log, one_line},
-    rule::{self, Pace, Rule, RuleError, Settings},
+    rule::{self, CommandLine, Pace, Rule, RuleError, Settings},
     source::{Choice, Ladder},
     sys,
+    target::Target,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),
+        Command::Inside(args) => return inside(args).unwrap_or_else(|error| fail(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +108,13 @@ async fn run(args: &RunArgs) -> Result<()> {
 
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
     Agent::new(source, vec![rule], settings, log)?.run(started, stop).await
+}
+
+fn inside(args: InsideArgs) -> Result<ExitCode> {
+    let InsideArgs { target, started, words } = args;
+    let target = target.zip(started);
+    let target = target.map(|(pid, started)| Target { pid: Pid::from_raw(pid), started });
+    Ok(child::inside::run(&CommandLine::new(words)?, target))
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -9,6 +9,7 @@
 
 pub mod limit;
 pub mod probe;
+pub mod spawn;
 
 use std::{
     fs, io, mem,

@@ -55,6 +55,12 @@ impl Procfs {
         Err(TargetError::Foreign { root: self.root.clone() })
     }
 
+    /// The tick at which a process has started, from what its `stat` says.
+    #[must_use]
+    pub fn start_tick(stat: &[u8]) -> Option<u64> {
+        Stat::parse(stat).map(|stat| stat.started)
+    }
+
     /// Who has this pid now, or `None` where nobody has.
     ///
     /// # Errors

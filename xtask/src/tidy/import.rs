@@ -23,6 +23,7 @@ use May::{All, AllBut, Only};
 /// ARCHITECTURE.md where in the pipeline it stands.
 const MAY_IMPORT: &[(&str, May)] = &[
     ("agent", AllBut(&["doctor"])),
+    ("child", Only(&["rule", "sys", "target"])),
     ("cli", Only(&[])),
     ("clock", Only(&[])),
     ("confirm", Only(&["clock", "sys", "target"])),
