@@ -1,4 +1,4 @@
-//! The command line as the user typed it.
+//! The command line as the user typed it, and what the environment says in its place.
 //!
 //! Nothing here touches the system or judges a combination of options; [`crate::rule`] does.
 
@@ -8,14 +8,31 @@
     reason = "the doc comments are help texts, which are plain text"
 )]
 
+mod rule;
+mod value;
+
 use std::{
+    collections::BTreeMap,
+    env,
     ffi::{OsStr, OsString},
+    net::SocketAddr,
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    builder::BoolishValueParser, parser::ValueSource,
+};
+
+pub use self::{
+    rule::{
+        ActionArgs, CHECK_TIMEOUT, CONFIRM_TIMEOUT, CheckPlace, HANDLER_TIMEOUT, MIN_INTERVAL,
+        RuleArgs, SETTLE, SETTLE_MAX, StartChoice,
+    },
+    value::Texts,
+};
 
 /// The version, and the commit that it was built of.
 pub const VERSION: &str =
@@ -40,7 +57,8 @@ pub enum Command {
     ///
     /// Example: reload-agent run --watch /etc/nginx --process nginx
     ///
-    /// Every option can be given as an environment variable instead, RELOAD_ and its name.
+    /// Every option can be given as an environment variable instead, RELOAD_ and its name. One that is
+    /// set to nothing counts as not set.
     Run(RunArgs),
     /// Say what works here, what does not, why, and what to grant
     ///
@@ -55,45 +73,23 @@ pub enum Command {
 /// The options of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// What to watch and whom to reload
+    /// File with rules, for more than one; a change of it is applied at once
+    ///
+    /// What else says what to watch, whom to reload or how is said in the file then. The other
+    /// options count for each of its rules that does not say otherwise. docs/rules.md explains it.
+    #[arg(long, value_name = "FILE", env = "RELOAD_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// What to watch, whom to reload, and how
     #[command(flatten)]
     pub rule: RuleArgs,
 
-    /// Signal to send: a name (HUP, SIGUSR1, RTMIN+3) or a number [default: HUP]
+    /// Directory in which the agent remembers what each process has
     ///
-    /// [env: RELOAD_SIGNAL, SIGNAL]
-    #[arg(long, value_name = "SIGNAL")]
-    pub signal: Option<String>,
-
-    /// Send the signal even where the process does not catch it
-    ///
-    /// Without a handler most signals end a process, so they are withheld otherwise.
-    #[arg(long, env = "RELOAD_FORCE", value_parser = BoolishValueParser::new())]
-    pub force: bool,
-
-    /// How long a process that has just started is given to install its handler
-    #[arg(long, value_name = "DURATION", env = "RELOAD_HANDLER_TIMEOUT", default_value = "2s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub handler_timeout: Duration,
-
-    /// Quiet after which an in-place write counts as complete
-    ///
-    /// It only matters where the source cannot see that the last writer has closed the file.
-    #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE", default_value = "100ms")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub settle: Duration,
-
-    /// Longest wait for the end of a change, however busy its writer is
-    #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE_MAX", default_value = "2s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub settle_max: Duration,
-
-    /// Shortest time between two reloads of the same process
-    ///
-    /// Changes within it become one reload: the last state is always delivered.
-    #[arg(long, value_name = "DURATION", env = "RELOAD_MIN_INTERVAL", default_value = "1s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub min_interval: Duration,
+    /// With it a change that is made while the agent is down is applied when it is back, and nothing
+    /// is applied twice.
+    #[arg(long, value_name = "DIR", env = "RELOAD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
 
     /// How often to compare the content even though nothing was seen
     #[arg(long, value_name = "DURATION", env = "RELOAD_RECONCILE", default_value = "30s")]
@@ -104,7 +100,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", env = "RELOAD_SOURCE", value_enum, default_value = "auto")]
     pub source: SourceChoice,
 
-    /// Tell what would be signalled, and signal nothing
+    /// Where metrics and health are served: 9090, 127.0.0.1:9090, [::1]:9090 [default: nowhere]
+    ///
+    /// A port alone means all addresses of the machine or pod.
+    #[arg(long, value_name = "ADDR", env = "RELOAD_LISTEN", value_parser = value::address)]
+    pub listen: Option<SocketAddr>,
+
+    /// Explain each rule, tell what would be done, and do nothing
     #[arg(long, env = "RELOAD_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
 
@@ -117,7 +119,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "LEVEL", env = "RELOAD_LOG_LEVEL", value_enum)]
     #[arg(default_value = "info")]
     pub log_level: LogLevel,
+
+    /// The options that were not typed but are in the environment, each with its variable.
+    #[arg(skip)]
+    pub variables: Variables,
 }
+
+/// By the name of the field of an option: the environment variable that its value was in.
+pub type Variables = BTreeMap<String, String>;
 
 /// The options of `doctor`.
 #[derive(Args, Clone, Debug)]
@@ -145,29 +154,6 @@ pub struct InsideArgs {
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub words: Vec<String>,
-}
-
-/// What to watch and whom to reload.
-#[derive(Args, Clone, Debug)]
-pub struct RuleArgs {
-    /// File or directory to watch; repeat for more
-    ///
-    /// A directory stands for the files in it, but not for those of its subdirectories. Symlinks are
-    /// followed and watched at every hop, as a mounted ConfigMap needs. What does not exist yet is
-    /// waited for. As an environment variable: paths, separated by commas.
-    ///
-    /// [env: RELOAD_WATCH, FILE, CONFIG_DIR]
-    #[arg(long, value_name = "PATH")]
-    pub watch: Vec<PathBuf>,
-
-    /// Name of the process to reload
-    ///
-    /// The name of the task, of the executable, or of argv[0]. Of several processes the topmost of
-    /// each process tree is meant: nginx's master, not its workers.
-    ///
-    /// [env: RELOAD_PROCESS, PROCESS, PROCESS_NAME]
-    #[arg(long, value_name = "NAME")]
-    pub process: Option<String>,
 }
 
 /// Where events come from.
@@ -214,22 +200,90 @@ pub const PROCESS_VARIABLES: [&str; 3] = ["RELOAD_PROCESS", "PROCESS", "PROCESS_
 /// The environment variables that may name the signal.
 pub const SIGNAL_VARIABLES: [&str; 2] = ["RELOAD_SIGNAL", "SIGNAL"];
 
-impl RuleArgs {
-    /// Fills in from the environment what was not typed; the first variable that is set wins.
-    #[must_use]
-    pub fn or_environment(self, get: impl Fn(&str) -> Option<OsString>) -> Self {
-        let Self { watch, process } = self;
-        let from_environment = || {
-            let mut set = WATCH_VARIABLES.iter().filter_map(|name| get(name));
-            let paths = set.find(|paths| !paths.is_empty()).unwrap_or_default();
+impl Cli {
+    /// Takes the command line apart, with what the environment says in place of options.
+    ///
+    /// # Errors
+    ///
+    /// Fails where an option is unknown or its value is none, and where help was asked for.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::command().mut_subcommands(|command| {
+            command.mut_args(|option| {
+                let value = option.get_env().and_then(env::var_os);
+                let is_nothing = value.is_some_and(|value| value.is_empty());
+                if is_nothing { option.env(None::<&'static str>) } else { option }
+            })
+        });
+        let matches = command.try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let variables = matches.subcommand().map(|(_, options)| variables(options));
+        if let Some(run) = cli.command.run_mut() {
+            run.variables = variables.unwrap_or_default();
+            run.ask(|name| env::var_os(name));
+        }
+        Ok(cli)
+    }
+}
+
+impl Command {
+    fn run_mut(&mut self) -> Option<&mut RunArgs> {
+        match self {
+            Self::Run(run) => Some(run),
+            Self::Doctor(doctor) => Some(&mut doctor.run),
+            Self::Inside(_) => None,
+        }
+    }
+}
+
+/// Which of the options are in the environment, and where.
+fn variables(options: &ArgMatches) -> Variables {
+    let ids = options.ids().map(clap::Id::as_str);
+    let is_variable = |id: &&str| {
+        // What is no option is a group of them, and has no source.
+        options.try_contains_id(id).is_ok()
+            && options.value_source(id) == Some(ValueSource::EnvVariable)
+    };
+    ids.filter(is_variable).map(|id| (id.to_owned(), variable(id))).collect()
+}
+
+/// The environment variable of an option, by the name of its field.
+#[must_use]
+pub fn variable(id: &str) -> String {
+    format!("RELOAD_{}", id.to_ascii_uppercase())
+}
+
+impl RunArgs {
+    /// Fills in what was not typed and may have several variables; the first that is set wins.
+    ///
+    /// Beside a file with rules only those that are the agent's own count: the others may be meant for
+    /// whoever else reads them.
+    fn ask(&mut self, get: impl Fn(&str) -> Option<OsString>) {
+        let most = if self.config.is_some() { 1 } else { usize::MAX };
+        let first = |names: &[&'static str]| {
+            let mut set = names.iter().take(most).filter_map(|name| Some((*name, get(name)?)));
+            set.find(|(_, value)| !value.is_empty())
+        };
+        let rule = &mut self.rule;
+        if rule.watch.is_empty()
+            && let Some((name, paths)) = first(&WATCH_VARIABLES)
+        {
             // Paths are bytes, not text.
             let paths = paths.as_bytes().split(|&byte| byte == b',');
             let paths = paths.filter(|path| !path.is_empty());
-            paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
-        };
-        Self {
-            watch: if watch.is_empty() { from_environment() } else { watch },
-            process: process.or_else(|| first_set(&PROCESS_VARIABLES, &get)),
+            rule.watch = paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect();
+            self.variables.insert("watch".to_owned(), name.to_owned());
+        }
+        let texts = [
+            ("process", &mut rule.process, &PROCESS_VARIABLES[..]),
+            ("signal", &mut rule.signal, &SIGNAL_VARIABLES),
+        ];
+        for (id, text, names) in texts {
+            if text.is_none()
+                && let Some((name, value)) = first(names)
+            {
+                *text = Some(value.to_string_lossy().into_owned());
+                self.variables.insert(id.to_owned(), name.to_owned());
+            }
         }
     }
 }
@@ -256,12 +310,6 @@ fn is_of_a_service(name: &str) -> bool {
     name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT")
 }
 
-/// The value of the first variable that is set, and not to nothing.
-pub fn first_set(names: &[&str], get: impl Fn(&str) -> Option<OsString>) -> Option<String> {
-    let value = names.iter().find_map(|name| get(name).filter(|value| !value.is_empty()))?;
-    Some(value.to_string_lossy().into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,30 +334,72 @@ mod tests {
         check(&["RELOAD_AGENT_SERVICE_PORT_HTTP"], &[]);
     }
 
+    fn typed(arguments: &[&str], set: &[(&str, &str)]) -> RunArgs {
+        let arguments = ["reload-agent", "run"].iter().chain(arguments);
+        let Command::Run(mut run) = Cli::parse_from(arguments).command else {
+            unreachable!("it is what was typed");
+        };
+        run.ask(|name| {
+            let found = set.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        });
+        run
+    }
+
     #[test]
     fn the_first_variable_that_is_set_wins() {
-        fn check(set: &[(&str, &str)], watch: &[&str], process: Option<&str>) {
-            let get = |name: &str| {
-                let found = set.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| OsString::from(value))
-            };
-            let args = RuleArgs { watch: Vec::new(), process: None }.or_environment(get);
+        fn check(
+            set: &[(&str, &str)],
+            watch: &[&str],
+            process: Option<&str>,
+            signal: Option<&str>,
+        ) {
+            let rule = typed(&[], set).rule;
             let expected: Vec<_> = watch.iter().map(PathBuf::from).collect();
-            assert_eq!((args.watch, args.process.as_deref()), (expected, process), "for {set:?}");
+            assert_eq!(rule.watch, expected, "for {set:?}");
+            assert_eq!((rule.process.as_deref(), rule.signal.as_deref()), (process, signal));
         }
-        check(&[], &[], None);
-        check(&[("FILE", "/a"), ("PROCESS", "nginx")], &["/a"], Some("nginx"));
-        check(&[("CONFIG_DIR", "/c,/d"), ("PROCESS_NAME", "x")], &["/c", "/d"], Some("x"));
-        check(&[("RELOAD_WATCH", "/r"), ("FILE", "/a")], &["/r"], None);
-        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "r")], &[], Some("r"));
-        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "")], &[], Some("p"));
+        check(&[], &[], None, None);
+        check(&[("FILE", "/a"), ("PROCESS", "nginx")], &["/a"], Some("nginx"), None);
+        check(&[("CONFIG_DIR", "/c,/d"), ("PROCESS_NAME", "x")], &["/c", "/d"], Some("x"), None);
+        check(&[("RELOAD_WATCH", "/r"), ("FILE", "/a"), ("SIGNAL", "1")], &["/r"], None, Some("1"));
+        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "r")], &[], Some("r"), None);
+        check(&[("PROCESS", "p"), ("RELOAD_PROCESS", "")], &[], Some("p"), None);
+        check(&[("SIGNAL", "HUP"), ("RELOAD_SIGNAL", "USR1")], &[], None, Some("USR1"));
     }
 
     #[test]
     fn what_is_typed_wins_over_the_environment() {
-        let typed = RuleArgs { watch: vec!["/typed".into()], process: Some("typed".to_owned()) };
-        let args = typed.or_environment(|_| Some("environment".into()));
-        assert_eq!(args.watch, [PathBuf::from("/typed")]);
-        assert_eq!(args.process.as_deref(), Some("typed"));
+        let set = [("FILE", "/set"), ("PROCESS", "set"), ("SIGNAL", "USR2")];
+        let run = typed(&["--watch", "/typed", "--process", "typed"], &set);
+        assert_eq!(run.rule.watch, [PathBuf::from("/typed")]);
+        assert_eq!(run.rule.process.as_deref(), Some("typed"));
+        let variables = [("signal".to_owned(), "SIGNAL".to_owned())];
+        assert_eq!(run.variables, variables.into());
+    }
+
+    #[test]
+    fn beside_a_file_with_rules_the_names_of_others_are_not_heeded() {
+        let set = [("FILE", "/set"), ("PROCESS", "set"), ("RELOAD_SIGNAL", "USR2")];
+        let run = typed(&["--config", "/rules.yaml"], &set);
+        assert_eq!((run.rule.watch.len(), run.rule.process), (0, None));
+        assert_eq!(run.rule.signal.as_deref(), Some("USR2"));
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_the_help_tells() {
+        let run = RunArgs::augment_args(clap::Command::new("run"));
+        let check = |id: &str, default: Duration| {
+            let option = run.get_arguments().find(|it| it.get_id() == id).unwrap();
+            let help = option.get_help().unwrap().to_string();
+            let told = format!("[default: {}]", humantime::format_duration(default));
+            assert!(help.ends_with(&told), "{help:?} does not end with {told}");
+        };
+        check("check_timeout", CHECK_TIMEOUT);
+        check("confirm_timeout", CONFIRM_TIMEOUT);
+        check("handler_timeout", HANDLER_TIMEOUT);
+        check("min_interval", MIN_INTERVAL);
+        check("settle", SETTLE);
+        check("settle_max", SETTLE_MAX);
     }
 }

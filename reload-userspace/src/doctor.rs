@@ -12,10 +12,10 @@ mod status;
 mod target;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use self::{source::Sources, status::Standing, watch::Seen};
-use crate::{mount::Mounts, rule::SignalNumber, source::Choice, target::Selector};
+use crate::{mount::Mounts, rule::Sketch, source::Choice};
 
 pub use self::{
     finding::{Finding, Group, Id, Status},
@@ -25,18 +25,25 @@ pub use self::{
 /// What `run` would be asked to do, as far as it is known.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The paths to watch, all absolute.
-    pub watches: Vec<PathBuf>,
-    /// Whom to reload.
-    pub selector: Option<Selector>,
-    /// What to send.
-    pub signal: SignalNumber,
-    /// Whether it is sent whatever the process does with it.
-    pub is_forced: bool,
+    /// What to watch and whom to reload, as far as it was said.
+    pub rules: Vec<Sketch>,
     /// Which sources may be used.
     pub choice: Choice,
     /// The environment variables that look like options and are none.
     pub unknown_variables: Vec<String>,
+}
+
+impl Question {
+    /// The paths to watch, each once.
+    fn paths(&self) -> Vec<&Path> {
+        let mut paths: Vec<&Path> = Vec::new();
+        for path in self.rules.iter().flat_map(|rule| &rule.watches) {
+            if !paths.contains(&path.as_path()) {
+                paths.push(path);
+            }
+        }
+        paths
+    }
 }
 
 /// Looks at everything that `run` depends on, in the order of the pipeline.
@@ -67,17 +74,20 @@ pub fn examine(question: &Question) -> Report {
     let mut seen = Seen::default();
     let mut watches = Report::default();
     let mut climb = None;
-    for path in &question.watches {
+    let paths = question.paths();
+    for path in &paths {
         let climb = climb.get_or_insert_with(|| sources.climb());
-        watch::examine(&mut watches, path, question, climb, &mounts, &mut seen);
+        watch::examine(&mut watches, path, &paths, climb, &mounts, &mut seen);
     }
     // What it holds would count among what is used up.
     drop(climb);
     limits::examine(&mut report, &me, &sources, seen.places.len());
     report.findings.append(&mut watches.findings);
 
-    if let Some(selector) = &question.selector {
-        target::examine(&mut report, question, selector, &me, &mounts, &seen.files);
+    for rule in &question.rules {
+        if let Some(selector) = &rule.selector {
+            target::examine(&mut report, rule, selector, &me, &mounts, &seen.files);
+        }
     }
     report
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Parser as _, error::ErrorKind};
 use nix::unistd::Pid;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use reload_userspace::{
     agent::Agent,
     child,
@@ -17,7 +17,7 @@ use reload_userspace::{
     doctor::{self, Question},
     event::SourceName,
     report::{Log, one_line},
-    rule::{self, CommandLine, Pace, Rule, RuleError, Settings},
+    rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder},
     sys,
     target::Target,
@@ -32,7 +32,7 @@ use tracing_subscriber::{
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -73,11 +73,28 @@ fn usage(error: &clap::Error) -> ExitCode {
     let said =
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let said = said.collect::<Vec<_>>().join("; ");
-    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    let said = name_variable(said.strip_prefix("error: ").unwrap_or(&said), error);
     let command = env::args().nth(1).filter(|word| ["run", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
+}
+
+/// Calls an option that nobody has typed by the environment variable that its value is from.
+fn name_variable(said: &str, error: &clap::Error) -> String {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return said.to_owned();
+    };
+    let flag = option.split_whitespace().next().unwrap_or(option);
+    let is_typed = env::args_os().skip(1).any(|word| {
+        let word = word.to_string_lossy();
+        word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    });
+    if is_typed {
+        return said.to_owned();
+    }
+    let id = flag.trim_start_matches("--").replace('-', "_");
+    said.replace(&format!("'{option}'"), &cli::variable(&id))
 }
 
 fn complain(text: &str) {
@@ -88,8 +105,7 @@ fn complain(text: &str) {
 async fn run(args: &RunArgs) -> Result<()> {
     let started = clock::now();
     let log = Log { format: args.log_format, level: args.log_level };
-    let rule_args = args.rule.clone().or_environment(|name| env::var_os(name));
-    let rule = Rule::new(args, &rule_args, signal_name(args.signal.as_deref()).as_deref())?;
+    let rules = rule::from_args(args)?;
     let settings = Settings::new(args)?;
     diagnose(log);
     let unknown = unknown_variables();
@@ -107,7 +123,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     };
 
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, vec![rule], settings, log)?.run(started, stop).await
+    Agent::new(source, rules, settings, log)?.run(started, stop).await
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {
@@ -120,12 +136,8 @@ fn inside(args: InsideArgs) -> Result<ExitCode> {
 #[tokio::main(flavor = "current_thread")]
 async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let DoctorArgs { run, format } = args;
-    let rule_args = run.rule.clone().or_environment(|name| env::var_os(name));
     let question = Question {
-        watches: rule::watches(&rule_args.watch)?,
-        selector: rule_args.process.as_deref().map(rule::selector).transpose()?,
-        signal: rule::signal(signal_name(run.signal.as_deref()).as_deref())?,
-        is_forced: Pace::new(run)?.caution.is_forced,
+        rules: rule::sketches(run)?,
         choice: choice(run.source),
         unknown_variables: unknown_variables(),
     };
@@ -152,12 +164,6 @@ fn choice(source: SourceChoice) -> Choice {
 fn unknown_variables() -> Vec<String> {
     let names = cli::unknown_variables(env::vars_os().map(|(name, _)| name));
     names.iter().map(|name| one_line(name)).collect()
-}
-
-/// The signal that was typed or is in the environment.
-fn signal_name(typed: Option<&str>) -> Option<String> {
-    let from_environment = || cli::first_set(&cli::SIGNAL_VARIABLES, |name| env::var_os(name));
-    typed.map(str::to_owned).or_else(from_environment)
 }
 
 /// Writes what is not a decision to standard error as well: what led to one, at the level `debug`.

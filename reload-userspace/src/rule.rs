@@ -1,22 +1,22 @@
 //! What to watch, whom to reload, and how: what the user typed, judged.
 //!
-//! **Invariant:** a [`Rule`] is valid. Its fields are private, and [`Rule::new`] is the only way to
-//! one, so no code past this file asks again whether a path is absolute.
+//! **Invariant:** a [`Rule`] is valid. Its fields are private, and [`from_args`] and [`read_file`] are
+//! the only ways to one, so no code past this folder asks again whether a path is absolute.
 
 mod action;
 mod check;
 mod command;
 mod endpoint;
+mod error;
+mod file;
 mod signal;
+mod sketch;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use self::{error::Speaker, sketch::absolute};
 use crate::{
-    cli::{self, RuleArgs, RunArgs},
+    cli::{RuleArgs, RunArgs},
     preflight::Caution,
     settle::Limits,
     target::Selector,
@@ -27,21 +27,23 @@ pub use self::{
     check::{Check, CheckIn},
     command::{CommandError, CommandLine},
     endpoint::{Endpoint, EndpointError},
+    error::RuleError,
+    file::{RulesFile, read_file},
     signal::{SignalError, SignalNumber},
+    sketch::Sketch,
 };
 
 /// How long the kubelet is given to remove the old directory of a volume after the swap.
 const VOLUME_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The longest name that a rule can be given.
+const MOST_CHARACTERS: usize = 63;
+
 /// What to watch, whom to reload, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     name: String,
-    watches: Vec<PathBuf>,
-    selector: Option<Selector>,
-    actions: Vec<Action>,
-    check: Option<Check>,
-    pace: Pace,
+    sketch: Sketch,
 }
 
 /// When a rule is carried out, and how carefully.
@@ -78,71 +80,47 @@ pub struct Settings {
     pub is_dry: bool,
     /// Where what was applied to whom is remembered.
     pub state_dir: Option<PathBuf>,
-    /// Where the rules come from, if from a file.
-    pub config: Option<PathBuf>,
+    /// Where metrics and health are served.
+    pub listen: Option<SocketAddr>,
+    /// Where the rules come from, if from a file: it may change.
+    pub config: Option<RulesFile>,
 }
 
-/// Why the command line cannot be carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleError {
-    /// There is no path.
-    #[error("there is nothing to watch; give --watch PATH, or set {}", cli::WATCH_VARIABLES.join(", "))]
-    NoWatch,
-    /// A path is empty.
-    #[error("--watch is empty; give the path of a file or directory")]
-    EmptyWatch,
-    /// The current directory, from which a relative path starts, is not known.
-    #[error("cannot make {} absolute; give an absolute path", path.display())]
-    Relative {
-        /// The path as the user gave it.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// There is no selector.
-    #[error("there is nobody to reload; give --process NAME, or set {}", cli::PROCESS_VARIABLES.join(", "))]
-    NoProcess,
-    /// The selector matches nothing.
-    #[error("--process is empty; give the name of a process, as in /proc/<pid>/comm")]
-    EmptyProcess,
-    /// The selector is a path.
-    #[error("--process {name:?} has a slash in it; give the name without its directories")]
-    ProcessIsPath {
-        /// What was given.
-        name: String,
-    },
-    /// There is no such signal.
-    #[error(transparent)]
-    Signal(#[from] SignalError),
-    /// A duration is too short.
-    #[error(
-        "--reconcile is less than 1s; give at least that, for it is how often every file is read"
-    )]
-    ShortReconcile,
+/// The rules that the options are, or those in the file that they name.
+///
+/// # Errors
+///
+/// Each says what is wrong with what was said, and what to say instead.
+pub fn from_args(args: &RunArgs) -> Result<Vec<Rule>, RuleError> {
+    match RulesFile::new(args)? {
+        Some(RulesFile { path, defaults }) => read_file(&path, &defaults),
+        None => Ok(vec![Rule::new(&args.rule, Speaker::Options(&args.variables))?]),
+    }
+}
+
+/// The same, except that options which are the rule may say less than one needs.
+///
+/// # Errors
+///
+/// As [`from_args`].
+pub fn sketches(args: &RunArgs) -> Result<Vec<Sketch>, RuleError> {
+    if args.config.is_some() {
+        return Ok(from_args(args)?.into_iter().map(|rule| rule.sketch).collect());
+    }
+    Ok(vec![Sketch::new(&args.rule, Speaker::Options(&args.variables))?])
 }
 
 impl Rule {
-    /// Judges what the user typed.
-    ///
-    /// # Errors
-    ///
-    /// Each says what is wrong with which option, and what to give instead.
-    pub fn new(args: &RunArgs, rule: &RuleArgs, signal: Option<&str>) -> Result<Self, RuleError> {
-        let RuleArgs { watch, process } = rule;
-        if watch.is_empty() {
-            return Err(RuleError::NoWatch);
-        }
-        let watches = watches(watch)?;
-        let selector = selector(process.as_deref().ok_or(RuleError::NoProcess)?)?;
-        let signal = self::signal(signal)?;
-        Ok(Self {
-            name: selector.to_string(),
-            watches,
-            selector: Some(selector),
-            actions: vec![Action::Signal(signal)],
-            check: None,
-            pace: Pace::new(args)?,
-        })
+    /// Judges what was said.
+    fn new(said: &RuleArgs, speaker: Speaker<'_>) -> Result<Self, RuleError> {
+        let name = said.name.clone().map(|name| {
+            let is_good = (1..=MOST_CHARACTERS).contains(&name.chars().count())
+                && !name.contains(char::is_control);
+            if is_good { Ok(name) } else { Err(RuleError::Name { name }) }
+        });
+        let name = name.transpose()?;
+        let sketch = Sketch::new(said, speaker)?.complete(said, speaker)?;
+        Ok(Self { name: name.unwrap_or_else(|| sketch.name()), sketch })
     }
 
     /// What the rule is called in logs, metrics and the ledger.
@@ -154,49 +132,31 @@ impl Rule {
     /// The paths to watch, all absolute.
     #[must_use]
     pub fn watches(&self) -> &[PathBuf] {
-        &self.watches
+        &self.sketch.watches
     }
 
     /// Whom to reload, if it is about processes.
     #[must_use]
     pub fn selector(&self) -> Option<&Selector> {
-        self.selector.as_ref()
+        self.sketch.selector.as_ref()
     }
 
     /// What to do, in this order.
     #[must_use]
     pub fn actions(&self) -> &[Action] {
-        &self.actions
+        &self.sketch.actions
     }
 
     /// What content must pass first.
     #[must_use]
     pub fn check(&self) -> Option<&Check> {
-        self.check.as_ref()
+        self.sketch.check.as_ref()
     }
 
     /// When, and how carefully.
     #[must_use]
     pub fn pace(&self) -> Pace {
-        self.pace
-    }
-}
-
-impl Pace {
-    /// Judges what the user typed.
-    ///
-    /// # Errors
-    ///
-    /// Fails where a duration makes no sense.
-    pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
-        let &RunArgs { force, handler_timeout, settle, settle_max, min_interval, .. } = args;
-        Ok(Self {
-            limits: Limits { quiet: settle, max: settle_max, volume: VOLUME_TIMEOUT },
-            caution: Caution { is_forced: force, handler_timeout },
-            min_interval,
-            confirm_timeout: Duration::from_secs(5),
-            on_start: OnStart::Skip,
-        })
+        self.sketch.pace
     }
 }
 
@@ -207,111 +167,189 @@ impl Settings {
     ///
     /// Fails where a duration makes no sense.
     pub fn new(args: &RunArgs) -> Result<Self, RuleError> {
+        let speaker = Speaker::Options(&args.variables);
         if args.reconcile < Duration::from_secs(1) {
-            return Err(RuleError::ShortReconcile);
+            return Err(RuleError::ShortReconcile { option: speaker.calls("reconcile") });
         }
-        Ok(Self { reconcile: args.reconcile, is_dry: args.dry_run, state_dir: None, config: None })
+        let state_dir = args.state_dir.as_deref().map(|dir| absolute(dir, "state_dir", speaker));
+        Ok(Self {
+            reconcile: args.reconcile,
+            is_dry: args.dry_run,
+            state_dir: state_dir.transpose()?,
+            listen: args.listen,
+            config: RulesFile::new(args)?,
+        })
     }
-}
-
-/// The paths to watch, all absolute.
-///
-/// # Errors
-///
-/// Fails where one is empty.
-pub fn watches(paths: &[PathBuf]) -> Result<Vec<PathBuf>, RuleError> {
-    paths.iter().map(|path| absolute(path)).collect()
-}
-
-/// Whom a name means.
-///
-/// # Errors
-///
-/// Fails where no process can have that name.
-pub fn selector(name: &str) -> Result<Selector, RuleError> {
-    if name.trim().is_empty() {
-        return Err(RuleError::EmptyProcess);
-    }
-    if name.contains('/') {
-        return Err(RuleError::ProcessIsPath { name: name.to_owned() });
-    }
-    Ok(Selector::process(name))
-}
-
-/// The signal with that name or number, or HUP.
-///
-/// # Errors
-///
-/// Fails where there is no such signal.
-pub fn signal(name: Option<&str>) -> Result<SignalNumber, RuleError> {
-    Ok(name.map_or(Ok(SignalNumber::HUP), str::parse)?)
-}
-
-/// The path from the root; symlinks stay, for they are what is watched.
-fn absolute(path: &Path) -> Result<PathBuf, RuleError> {
-    if path.as_os_str().is_empty() {
-        return Err(RuleError::EmptyWatch);
-    }
-    std::path::absolute(path)
-        .map_err(|source| RuleError::Relative { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::{
+        cli::{Cli, Command, Variables},
+        target::{By, Which},
+    };
 
-    fn rule(watch: &[&str], process: Option<&str>, signal: Option<&str>) -> Result<Rule, String> {
-        let args = RuleArgs {
-            watch: watch.iter().map(PathBuf::from).collect(),
-            process: process.map(str::to_owned),
-        };
-        let Command::Run(run) = Cli::parse_from(["reload-agent", "run"]).command else {
+    fn typed(arguments: &str) -> RunArgs {
+        let words = shell_words::split(&format!("reload-agent run {arguments}")).unwrap();
+        let Command::Run(run) = Cli::parse_from(words).command else {
             unreachable!("it is what was typed");
         };
-        Rule::new(&run, &args, signal).map_err(|error| error.to_string())
+        run
+    }
+
+    fn rule(arguments: &str) -> Rule {
+        from_args(&typed(arguments)).unwrap().remove(0)
     }
 
     #[test]
     fn each_bad_value_is_named_with_its_remedy() {
         #[track_caller]
-        fn check(rule: Result<Rule, String>, expected: &str) {
-            assert_eq!(rule.map(|rule| rule.name).unwrap_err(), expected);
+        fn check(arguments: &str, expected: &str) {
+            let rules = from_args(&typed(arguments)).map_err(|error| error.to_string());
+            assert_eq!(rules.unwrap_err(), expected, "for {arguments}");
         }
         check(
-            rule(&[], Some("x"), None),
+            "--process x",
             "there is nothing to watch; give --watch PATH, or set RELOAD_WATCH, FILE, CONFIG_DIR",
         );
+        let nobody = "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, \
+                      PROCESS, PROCESS_NAME";
+        check("--watch /a", nobody);
+        check("--watch /a --restart", nobody);
+        check("--watch /a --signal HUP --exec a", nobody);
         check(
-            rule(&[""], Some("x"), None),
-            "--watch is empty; give the path of a file or directory",
-        );
-        check(
-            rule(&["/etc"], None, None),
-            "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, PROCESS, \
-             PROCESS_NAME",
-        );
-        check(
-            rule(&["/etc"], Some(" "), None),
+            "--watch /a --process ' '",
             "--process is empty; give the name of a process, as in /proc/<pid>/comm",
         );
         check(
-            rule(&["/etc"], Some("/usr/sbin/nginx"), None),
+            "--watch /a --process /usr/sbin/nginx",
             "--process \"/usr/sbin/nginx\" has a slash in it; give the name without its directories",
         );
         check(
-            rule(&["/etc"], Some("x"), Some("HUPP")),
+            "--watch /a --process x --signal HUPP",
             "--signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a \
              number from 1 to 64",
+        );
+        check(
+            "--watch /a --process x --pid-file /p",
+            "--process and --pid-file both say whom to reload; give one of them",
+        );
+        check("--watch /a --exec ' '", "--exec is empty; give a program and its arguments");
+        check(
+            "--watch /a --post ''",
+            "--post is empty; give a URL, as in http://127.0.0.1:9090/-/reload",
+        );
+        check(
+            "--watch /a --exec a --all",
+            "--all is about the process to reload, and none is named; give --process or --exe or \
+             --pid-file",
+        );
+        check(
+            "--watch /a --exec a --check a --check-in target",
+            "--check-in is about the process to reload, and none is named; give --process or --exe \
+             or --pid-file",
+        );
+        check(
+            "--watch /a --process x --settle 3s",
+            "--settle is 3s, more than --settle-max, which is 2s; give a shorter --settle or a \
+             longer --settle-max",
+        );
+        check(
+            "--config /r.yaml --restart",
+            "--restart is about one rule, and --config names a file with rules; say it there",
+        );
+        check(
+            "--config /r.yaml --settle 3s",
+            "--settle is 3s, more than --settle-max, which is 2s; give a shorter --settle or a \
+             longer --settle-max",
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_environment_is_called_by_its_variable() {
+        #[track_caller]
+        fn check(arguments: &str, id: &str, variable: &str, expected: &str) {
+            let variables = Variables::from([(id.to_owned(), variable.to_owned())]);
+            let run = RunArgs { variables, ..typed(arguments) };
+            assert_eq!(from_args(&run).unwrap_err().to_string(), expected, "for {arguments}");
+        }
+        check(
+            "--watch /a --process x --signal 0",
+            "signal",
+            "SIGNAL",
+            "SIGNAL \"0\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a number \
+             from 1 to 64",
+        );
+        check(
+            "--watch /a --process x --settle 3s",
+            "settle_max",
+            "RELOAD_SETTLE_MAX",
+            "--settle is 3s, more than RELOAD_SETTLE_MAX, which is 2s; give a shorter --settle or \
+             a longer RELOAD_SETTLE_MAX",
+        );
+        check(
+            "--config /r.yaml --check a",
+            "config",
+            "RELOAD_CONFIG",
+            "--check is about one rule, and RELOAD_CONFIG names a file with rules; say it there",
         );
     }
 
     #[test]
     fn a_relative_path_starts_at_the_current_directory() {
-        let rule = rule(&["conf.d/../x"], Some("x"), None).unwrap();
-        assert_eq!(rule.watches, [std::env::current_dir().unwrap().join("conf.d/../x")]);
-        assert_eq!(rule.actions, [Action::Signal(SignalNumber::HUP)]);
+        let here = std::env::current_dir().unwrap();
+        let rule = rule("--watch conf.d/../x --process x");
+        assert_eq!(rule.watches(), [here.join("conf.d/../x")]);
+        let settings = Settings::new(&typed("--state-dir state --config r.yaml")).unwrap();
+        assert_eq!(settings.state_dir.as_deref(), Some(here.join("state").as_path()));
+        assert_eq!(settings.config.map(|file| file.path), Some(here.join("r.yaml")));
+    }
+
+    #[test]
+    fn whom_to_reload_is_said_in_one_of_three_ways() {
+        fn check(arguments: &str, by: By, which: Which) {
+            let rule = rule(&format!("--watch /a {arguments}"));
+            assert_eq!(rule.selector(), Some(&Selector { by, which }), "for {arguments}");
+        }
+        check("--process x", By::Process("x".to_owned()), Which::Topmost);
+        check("--exe /bin/x --all", By::Exe("/bin/x".into()), Which::All);
+        check("--pid-file /run/x", By::PidFile("/run/x".into()), Which::Topmost);
+        assert_eq!(rule("--watch /a --exec 'b c'").selector(), None);
+    }
+
+    #[test]
+    fn options_are_carried_out_in_a_fixed_order() {
+        fn check(arguments: &str, expected: &[&str]) {
+            let rule = rule(&format!("--watch /a --process x {arguments}"));
+            let actions: Vec<_> = rule.actions().iter().map(Action::to_string).collect();
+            assert_eq!(actions, expected, "for {arguments}");
+        }
+        check("", &["signal HUP"]);
+        check("--exec 'a b'", &["exec a b"]);
+        check(
+            "--restart --post http://x/ --signal USR1 --exec a",
+            &["exec a", "signal USR1", "post http://x/", "restart"],
+        );
+    }
+
+    #[test]
+    fn a_check_is_what_was_said() {
+        let rule = rule("--watch /a --process x --check 'nginx -t' --check-in target");
+        let check = rule.check().unwrap();
+        assert_eq!((check.command.program(), check.place), ("nginx", CheckIn::Target));
+        assert_eq!(check.timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_sketch_may_lack_what_a_rule_needs() {
+        let sketches = sketches(&typed("--watch /a")).unwrap();
+        assert_eq!(sketches.len(), 1);
+        assert_eq!(sketches[0].watches, [Path::new("/a")]);
+        assert_eq!(sketches[0].selector, None);
     }
 }

@@ -18,7 +18,6 @@ use rustix::{
 };
 
 use super::{
-    Question,
     environment::suspicions,
     finding::{Finding, Id},
     report::Report,
@@ -28,6 +27,7 @@ use super::{
 use crate::{
     mount::Mounts,
     preflight::{self, Caution, Verdict},
+    rule::{Action, SignalNumber, Sketch},
     sys::probe,
     target::{Held, Procfs, Selector},
 };
@@ -47,7 +47,7 @@ type Processes = BTreeMap<i32, Standing>;
 /// Looks for the processes that `selector` means.
 pub(super) fn examine(
     report: &mut Report,
-    question: &Question,
+    rule: &Sketch,
     selector: &Selector,
     me: &Standing,
     mounts: &Mounts,
@@ -76,8 +76,10 @@ pub(super) fn examine(
     let contents = if found.is_empty() { BTreeMap::new() } else { contents(files) };
     for held in &found {
         let pid = held.target().pid;
-        let finding = whether_signalled(&procfs, held, question, me);
-        report.findings.extend(finding.map(|finding| finding.of(selector.to_string())));
+        let signals = rule.actions.iter().filter_map(Action::signal);
+        let findings = signals
+            .filter_map(|signal| whether_signalled(&procfs, held, signal, rule.pace.caution, me));
+        report.findings.extend(findings.map(|finding| finding.of(selector.to_string())));
         report.findings.extend(environment(pid, &contents));
     }
 }
@@ -165,11 +167,11 @@ fn nobody(processes: &Processes, me: &Standing) -> Finding {
 fn whether_signalled(
     procfs: &Procfs,
     held: &Held,
-    question: &Question,
+    signal: SignalNumber,
+    caution: Caution,
     me: &Standing,
 ) -> Option<Finding> {
     let pid = held.target().pid;
-    let signal = question.signal;
     let disposition = match procfs.disposition(pid, signal.get()) {
         Ok(disposition) => disposition?,
         Err(error) => {
@@ -180,7 +182,7 @@ fn whether_signalled(
     let it = Standing::of(pid)?;
     let who = format!("pid {pid}, uid {}", it.uid);
     // As if the process had run for long: what it does not catch now, it may yet.
-    let caution = Caution { is_forced: question.is_forced, handler_timeout: Duration::ZERO };
+    let caution = Caution { handler_timeout: Duration::ZERO, ..caution };
     let verdict = preflight::judge(signal.get(), disposition, Duration::MAX, caution);
     if let Verdict::Refused(reason) = verdict {
         let detail = format!("{who}: {signal} would be withheld: {reason}");

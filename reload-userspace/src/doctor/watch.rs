@@ -14,7 +14,6 @@ use std::{
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{
-    Question,
     finding::{Finding, Id},
     report::Report,
     source::Climb,
@@ -44,7 +43,7 @@ pub(super) struct Seen {
 pub(super) fn examine(
     report: &mut Report,
     path: &Path,
-    question: &Question,
+    paths: &[&Path],
     climb: &mut Climb<'_>,
     mounts: &Mounts,
     seen: &mut Seen,
@@ -64,7 +63,7 @@ pub(super) fn examine(
         report.add(finding(Id::Mount, pin.to_string()).remedy(pin.remedy()));
     }
     report.findings.extend(unreadable(&view));
-    report.findings.extend(subdirectories(path, &question.watches));
+    report.findings.extend(subdirectories(path, paths));
 }
 
 fn whether_watched(path: &Path, view: &View) -> Finding {
@@ -150,7 +149,7 @@ fn unreadable(view: &View) -> Option<Finding> {
 }
 
 /// The subdirectories of a watched directory that are not watched themselves.
-fn subdirectories(path: &Path, paths: &[PathBuf]) -> Option<Finding> {
+fn subdirectories(path: &Path, paths: &[&Path]) -> Option<Finding> {
     let watched: HashSet<_> = paths.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
     let mut names: Vec<_> = fs::read_dir(path)
         .ok()?
@@ -255,11 +254,12 @@ mod tests {
             fs::create_dir(at(name)).unwrap();
         }
         fs::write(at("file"), "x").unwrap();
-        let all = [dir.path().to_owned(), at("conf.d")];
+        let (conf, other) = (at("conf.d"), at("other"));
+        let all = [dir.path(), &conf];
         let found = subdirectories(dir.path(), &all).unwrap();
         let expected = "1 is not watched, for a directory stands for its own files: other";
         assert_eq!(found.detail, expected);
-        let all = [dir.path().to_owned(), at("conf.d"), at("other")];
+        let all = [dir.path(), &conf, &other];
         assert_eq!(subdirectories(dir.path(), &all), None);
         assert_eq!(subdirectories(&at("file"), &all), None);
         assert_eq!(subdirectories(&at("missing"), &all), None);

@@ -12,8 +12,20 @@ pub struct CommandLine {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// There is not even a program.
-    #[error("the command is empty; give a program and its arguments")]
+    #[error("is empty; give a program and its arguments")]
     Empty,
+    /// A quote is opened and not closed, or there is nothing behind the last backslash.
+    #[error("{given:?} has a quote that is not closed; close it, or write a backslash before it")]
+    Unclosed {
+        /// What was given.
+        given: String,
+    },
+    /// No program can be given a zero byte (`execve(2)`).
+    #[error("{given:?} has a zero byte in it; leave it out")]
+    Zero {
+        /// The word.
+        given: String,
+    },
 }
 
 impl CommandLine {
@@ -21,10 +33,13 @@ impl CommandLine {
     ///
     /// # Errors
     ///
-    /// Fails where there is no word, or the first is empty.
+    /// Fails where there is no word, the first is empty, or one has a zero byte in it.
     pub fn new(words: Vec<String>) -> Result<Self, CommandError> {
         if words.first().is_none_or(String::is_empty) {
             return Err(CommandError::Empty);
+        }
+        if let Some(word) = words.iter().find(|word| word.contains('\0')) {
+            return Err(CommandError::Zero { given: word.clone() });
         }
         Ok(Self { words })
     }
@@ -45,13 +60,52 @@ impl CommandLine {
 impl FromStr for CommandLine {
     type Err = CommandError;
 
+    /// Splits a text into words as a shell would: quotes and backslashes are heeded, nothing else.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::new(text.split_whitespace().map(str::to_owned).collect())
+        let unclosed = |_| CommandError::Unclosed { given: text.to_owned() };
+        Self::new(shell_words::split(text).map_err(unclosed)?)
     }
 }
 
 impl fmt::Display for CommandLine {
+    /// In such a way that a shell would understand it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words.join(" "))
+        f.write_str(&shell_words::join(&self.words))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_split_as_a_shell_would() {
+        fn check(text: &str, words: &[&str], shown: &str) {
+            let command: CommandLine = text.parse().unwrap();
+            assert_eq!(command.words, words, "for {text:?}");
+            assert_eq!(command.to_string(), shown, "for {text:?}");
+            assert_eq!(shown.parse::<CommandLine>().unwrap(), command, "for {text:?}");
+        }
+        check("nginx -t", &["nginx", "-t"], "nginx -t");
+        check("  nginx\t-t\n", &["nginx", "-t"], "nginx -t");
+        check("a 'b c' \"d e\"", &["a", "b c", "d e"], "a 'b c' 'd e'");
+        check(r"a b\ c ''", &["a", "b c", ""], "a 'b c' ''");
+        check("a $HOME *;", &["a", "$HOME", "*;"], "a '$HOME' '*;'");
+        check("a 'it'\\''s'", &["a", "it's"], r"a 'it'\''s'");
+    }
+
+    #[test]
+    fn what_is_no_command_is_told_with_the_remedy() {
+        fn check(text: &str, expected: &str) {
+            assert_eq!(text.parse::<CommandLine>().unwrap_err().to_string(), expected);
+        }
+        check("", "is empty; give a program and its arguments");
+        check(" ", "is empty; give a program and its arguments");
+        check("'' x", "is empty; give a program and its arguments");
+        check(
+            "a 'b",
+            "\"a 'b\" has a quote that is not closed; close it, or write a backslash before it",
+        );
+        check("a b\0c", "\"b\\0c\" has a zero byte in it; leave it out");
     }
 }

@@ -19,7 +19,7 @@ pub struct SignalNumber(Signal);
 /// There is no such signal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "--signal {given:?} is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, \
+    "{given:?} is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, \
      or a number from 1 to 64"
 )]
 pub struct SignalError {

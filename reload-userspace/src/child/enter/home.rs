@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn nobody_is_at_home_where_nobody_is() {
-        let me = Procfs::default().target(nix::unistd::Pid::this()).unwrap();
+        let me = Procfs::default().target(nix::unistd::Pid::this()).unwrap().unwrap();
         assert!(Home::open(me).unwrap().is_some());
         let other = Target { started: me.started + 1, ..me };
         assert!(Home::open(other).unwrap().is_none());
