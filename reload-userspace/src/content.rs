@@ -28,6 +28,12 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
+
+    /// Its first 48 bits: as many as every program that reads numbers keeps exactly.
+    #[must_use]
+    pub fn prefix(&self) -> u64 {
+        self.0.iter().take(6).fold(0, |prefix, byte| prefix << 8 | u64::from(*byte))
+    }
 }
 
 impl fmt::Debug for Digest {

@@ -176,6 +176,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What kind it is, in one word for counters.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Changed { .. } => "changed",
+            Self::Due { .. } => "due",
+            Self::Mounted { .. } => "mounted",
+            Self::Started { .. } => "started",
+            Self::Ended { .. } => "ended",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
 /// Whether a file is open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {

@@ -38,6 +38,10 @@ pub mod child;
 
 pub mod report;
 
+pub mod telemetry;
+
+pub mod post;
+
 pub mod rule;
 
 pub mod cli;

@@ -26,7 +26,7 @@ pub use self::{
     action::Action,
     check::{Check, CheckIn},
     command::{CommandError, CommandLine},
-    endpoint::{Endpoint, EndpointError},
+    endpoint::{Endpoint, EndpointError, Scheme},
     error::RuleError,
     file::{RulesFile, read_file},
     signal::{SignalError, SignalNumber},

@@ -11,6 +11,10 @@ pub mod limit;
 pub mod probe;
 pub mod spawn;
 
+mod resolve;
+
+pub use resolve::resolve_without_plugins;
+
 use std::{
     fs, io, mem,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},

@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("lib", All),
     ("main", All),
     ("mount", Only(&[])),
+    ("post", Only(&["report", "rule", "sys"])),
     ("preflight", Only(&["target"])),
     ("report", Only(&["cli", "confirm", "event", "preflight"])),
     ("rule", Only(&["cli", "preflight", "settle", "sys", "target"])),
@@ -43,6 +44,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("source", Only(&["clock", "event", "filesystem", "mount", "sys"])),
     ("sys", Only(&[])),
     ("target", Only(&["clock", "sys"])),
+    ("telemetry", Only(&["content", "event", "preflight", "report"])),
     ("watch", Only(&["event", "source"])),
 ];
 
