@@ -3,35 +3,44 @@
 mod crew;
 mod deliver;
 mod places;
+mod proof;
+mod recall;
 mod reloader;
 mod roster;
 mod setup;
 mod tell;
 mod watched;
+mod work;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::Future,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
 
 use self::{
     crew::{Crew, CrewId},
     places::{Index, Places, Touched},
+    proof::{Proof, Witness},
     reloader::{Conclusion, Reloader, RuleId},
+    work::Done,
 };
 use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
-    report::{Decision, Log},
+    ledger::Ledger,
+    report::Decision,
     rule::{Rule, Settings},
     source::Source,
     target::Procfs,
+    telemetry::{Health, Probes, Readiness, Teller},
 };
 
 /// How long after an event the source is asked for losses.
-const LOSS_DELAY: std::time::Duration = std::time::Duration::from_millis(50);
+const LOSS_DELAY: Duration = Duration::from_millis(50);
 
 /// What the agent is made of, and where it tells of itself.
 pub struct Agent<S> {
@@ -39,7 +48,8 @@ pub struct Agent<S> {
     /// The source that has been told of.
     told_source: Option<SourceName>,
     settings: Settings,
-    log: Log,
+    outlets: Outlets,
+    teller: Teller,
     places: Places,
     reloaders: BTreeMap<RuleId, Reloader>,
     /// The one that is about the rules themselves, if they come from a file.
@@ -48,6 +58,13 @@ pub struct Agent<S> {
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
     procfs: Procfs,
+    /// What was applied to whom, if it is remembered.
+    ledger: Option<Ledger>,
+    /// What is under way beside the loop.
+    work: JoinSet<Done>,
+    /// The signals of which it is yet to be seen whether they took.
+    proofs: Vec<Proof>,
+    witness: Witness,
     /// The next number of whatever wants one.
     next: u64,
     /// The mounts that hide changes, as they have been told of.
@@ -58,6 +75,17 @@ pub struct Agent<S> {
     losses_at: Option<Boot>,
 }
 
+/// Whom the agent tells how it is.
+#[derive(Debug)]
+pub struct Outlets {
+    /// The log and the metrics.
+    pub teller: Teller,
+    /// Those who ask whether it is well.
+    pub probes: Probes,
+    /// Whether it is ready, for those who ask.
+    pub readiness: Readiness,
+}
+
 impl<S: Source> Agent<S> {
     /// Watches what the rules name and finds whom they mean: every change from here on is seen.
     ///
@@ -65,7 +93,7 @@ impl<S: Source> Agent<S> {
     ///
     /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
     /// not exist yet is waited for.
-    pub fn new(source: S, rules: Vec<Rule>, settings: Settings, log: Log) -> Result<Self> {
+    pub fn new(source: S, rules: Vec<Rule>, settings: Settings, outlets: Outlets) -> Result<Self> {
         let now = clock::now();
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
@@ -74,17 +102,25 @@ impl<S: Source> Agent<S> {
             told_source: None,
             reconcile_at: now.after(settings.reconcile),
             settings,
-            log,
+            teller: outlets.teller.clone(),
+            outlets,
             places: Places::new(),
             reloaders: BTreeMap::new(),
             rules_file: None,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
+            ledger: None,
+            work: JoinSet::new(),
+            proofs: Vec::new(),
+            witness: Witness::default(),
             next: 0,
             pinned: HashSet::new(),
             losses_at: None,
         };
+        // It waits for the disk, so it comes before anything is watched.
+        agent.open_ledger()?;
+        agent.watch_rules_file(&rules)?;
         agent.set_up(rules)?;
         Ok(agent)
     }
@@ -104,6 +140,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_all_unreadable();
         self.tell_of_pins();
         self.tell_whether_anybody_is_there();
+        self.tell_of_readiness();
         let mut stop = std::pin::pin!(stop);
         loop {
             let deadline = self.step()?;
@@ -111,12 +148,20 @@ impl<S: Source> Agent<S> {
             tokio::select! {
                 biased;
                 reason = &mut stop => {
-                    self.log.tell(&Decision::Stopped { reason });
+                    self.close(reason);
                     return Ok(());
                 }
                 event = self.source.next() => {
                     self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
                 }
+                Some(done) = self.work.join_next() => {
+                    // One that was given up has nothing to say.
+                    if let Ok(done) = done {
+                        self.finish(done)?;
+                    }
+                }
+                Some(opened) = self.witness.next() => self.opened(&opened),
+                probe = self.outlets.probes.next() => probe.answer(self.health()),
                 () = pause => {}
             }
         }
@@ -148,7 +193,7 @@ impl<S: Source> Agent<S> {
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
             Event::Lost { source, reason, hook, count } => {
-                self.log.tell(&Decision::Lost { source, reason, hook, count });
+                self.teller.tell(&Decision::Lost { source, reason, hook, count });
                 self.reconcile_at = now;
             }
         }
@@ -215,7 +260,9 @@ impl<S: Source> Agent<S> {
                 completed.insert(id);
             }
         }
+        self.prove();
         self.deliver(&completed);
+        self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
         self.places.sweep(&mut self.source);
         self.tell_of_source(now);
@@ -250,7 +297,11 @@ impl<S: Source> Agent<S> {
         }
         let peek = self.places.peek_at().filter(|_| is_open);
         let roll_calls = self.crews.values().filter_map(Crew::roll_call_at);
-        roll_calls.chain(peek).chain(self.losses_at).fold(deadline, Boot::min)
+        roll_calls
+            .chain(peek)
+            .chain(self.losses_at)
+            .chain(self.proof_at())
+            .fold(deadline, Boot::min)
     }
 
     /// Looks at the paths of a rule that there is a reason to look at.
@@ -276,6 +327,13 @@ impl<S: Source> Agent<S> {
         let has_more_happened = reloader.look_again(now, places, source);
         let conclusion = reloader.conclude(reading, has_more_happened, now);
         let crew = reloader.crew;
+        if self.rules_file == Some(id) {
+            reloader.untold.clear();
+            if conclusion == Conclusion::Changed {
+                self.read_rules_again();
+            }
+            return Ok(conclusion != Conclusion::NotYet);
+        }
         match conclusion {
             Conclusion::NotYet => return Ok(false),
             Conclusion::Changed => {
@@ -288,5 +346,21 @@ impl<S: Source> Agent<S> {
             Conclusion::Same { was_announced: false } => {}
         }
         Ok(true)
+    }
+
+    /// Whether what happens is heard, of which a canary is made to sing.
+    fn health(&mut self) -> Health {
+        match self.source.prove() {
+            Ok(()) => Health::Well,
+            Err(reason) => Health::Ill(reason),
+        }
+    }
+
+    /// Ends: what was applied is durable when it is told.
+    fn close(&mut self, reason: &'static str) {
+        if let Some(reason) = self.ledger.take().and_then(Ledger::close) {
+            self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
+        }
+        self.teller.tell(&Decision::Stopped { reason });
     }
 }

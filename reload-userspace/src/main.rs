@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::unistd::Pid;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use nix::unistd::Pid;
 use reload_userspace::{
     agent::Agent,
     child,

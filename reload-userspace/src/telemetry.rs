@@ -8,6 +8,7 @@ mod health;
 mod metrics;
 mod series;
 mod server;
+mod teller;
 mod text;
 
 pub use self::{
@@ -15,4 +16,5 @@ pub use self::{
     metrics::Metrics,
     series::Confirms,
     server::{Server, ServerError},
+    teller::Teller,
 };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    rc::Rc,
     time::Duration,
 };
 
@@ -40,7 +41,7 @@ pub(super) struct Crew {
     selector: Selector,
     /// Whether the starts and ends of processes are announced.
     follows: Follows,
-    members: HashMap<Target, Held>,
+    members: HashMap<Target, Rc<Held>>,
     /// When processes were seen to start a program.
     started: HashMap<Pid, Boot>,
     /// Those that were there, and whose handler was waited for.
@@ -98,8 +99,8 @@ impl Crew {
     }
 
     /// A member that is held.
-    pub(super) fn held(&self, target: Target) -> Option<&Held> {
-        self.members.get(&target)
+    pub(super) fn held(&self, target: Target) -> Option<Rc<Held>> {
+        self.members.get(&target).cloned()
     }
 
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
@@ -154,7 +155,7 @@ impl Crew {
             if same.is_none() {
                 roll.joined.push(target);
             }
-            self.members.insert(target, same.unwrap_or(held));
+            self.members.insert(target, same.unwrap_or_else(|| Rc::new(held)));
         }
         // One that has ended may have been followed by one with its pid and tick.
         roll.left = known.into_keys().chain(roll.joined.iter().copied()).collect();

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::{self, Boot},
-    delivery::{Acted, Receiver, Task, Then},
+    delivery::{Acted, Receiver, Task},
     report::{ActionName, Decision},
     rule::{Action, SignalNumber},
     source::Source,
@@ -32,7 +32,7 @@ impl<S: Source> Agent<S> {
             }
             while let Some(task) = self.next_task(id, completed, now) {
                 match task {
-                    Task::Check => {}
+                    Task::Check => self.begin_check(id),
                     Task::Act(receiver) => self.act(id, receiver, now),
                 }
             }
@@ -112,9 +112,7 @@ impl<S: Source> Agent<S> {
             (Some(signal), Some(target)) => {
                 self.send(id, receiver, target, &action, signal, now);
             }
-            _ => {
-                reloader.delivery.acted(receiver, Acted::Failed, now);
-            }
+            _ => self.begin_action(id, receiver, action),
         }
     }
 
@@ -128,6 +126,7 @@ impl<S: Source> Agent<S> {
         signal: SignalNumber,
         now: Boot,
     ) {
+        let ticket = self.expect_opens(id);
         let Some(reloader) = self.reloaders.get_mut(&id) else { return };
         let Some(crew) = reloader.crew.and_then(|crew| self.crews.get_mut(&crew)) else { return };
         let earnest = if self.settings.is_dry { Earnest::Dry } else { Earnest::Real };
@@ -138,8 +137,12 @@ impl<S: Source> Agent<S> {
         let pid = Some(target.pid.as_raw());
         match signalled {
             Signalled::Sent => {
-                reloader.delivery.acted(receiver, Acted::Applied(Then::Rest), at);
+                let then = self.begin_proof(id, receiver, action, at, ticket);
+                let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+                reloader.delivery.acted(receiver, Acted::Applied(then), at);
+                self.remember_applied(id, receiver);
                 self.tell_all_served(id, receiver, action, at);
+                return;
             }
             Signalled::NotYet(until) => {
                 reloader.delivery.acted(receiver, Acted::NotYet(until), at);

@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::{Agent, reloader::{Reloader, RuleId}};
+use super::{
+    Agent,
+    reloader::{Reloader, RuleId},
+};
 use crate::{
     clock::{self, Boot},
     delivery::{Receiver, Wanted},
@@ -14,6 +17,20 @@ use crate::{
 };
 
 impl<S: Source> Agent<S> {
+    /// Opens the ledger, if there is to be one. A dry run applies nothing, and has nothing to remember.
+    pub(super) fn open_ledger(&mut self) -> anyhow::Result<()> {
+        let Some(directory) = self.settings.state_dir.as_ref().filter(|_| !self.settings.is_dry)
+        else {
+            return Ok(());
+        };
+        let (ledger, bad) = Ledger::open(directory)?;
+        self.ledger = Some(ledger);
+        if let Some(reason) = bad {
+            self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
+        }
+        Ok(())
+    }
+
     /// Notes that a receiver has what is wanted.
     pub(super) fn remember_applied(&mut self, id: RuleId, receiver: Receiver<Target>) {
         let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
@@ -34,7 +51,7 @@ impl<S: Source> Agent<S> {
     /// Tells what is wrong with the ledger, if that is news.
     pub(super) fn tell_of_ledger(&mut self) {
         if let Some(reason) = self.ledger.as_mut().and_then(Ledger::trouble) {
-            self.tell(&Decision::Degraded { source: self.source.name(), reason });
+            self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
         }
     }
 }
@@ -67,9 +84,9 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     let is_owed = known.is_some() || since == now;
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
-        let applied = ledger.zip(action).and_then(|(ledger, action)| {
-            ledger.applied(reloader.name(), &action, receiver.target)
-        });
+        let applied = ledger
+            .zip(action)
+            .and_then(|(ledger, action)| ledger.applied(reloader.name(), &action, receiver.target));
         if is_owed && applied != Some(wanted.digest) {
             reloader.delivery.doubt(receiver);
         }

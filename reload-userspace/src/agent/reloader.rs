@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use super::{
     crew::CrewId,
     places::{Index, Patience, Places, Touched},
     watched::Watched,
+    work::Jobs,
 };
 use crate::{
     clock::{self, Boot},
@@ -55,6 +56,8 @@ pub(super) struct Reloader {
     began: Option<Boot>,
     /// The files that differed when the content last changed.
     pub(super) changed: Vec<PathBuf>,
+    /// What is under way for it beside the loop.
+    pub(super) jobs: Jobs,
     /// What has been decided and will be told when the signals are out.
     pub(super) untold: Vec<Decision>,
     /// Whether it has been told that there is nobody to reload.
@@ -99,6 +102,7 @@ impl Reloader {
             active,
             began: None,
             changed: Vec::new(),
+            jobs: Jobs::default(),
             untold: Vec::new(),
             has_told_waiting: false,
             unreadable: HashSet::new(),
@@ -320,15 +324,9 @@ impl Reloader {
         is_same && self.is_idle(now)
     }
 
-    /// The digest of what the files contained when they were last complete.
-    pub(super) fn digest(&self) -> Digest {
-        digest(&self.order, &self.watches)
-    }
-
-    /// The path with that name that is watched, if it is.
-    pub(super) fn index_of(&self, path: &Path) -> Option<Index> {
-        let mut watches = self.watches.iter();
-        watches.find(|(_, watched)| watched.path() == path).map(|(&index, _)| index)
+    /// When what the paths mean last changed, in time since 1970.
+    pub(super) fn latest_change(&self) -> Duration {
+        self.watches.values().map(Watched::latest_change).max().unwrap_or_default()
     }
 }
 

@@ -10,9 +10,10 @@ use crate::{
     clock::{self, Boot},
     event::SourceName,
     mount::Mounts,
-    report::{Awaited, Decision, Log},
+    report::{Awaited, Decision},
     source::{Source, Trouble},
     target::{Target, TargetError},
+    telemetry::Teller,
     watch::Obstacle,
 };
 
@@ -20,25 +21,46 @@ impl<S: Source> Agent<S> {
     /// Tells what each rule has decided since the last time.
     pub(super) fn tell_what_was_decided(&mut self) {
         for reloader in self.reloaders.values_mut().filter(|it| !it.untold.is_empty()) {
-            reloader.untold.drain(..).for_each(|decision| self.log.tell(&decision));
-            tell_of_unreadable(reloader, self.source.name(), self.log);
+            reloader.untold.drain(..).for_each(|decision| self.teller.tell(&decision));
+            tell_of_unreadable(reloader, self.source.name(), &self.teller);
         }
     }
 
     /// Tells what works less well than it should, and which source there is if that is news.
     pub(super) fn tell_of_source(&mut self, since: Boot) {
         for Trouble { source, reason } in self.source.troubles() {
-            self.log.tell(&Decision::Degraded { source, reason });
+            self.teller.tell(&Decision::Degraded { source, reason });
         }
         let source = self.source.name();
         if self.told_source.replace(source) != Some(source) {
-            self.log.tell(&Decision::Ready {
+            self.teller.tell(&Decision::Ready {
                 source,
                 strategy: self.source.strategy(),
-                rules: self.reloaders.values().map(|it| it.name().to_owned()).collect(),
+                rules: self.rule_names(),
                 watches: self.reloaders.values().map(|it| it.watches().len()).sum(),
                 targets: self.targets().len(),
                 after: clock::now().since(since),
+            });
+        }
+    }
+
+    /// The names of the rules.
+    pub(super) fn rule_names(&self) -> Vec<String> {
+        let rules = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
+        rules.map(|(_, it)| it.name().to_owned()).collect()
+    }
+
+    /// Tells those who ask whether the agent is ready what is missing.
+    pub(super) fn tell_of_readiness(&self) {
+        let watches = self.reloaders.values().flat_map(|it| it.watches().values());
+        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        self.outlets.readiness.set(missing.collect());
+        for reloader in self.reloaders.values() {
+            let (rule, targets) = (reloader.name(), reloader.delivery.targets().count());
+            let watched = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
+            self.teller.measure(|metrics| {
+                metrics.set_targets(rule, targets);
+                metrics.set_watches(rule, watched);
             });
         }
     }
@@ -54,7 +76,7 @@ impl<S: Source> Agent<S> {
             if is_empty && !reloader.has_told_waiting {
                 let rule = reloader.name().to_owned();
                 let object = reloader.rule.selector().map(ToString::to_string).unwrap_or_default();
-                self.log.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+                self.teller.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
             }
             reloader.has_told_waiting = is_empty;
         }
@@ -63,7 +85,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_of_obstacles(&mut self) {
         for reloader in self.reloaders.values_mut() {
             for obstacle in reloader.news_of_obstacles() {
-                self.log.tell(&match obstacle {
+                self.teller.tell(&match obstacle {
                     Obstacle::Missing(path) => {
                         let rule = reloader.name().to_owned();
                         let object = path.to_string_lossy().into_owned();
@@ -80,7 +102,7 @@ impl<S: Source> Agent<S> {
 
     pub(super) fn tell_of_failures(&self, failures: Vec<String>) {
         for reason in failures {
-            self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
+            self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
         }
     }
 
@@ -92,19 +114,19 @@ impl<S: Source> Agent<S> {
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());
             if self.pinned.insert(reason.clone()) {
-                self.log.tell(&Decision::Degraded { source: self.source.name(), reason });
+                self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
             }
         }
     }
 
     pub(super) fn tell_of_all_unreadable(&mut self) {
         for reloader in self.reloaders.values_mut() {
-            tell_of_unreadable(reloader, self.source.name(), self.log);
+            tell_of_unreadable(reloader, self.source.name(), &self.teller);
         }
     }
 }
 
-fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, log: Log) {
+fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Teller) {
     let contents = reloader.watches().values().map(Watched::content);
     let now: BTreeSet<_> = contents.flat_map(|it| it.unreadable.iter().cloned()).collect();
     reloader.unreadable.retain(|path| now.contains(path));
@@ -115,7 +137,7 @@ fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, log: Log) {
             path.display()
         );
         if reloader.unreadable.insert(path) {
-            log.tell(&Decision::Degraded { source, reason });
+            teller.tell(&Decision::Degraded { source, reason });
         }
     }
 }

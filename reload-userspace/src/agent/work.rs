@@ -214,7 +214,10 @@ fn verdict(ended: Ended, command: &str, timeout: Duration) -> Result<(), String>
         Outcome::Exited(status) => format!("{command} ended with exit status {status}"),
         Outcome::Killed(signal) => format!("{command} was killed by signal {signal}"),
         Outcome::TimedOut => {
-            format!("{command} was killed, for it took longer than {}", humantime::format_duration(timeout))
+            format!(
+                "{command} was killed, for it took longer than {}",
+                humantime::format_duration(timeout)
+            )
         }
         Outcome::NotRun(error) => return Err(error.to_string()),
     };
