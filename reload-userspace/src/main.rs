@@ -4,13 +4,14 @@ use std::{
     env,
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nix::unistd::Pid;
 use reload_userspace::{
-    agent::Agent,
+    agent::{Agent, Outlets},
     child,
     cli::{self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice},
     clock,
@@ -21,6 +22,7 @@ use reload_userspace::{
     source::{Choice, Ladder},
     sys,
     target::Target,
+    telemetry::{Metrics, Probes, Readiness, Server, Teller},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -122,8 +124,22 @@ async fn run(args: &RunArgs) -> Result<()> {
         }
     };
 
+    let outlets = outlets(&settings, log)?;
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, rules, settings, log)?.run(started, stop).await
+    Agent::new(source, rules, settings, outlets)?.run(started, stop).await
+}
+
+/// The log, and the metrics and the health if they are to be served.
+fn outlets(settings: &Settings, log: Log) -> Result<Outlets> {
+    let readiness = Readiness::default();
+    let Some(address) = settings.listen else {
+        let teller = Teller { log, metrics: None };
+        return Ok(Outlets { teller, probes: Probes::none(), readiness });
+    };
+    let metrics = Arc::new(Metrics::new());
+    let server = Server::bind(&address.to_string())?;
+    let probes = server.start(Arc::clone(&metrics), readiness.clone())?;
+    Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, readiness })
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {

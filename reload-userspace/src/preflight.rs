@@ -116,7 +116,8 @@ pub fn judge(signal: Signal, disposition: Disposition, age: Duration, caution: C
 }
 
 /// Whether whoever sends the signal wants the process to end.
-fn is_meant_to_end(signal: Signal) -> bool {
+#[must_use]
+pub fn is_meant_to_end(signal: Signal) -> bool {
     [Signal::TERM, Signal::KILL, Signal::QUIT, Signal::INT].contains(&signal)
 }
 

@@ -17,6 +17,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     cli::{Format, LogLevel},
+    confirm::Evidence,
     event::{Actor, LossReason, SourceName},
     preflight::Refusal,
 };
@@ -178,22 +179,6 @@ pub enum ActionName {
     Exec,
     /// An HTTP server is told.
     Post,
-}
-
-/// What speaks for it that a reload took, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Evidence {
-    /// The target, or a child of it, has opened the new content.
-    Reopened,
-    /// Its children were replaced.
-    Workers,
-    /// It has ended, and another was started in its place.
-    Restarted,
-    /// The server said so, or the command did.
-    Accepted,
-    /// It still runs.
-    Alive,
 }
 
 /// What is waited for.

@@ -123,6 +123,16 @@ impl Rule {
         Ok(Self { name: name.unwrap_or_else(|| sketch.name()), sketch })
     }
 
+    /// A rule that does nothing, about the file that the rules come from.
+    #[must_use]
+    pub fn about(path: PathBuf, pace: Pace) -> Self {
+        let pace = Pace { on_start: OnStart::Skip, ..pace };
+        let name = path.display().to_string();
+        let watches = vec![path];
+        let sketch = Sketch { watches, selector: None, actions: Vec::new(), check: None, pace };
+        Self { name, sketch }
+    }
+
     /// What the rule is called in logs, metrics and the ledger.
     #[must_use]
     pub fn name(&self) -> &str {

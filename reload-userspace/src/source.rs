@@ -114,6 +114,15 @@ pub trait Source {
         Vec::new()
     }
 
+    /// Finds out whether what happens is heard, by a file of the agent's own.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong.
+    fn prove(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The losses since the last call, as [`Event::Lost`].
     ///
     /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
@@ -232,11 +241,6 @@ pub enum SourceError {
         /// How long it is.
         length: usize,
     },
-}
-
-/// A path that leads to what is behind `handle`, whatever its name is or was (`proc(5)`).
-fn link_of(handle: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 
 fn is_directory(handle: BorrowedFd<'_>) -> bool {

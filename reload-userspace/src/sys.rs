@@ -7,7 +7,9 @@
     reason = "calls that cannot know what their argument is, and one of the allocator"
 )]
 
+pub mod fanotify;
 pub mod limit;
+pub mod pidfd;
 pub mod probe;
 pub mod spawn;
 
@@ -109,6 +111,12 @@ pub fn exceptional(source: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` owns its descriptor, so it is open, and the same one, for as long as the
     // `AsyncFd` that takes it lives.
     unsafe { AsyncFd::register_with_interest(source, Interest::PRIORITY) }.map_err(Into::into)
+}
+
+/// A path that leads to what is behind `handle`, whatever its name is or was (`proc(5)`).
+#[must_use]
+pub fn link_of(handle: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 
 /// An inode as fanotify names it: its filesystem, and its name there (`name_to_handle_at(2)`).

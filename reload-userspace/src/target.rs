@@ -1,6 +1,7 @@
 //! Whom to reload: processes found by what they are, and held so that no other is ever hit.
 
 mod disposition;
+mod ending;
 mod held;
 mod look;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use crate::clock::Boot;
 pub use disposition::Disposition;
 pub use held::{Held, Sent};
 pub use pid_file::PidFileFault;
-pub use procfs::Procfs;
+pub use procfs::{Child, Procfs};
 pub use selector::{By, Selector, Which};
 
 /// One process, for its whole life and no longer.

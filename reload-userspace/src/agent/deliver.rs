@@ -37,6 +37,9 @@ impl<S: Source> Agent<S> {
                 }
             }
         }
+        for &id in completed {
+            self.remember_content(id);
+        }
         // The log is written when the signals are out: it is the slower of the two.
         self.tell_what_was_decided();
         if is_called {

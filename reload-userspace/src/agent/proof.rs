@@ -5,10 +5,11 @@ use std::{future, rc::Rc};
 use super::{Agent, crew::Crew, reloader::RuleId};
 use crate::{
     clock::{self, Boot},
-    confirm::{Aim, Confirm, Deed, Opened, Opens, Ticket, Verdict, ending},
+    confirm::{Aim, Confirm, Deed, Evidence, Opened, Opens, Ticket, Verdict, ending},
     content::Digest,
     delivery::{Receiver, Then},
-    report::{Decision, Evidence},
+    preflight::is_meant_to_end,
+    report::Decision,
     rule::Action,
     source::Source,
     target::{Held, Target},
@@ -94,7 +95,7 @@ impl<S: Source> Agent<S> {
         let Some(held) = held.filter(|_| !timeout.is_zero() && !self.settings.is_dry) else {
             return Then::Rest;
         };
-        let is_end = action.signal().is_some_and(|it| crate::preflight::is_meant_to_end(it.get()));
+        let is_end = action.signal().is_some_and(|it| is_meant_to_end(it.get()));
         let aim = if is_end { Aim::End } else { Aim::Reload };
         let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some() };
         let confirm = Confirm::new(&held, &self.procfs, deed);
@@ -155,7 +156,7 @@ impl<S: Source> Agent<S> {
         let now = clock::now();
         let Self { proofs, procfs, .. } = self;
         let found = proofs.iter_mut().enumerate().find_map(|(index, proof)| {
-            let is_about = proof.ticket.is_some_and(|ticket| opened.is_of(ticket));
+            let is_about = proof.ticket.is_some_and(|ticket| opened.tickets.contains(&ticket));
             let by = opened.pid;
             let verdict =
                 is_about.then(|| proof.confirm.opened(by, now, &proof.held, procfs))??;

@@ -39,12 +39,28 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Notes what the files of a rule contain.
-    pub(super) fn remember_content(&mut self, id: RuleId) {
-        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
-        if let Some(reloader) = reloaders.get(&id) {
+    /// Notes what the files of a rule contain, and who has that.
+    pub(super) fn remember(&mut self, id: RuleId) {
+        let Self { reloaders, ledger: Some(ledger), rules_file, .. } = self else { return };
+        let reloader = reloaders.get(&id).filter(|_| *rules_file != Some(id));
+        if let Some(reloader) = reloader {
+            for receiver in reloader.delivery.receivers() {
+                remember(ledger, reloader, receiver);
+            }
             let Wanted { digest, since, .. } = reloader.delivery.wanted();
             ledger.note_content(reloader.name(), digest, since);
+        }
+    }
+
+    /// Notes what the files of a rule contain.
+    pub(super) fn remember_content(&mut self, id: RuleId) {
+        let Self { reloaders, ledger: Some(ledger), rules_file, .. } = self else { return };
+        let reloader = reloaders.get(&id).filter(|_| *rules_file != Some(id));
+        if let Some(reloader) = reloader {
+            let Wanted { digest, since, .. } = reloader.delivery.wanted();
+            if ledger.content(reloader.name()).is_none_or(|(known, _)| known != digest) {
+                ledger.note_content(reloader.name(), digest, since);
+            }
         }
     }
 

@@ -14,14 +14,17 @@ use super::{
     Agent,
     crew::{Crew, CrewId},
     places::Index,
+    recall::recall,
     reloader::{Reloader, RuleId},
     watched::Watched,
 };
 use crate::{
-    delivery::Receiver,
-    rule::Rule,
+    delivery::{Receiver, Wanted},
+    report::Decision,
+    rule::{self, Rule, RulesFile},
     source::{Follows, Source},
-    target::Selector,
+    target::{Selector, Target},
+    telemetry::Confirms,
     watch::Obstacle,
 };
 
@@ -36,6 +39,31 @@ struct Draft {
 }
 
 impl<S: Source> Agent<S> {
+    /// Watches the file that the rules come from, if they do.
+    pub(super) fn watch_rules_file(&mut self, rules: &[Rule]) -> Result<()> {
+        let pace = rules.first().map(Rule::pace);
+        let Some((file, pace)) = self.settings.config.as_ref().zip(pace) else {
+            return Ok(());
+        };
+        let draft = self.draft(Rule::about(file.path.clone(), pace))?;
+        self.rules_file = Some(self.put_to_work(draft, None));
+        Ok(())
+    }
+
+    /// Reads the rules again, for their file has changed. Bad ones are told of, and not heeded.
+    pub(super) fn read_rules_again(&mut self) {
+        let Some(RulesFile { path, defaults }) = self.settings.config.clone() else { return };
+        let read = rule::read_file(&path, &defaults).map_err(anyhow::Error::new);
+        let applied = read.and_then(|rules| self.set_up(rules));
+        let error = applied.err().map(|error| format!("{error:#}"));
+        let path = path.to_string_lossy().into_owned();
+        self.teller.tell(&Decision::Rules { path, rules: self.rule_names(), error });
+        self.tell_of_obstacles();
+        self.tell_of_all_unreadable();
+        self.tell_of_pins();
+        self.tell_whether_anybody_is_there();
+    }
+
     /// Puts the rules to work in place of those that there are.
     ///
     /// # Errors
@@ -65,8 +93,12 @@ impl<S: Source> Agent<S> {
             let before = draft.before.and_then(|id| old.remove(&id));
             self.put_to_work(draft, before);
         }
-        let ended = old.into_values().flat_map(Reloader::into_watches);
-        self.unwatch(ended.map(|(index, _)| index));
+        for reloader in old.into_values() {
+            self.teller.measure(|metrics| metrics.forget_rule(reloader.name()));
+            self.unwatch(reloader.into_watches().into_keys());
+        }
+        let names: Vec<_> = self.reloaders.values().map(Reloader::name).collect();
+        self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
         let reloaders = &self.reloaders;
         self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
         let crews: Vec<_> = self.crews.keys().copied().collect();
@@ -109,7 +141,7 @@ impl<S: Source> Agent<S> {
     }
 
     /// Makes a rule of a draft, which inherits what is known from the one before it.
-    fn put_to_work(&mut self, draft: Draft, before: Option<Reloader>) {
+    fn put_to_work(&mut self, draft: Draft, before: Option<Reloader>) -> RuleId {
         let Draft { rule, mut fresh, crew, .. } = draft;
         let id = RuleId(self.number());
         let heritage = before.as_ref().map(Heritage::of);
@@ -126,10 +158,14 @@ impl<S: Source> Agent<S> {
         }
         self.unwatch(known.into_keys());
         let mut reloader = Reloader::new(rule, crew, watches);
-        if let Some(heritage) = heritage {
-            heritage.leave_to(&mut reloader);
+        match heritage {
+            Some(heritage) => heritage.leave_to(&mut reloader),
+            None => recall(self.ledger.as_ref(), &mut reloader),
         }
+        self.teller.measure(|metrics| metrics.add_rule(reloader.name(), confirms(&reloader.rule)));
         self.reloaders.insert(id, reloader);
+        self.remember(id);
+        id
     }
 
     fn unwatch(&mut self, indices: impl Iterator<Item = Index>) {
@@ -165,10 +201,10 @@ impl<S: Source> Agent<S> {
 /// What is known of a rule that another takes the place of: who has got what by which action.
 struct Heritage {
     crew: Option<CrewId>,
-    wanted: crate::delivery::Wanted,
+    wanted: Wanted,
     actions: Vec<String>,
     /// The receivers that have what is wanted, and those that have not.
-    receivers: Vec<(Receiver<crate::target::Target>, bool)>,
+    receivers: Vec<(Receiver<Target>, bool)>,
 }
 
 impl Heritage {
@@ -186,7 +222,7 @@ impl Heritage {
     /// Whoever was owed a reload still is.
     fn leave_to(self, reloader: &mut Reloader) {
         let digest = reloader.delivery.wanted().digest;
-        reloader.delivery.want(crate::delivery::Wanted { digest, ..self.wanted });
+        reloader.delivery.want(Wanted { digest, ..self.wanted });
         let actions: Vec<_> = reloader.rule.actions().iter().map(ToString::to_string).collect();
         for (step, action) in actions.iter().enumerate() {
             let Some(old) = self.actions.iter().position(|old| old == action) else { continue };
@@ -202,6 +238,11 @@ impl Heritage {
             }
         }
     }
+}
+
+/// Whether evidence is looked for that a rule's signals took.
+fn confirms(rule: &Rule) -> Confirms {
+    if rule.pace().confirm_timeout.is_zero() { Confirms::No } else { Confirms::Yes }
 }
 
 /// Refuses a path that cannot be watched at all.

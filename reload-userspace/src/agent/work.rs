@@ -16,10 +16,11 @@ use super::{
 use crate::{
     child::{self, Ended, Job, Outcome, Place},
     clock::{self, Boot},
+    confirm::Evidence,
     delivery::{Acted, Receiver, Then},
     post,
     preflight::Refusal,
-    report::{ActionName, Decision, Evidence},
+    report::{ActionName, Decision},
     rule::{Action, CheckIn},
     source::Source,
     target::Target,
@@ -94,7 +95,7 @@ impl<S: Source> Agent<S> {
                 done(verdict(child::run(job).await, &shown, EXEC_TIMEOUT))
             }),
             Action::Post(endpoint) => self.begin(id, async move {
-                let posted = post::send(&endpoint, POST_TIMEOUT).await;
+                let posted = post::send(endpoint, POST_TIMEOUT).await;
                 done(posted.map_err(|error| format!("{:#}", anyhow::Error::new(error))))
             }),
             Action::Signal(_) | Action::Restart => {}
@@ -133,12 +134,13 @@ impl<S: Source> Agent<S> {
         if let Err(detail) = result
             && is_same
         {
-            self.metrics.check_failed(reloader.name());
+            let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
+            let (remedy, detail) = (reason.remedy(), Some(detail));
+            let refused = Decision::Refused { rule, pid: None, reason, remedy, detail };
             if is_news {
-                let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
-                let (remedy, detail) = (reason.remedy(), Some(detail));
-                let refused = Decision::Refused { rule, pid: None, reason, remedy, detail };
                 reloader.untold.push(refused);
+            } else {
+                self.teller.count(&refused);
             }
         }
         Ok(())
@@ -182,7 +184,18 @@ impl<S: Source> Agent<S> {
             let evidence = Evidence::Accepted;
             reloader.untold.push(Decision::Confirmed { rule, pid: None, evidence, after });
             self.remember_applied(id, receiver);
-            self.confirmed_content(id);
+            self.tell_content(id);
+        }
+    }
+}
+
+impl<S: Source> Agent<S> {
+    /// Everybody has what a rule wants: that is its content now, for those who ask.
+    fn tell_content(&self, id: RuleId) {
+        let Some(reloader) = self.reloaders.get(&id) else { return };
+        if reloader.delivery.owed().next().is_none() {
+            let digest = reloader.delivery.wanted().digest;
+            self.teller.measure(|metrics| metrics.set_content(reloader.name(), &digest));
         }
     }
 }

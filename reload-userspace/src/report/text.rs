@@ -1,7 +1,7 @@
 //! Decisions as sentences for people.
 
-use super::{ActionName, Awaited, Decision, Evidence};
-use crate::event::Actor;
+use super::{ActionName, Awaited, Decision};
+use crate::{confirm::Evidence, event::Actor};
 
 /// A decision in words, on one line whatever the names in it.
 pub(super) fn sentence(decision: &Decision) -> String {

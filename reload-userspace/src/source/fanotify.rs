@@ -4,14 +4,12 @@
 //! (`FAN_REPORT_DFID_NAME`, `FAN_RENAME`) would say what the walk that follows finds out anyway, and
 //! more surely. So `FAN_REPORT_FID` is enough, which needs no right since Linux 5.13.
 
-mod record;
-
 use std::{
     collections::HashMap,
     ffi::OsString,
     fs, io,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{BorrowedFd, OwnedFd},
         unix::ffi::OsStringExt as _,
     },
     path::PathBuf,
@@ -19,24 +17,26 @@ use std::{
 
 use nix::{
     libc,
-    sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
+    sys::fanotify::{Fanotify, InitFlags, MarkFlags, MaskFlags},
 };
 use rustix::{
-    fs::{CWD, Mode, OFlags, open, readlink},
+    fs::readlink,
     io::{Errno, read},
     process::getpid,
 };
 use tokio::io::unix::AsyncFd;
 
-use self::record::{Record, records};
 use super::{
     Follows, Interest, Source, SourceError, Unavailable, WatchError,
     heard::{Deed, Heard, MOST_READINGS},
-    is_directory, link_of,
+    is_directory,
 };
 use crate::{
     event::{Actor, Event, Operation, PlaceId, SourceName, Writers},
-    sys::{self, FileHandle},
+    sys::{
+        self, FileHandle,
+        fanotify::{GROUP, Record, group, mark, records, unmark},
+    },
 };
 
 /// What of a file matters.
@@ -90,18 +90,13 @@ impl FanotifySource {
     ///
     /// Says what is missing here, and what to grant.
     pub(super) fn open() -> Result<Self, Unavailable> {
-        let flags = InitFlags::FAN_CLASS_NOTIF
-            | InitFlags::FAN_CLOEXEC
-            | InitFlags::FAN_NONBLOCK
-            | InitFlags::from_bits_retain(libc::FAN_REPORT_FID);
         // Only a privileged group may have so many marks, and only it is told who did it.
-        let privileged = Fanotify::init(flags | InitFlags::FAN_UNLIMITED_MARKS, events());
+        let privileged = group(GROUP | InitFlags::FAN_UNLIMITED_MARKS);
         let (fanotify, strategy) = match privileged {
             Ok(fanotify) => (fanotify, "privileged"),
-            Err(nix::errno::Errno::EPERM) => (
-                Fanotify::init(flags, events()).map_err(|errno| unavailable(errno.into()))?,
-                "unprivileged",
-            ),
+            Err(nix::errno::Errno::EPERM) => {
+                (group(GROUP).map_err(|errno| unavailable(errno.into()))?, "unprivileged")
+            }
             Err(errno) => return Err(unavailable(errno.into())),
         };
         Ok(Self {
@@ -139,7 +134,7 @@ impl Source for FanotifySource {
         self.queue.heard.forget(place);
         if let Some(mark) = self.queue.marks.remove(&place) {
             self.queue.leave(&mark.id, place);
-            self.queue.unmark(&mark);
+            unmark(&self.queue.fanotify, mark.mask, &mark.path, &mark.id);
         }
     }
 
@@ -176,7 +171,7 @@ impl Source for FanotifySource {
             if let Some(mark) = self.queue.marks.remove(&place) {
                 self.queue.leave(&mark.id, place);
             }
-            let path = readlink(link_of(handle), Vec::new()).unwrap_or_default();
+            let path = readlink(sys::link_of(handle), Vec::new()).unwrap_or_default();
             let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
             self.queue.by_id.insert(id.clone(), place);
             self.queue.marks.insert(place, Mark { id, path, mask });
@@ -233,8 +228,7 @@ impl Queue {
         mask: MaskFlags,
         handle: BorrowedFd<'_>,
     ) -> Result<(), WatchError> {
-        let path = link_of(handle);
-        self.fanotify.mark(flags, mask, CWD, Some(path.as_str())).map_err(|errno| match errno {
+        mark(&self.fanotify, flags, mask, handle).map_err(|errno| match errno {
             nix::errno::Errno::ENOSPC => WatchError::Limit { name: "fs.fanotify.max_user_marks" },
             errno => WatchError::Refused { source: errno.into() },
         })
@@ -244,18 +238,6 @@ impl Queue {
     fn leave(&mut self, id: &FileHandle, place: PlaceId) {
         if self.by_id.get(id) == Some(&place) {
             self.by_id.remove(id);
-        }
-    }
-
-    /// Takes a mark away if its inode is still where it was; otherwise it goes with its inode.
-    fn unmark(&self, mark: &Mark) {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = open(&mark.path, flags, Mode::empty()) else {
-            return;
-        };
-        if sys::file_handle(file.as_fd()).is_ok_and(|id| id == mark.id) {
-            let is_removed = self.mark(MarkFlags::FAN_MARK_REMOVE, mark.mask, file.as_fd());
-            tracing::debug!(path = %mark.path.display(), ?is_removed, "a mark is of no use any more");
         }
     }
 
@@ -328,11 +310,6 @@ fn actor(pid: i32, operation: Operation) -> Actor {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok();
     let comm = comm.map(|comm| String::from_utf8_lossy(comm.trim_ascii_end()).into_owned());
     Actor { pid: Some(pid), comm, operation }
-}
-
-/// Events carry no descriptor, so these flags mean nothing; the kernel wants them nevertheless.
-fn events() -> EventFFlags {
-    EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC
 }
 
 fn unavailable(source: io::Error) -> Unavailable {

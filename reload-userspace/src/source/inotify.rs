@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Follows, Interest, Source, SourceError, Unavailable, WatchError,
     heard::{Deed, Heard, MOST_READINGS},
-    is_directory, link_of,
+    is_directory,
 };
 use crate::{
     event::{Actor, Event, Operation, PlaceId, SourceName, Writers},
@@ -122,7 +122,7 @@ impl Source for InotifySource {
             (true, Interest::Any) => REPLACEMENT | WatchFlags::CREATE,
         };
         self.queue.heard.arm(place);
-        let number = inotify::add_watch(&self.queue.inotify, link_of(handle), flags);
+        let number = inotify::add_watch(&self.queue.inotify, sys::link_of(handle), flags);
         let number = number.map_err(|errno| {
             self.queue.heard.forget(place);
             refused(errno)

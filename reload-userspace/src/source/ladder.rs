@@ -10,12 +10,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::readlink;
+use rustix::fs::{MemfdFlags, memfd_create, readlink};
 
 use super::{
     Follows, Interest, Source, SourceError, Trouble, WatchError, canary,
     ground::Ground,
-    link_of,
     mounts::MountTable,
     poll::PollSource,
     rung::{Reason, Rung},
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     clock::{self, Boot},
     event::{Event, PlaceId, SourceName, Writers},
+    sys,
 };
 
 /// The sources that the kernel drives, best first.
@@ -320,7 +320,7 @@ impl Ladder {
         if self.choice == Choice::Best
             && self.told.insert((name, ground.device, because.to_owned()))
         {
-            let path = readlink(link_of(handle), Vec::new()).unwrap_or_default();
+            let path = readlink(sys::link_of(handle), Vec::new()).unwrap_or_default();
             let reason = format!("not enough for {}: {because}", path.to_string_lossy());
             self.troubles.push(Trouble { source: name, reason });
         }
@@ -455,6 +455,23 @@ impl Source for Ladder {
 
     fn troubles(&mut self) -> Vec<Trouble> {
         std::mem::take(&mut self.troubles)
+    }
+
+    fn prove(&mut self) -> Result<(), String> {
+        let Self { rungs, counts, aside, .. } = self;
+        let is_in_use = |name: SourceName| counts.get(&name).is_some_and(|&count| count > 0);
+        for rung in rungs.iter_mut().filter(|rung| is_in_use(rung.name())) {
+            let name = rung.name();
+            let file = memfd_create("reload-agent", MemfdFlags::CLOEXEC)
+                .map_err(|errno| format!("cannot make a file for the canary: {errno}"))?;
+            let heard = canary::is_heard(rung, file.into(), aside);
+            match heard {
+                Ok(true) => {}
+                Ok(false) => return Err(format!("source {name} did not hear a test write")),
+                Err(error) => return Err(format!("source {name}: {}", explain(&error))),
+            }
+        }
+        Ok(())
     }
 
     fn losses(&mut self) -> Vec<Event> {

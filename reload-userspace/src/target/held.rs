@@ -1,6 +1,6 @@
 //! A process that is held: what is sent to it reaches it or nobody.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::unistd::Pid;
 use rustix::{
@@ -61,6 +61,14 @@ impl Held {
         };
         let held = Self { target, handle };
         Ok(held.is_alive(procfs).then_some(held))
+    }
+
+    /// The descriptor of the process, where there is one.
+    pub(super) fn handle(&self) -> Option<BorrowedFd<'_>> {
+        match &self.handle {
+            Handle::PidFd(handle) => Some(handle.as_fd()),
+            Handle::Pid => None,
+        }
     }
 
     /// Which process it is.

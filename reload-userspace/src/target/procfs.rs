@@ -4,6 +4,8 @@
 //! never a "no": otherwise a target would be forgotten. What the agent may not read
 //! (`hidepid=`, another user's `exe`) is not there for it.
 
+mod kin;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -15,6 +17,8 @@ use nix::unistd::Pid;
 use rustix::io::Errno;
 
 use super::{By, Held, Selector, Target, TargetError, Which, look::Look, stat::Stat};
+
+pub use self::kin::Child;
 
 /// How large the files of a process usually are, in bytes.
 const USUAL_BYTES: usize = 4096;

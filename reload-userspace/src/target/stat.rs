@@ -12,6 +12,8 @@ pub(super) struct Stat {
     pub(super) session: i32,
     /// In clock ticks since boot.
     pub(super) started: u64,
+    /// As `wait(2)` tells it; 0 as well where the agent may not look into the process.
+    pub(super) exit_code: Option<i32>,
     state: u8,
     flags: u64,
     threads: u64,
@@ -32,8 +34,9 @@ impl Stat {
         let flags = fields.nth(2)?.parse().ok()?;
         let threads = fields.nth(10)?.parse().ok()?;
         let started = fields.nth(1)?.parse().ok()?;
+        let exit_code = fields.nth(29).and_then(|field| field.parse().ok());
         let comm = text[open + 1..close].to_owned();
-        Some(Self { comm, parent, session, started, state, flags, threads })
+        Some(Self { comm, parent, session, started, exit_code, state, flags, threads })
     }
 
     /// Whether it is a process that runs a program. A zombie has ended, and a kernel thread has none.
@@ -64,6 +67,7 @@ mod tests {
             line.extend(b") S 3 5 6 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 2 0 991 1 1\n");
             let stat = Stat::parse(&line).unwrap();
             let expected = Stat {
+                exit_code: None,
                 comm: name.to_owned(),
                 parent: 3,
                 session: 6,

@@ -14,10 +14,11 @@ use serde::Serialize;
 
 use super::series::{By, Confirms, Families, Outcome, Series};
 use crate::{
+    confirm::Evidence,
     content::Digest,
     event::SourceName,
     preflight::Refusal,
-    report::{ActionName, Decision, Evidence},
+    report::{ActionName, Decision},
 };
 
 /// What is counted, for whoever asks.

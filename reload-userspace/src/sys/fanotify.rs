@@ -1,18 +1,72 @@
-//! From the bytes of the queue to records: pure, so that it is tested without a kernel.
+//! What every fanotify group of ours needs: marks on inodes at hand, and records from the bytes of the
+//! queue, which is pure, so that it is tested without a kernel.
 
-use nix::{libc, sys::fanotify::MaskFlags};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
+};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::sys::FileHandle;
+use super::{FileHandle, file_handle, link_of};
+
+/// What every group is: told of by file handle, after the fact, without waiting.
+pub const GROUP: InitFlags = InitFlags::FAN_CLASS_NOTIF
+    .union(InitFlags::FAN_CLOEXEC)
+    .union(InitFlags::FAN_NONBLOCK)
+    .union(InitFlags::from_bits_retain(libc::FAN_REPORT_FID));
+
+/// Makes a group.
+///
+/// # Errors
+///
+/// What `fanotify_init(2)` answers.
+pub fn group(flags: InitFlags) -> Result<Fanotify, Errno> {
+    // Events carry no descriptor, so these flags mean nothing; the kernel wants them nevertheless.
+    Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC)
+}
+
+/// Adds to or removes from the mark on the inode behind `handle` (`O_PATH` will do).
+///
+/// # Errors
+///
+/// What `fanotify_mark(2)` answers.
+pub fn mark(
+    group: &Fanotify,
+    flags: MarkFlags,
+    mask: MaskFlags,
+    handle: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    group.mark(flags, mask, CWD, Some(link_of(handle).as_str()))
+}
+
+/// Takes a mark away if its inode is still where it was; otherwise it goes with its inode.
+pub fn unmark(group: &Fanotify, mask: MaskFlags, path: &Path, id: &FileHandle) {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = open(path, flags, Mode::empty()) else {
+        return;
+    };
+    if file_handle(file.as_fd()).is_ok_and(|it| it == *id) {
+        let removed = mark(group, MarkFlags::FAN_MARK_REMOVE, mask, file.as_fd());
+        tracing::debug!(path = %path.display(), ?removed, "a mark is of no use any more");
+    }
+}
 
 /// One event of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) mask: MaskFlags,
+pub struct Record {
+    /// What happened.
+    pub mask: MaskFlags,
     /// The process, in our pid namespace; 0 where the kernel does not tell.
-    pub(super) pid: i32,
+    pub pid: i32,
     /// What it happened to; nothing where the queue was full.
-    pub(super) id: Option<FileHandle>,
+    pub id: Option<FileHandle>,
 }
 
 /// `struct fanotify_event_metadata` (`fanotify(7)`), where `own_len` is `metadata_len`.
@@ -42,7 +96,7 @@ struct Info {
 }
 
 /// The records in what was read; `None` in place of the first that makes no sense, and then no more.
-pub(super) fn records(mut bytes: &[u8]) -> impl Iterator<Item = Option<Record>> + '_ {
+pub fn records(mut bytes: &[u8]) -> impl Iterator<Item = Option<Record>> + '_ {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

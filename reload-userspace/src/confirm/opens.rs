@@ -1,0 +1,268 @@
+//! Who opens the content: a fanotify group of its own, for as long as reloads are being confirmed.
+//!
+//! It is told who, and so needs `CAP_SYS_ADMIN`; without it there is less evidence, and nothing else.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    sys::fanotify::{Fanotify, InitFlags, MarkFlags, MaskFlags},
+    unistd::Pid,
+};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::{Errno, read},
+};
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::{
+    self, FileHandle,
+    fanotify::{GROUP, Record, group, mark, records, unmark},
+};
+
+/// How many files of one reload are watched: a mark takes some microseconds, just before the signal.
+const MOST_FILES: usize = 32;
+
+/// How much is read at once, in bytes: a hundred events or so.
+const BUFFER: usize = 8192;
+
+/// How often is read what has been opened before somebody else's files are marked.
+const MOST_READINGS: usize = 16;
+
+/// A group that hears of opens.
+#[derive(Debug)]
+pub struct Opens {
+    ready: AsyncFd<OwnedFd>,
+    group: Fanotify,
+    marks: HashMap<FileHandle, Mark>,
+    next: u64,
+    heard: VecDeque<Opened>,
+}
+
+/// A mark of ours.
+#[derive(Debug)]
+struct Mark {
+    /// Where the inode was when it was marked: a mark is only taken away from a file at hand.
+    path: PathBuf,
+    /// On whose behalf.
+    tickets: Vec<Ticket>,
+}
+
+/// The files that were watched for one reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(u64);
+
+/// Somebody has opened a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Who.
+    pub pid: Pid,
+    /// For whom the file is watched.
+    pub tickets: Vec<Ticket>,
+}
+
+impl Opens {
+    /// Makes the group.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the agent lacks `CAP_SYS_ADMIN` (`EPERM`) or there are too many groups: reloads are
+    /// then confirmed by lesser evidence.
+    pub fn open() -> io::Result<Self> {
+        // Only a privileged group may have so many marks, and only it is told who did it.
+        let group = group(GROUP | InitFlags::FAN_UNLIMITED_MARKS)?;
+        Ok(Self {
+            ready: sys::readable(&group)?,
+            group,
+            marks: HashMap::new(),
+            next: 0,
+            heard: VecDeque::new(),
+        })
+    }
+
+    /// Watches the files that these paths lead to now, the first 32 of them; `None` where that cannot
+    /// be done for any. To be called just before the signal is sent.
+    pub fn watch(&mut self, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<Ticket> {
+        // What was opened by now was opened before the signal, and is nothing to the new ticket.
+        for _ in 0..MOST_READINGS {
+            if !self.read() {
+                break;
+            }
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        let marked = paths.into_iter().take(MOST_FILES).filter(|path| {
+            let path = path.as_ref();
+            let done = self.mark(path, ticket);
+            if let Err(error) = &done {
+                tracing::debug!(path = %path.display(), %error, "cannot see who opens it");
+            }
+            done.is_ok()
+        });
+        (marked.count() > 0).then_some(ticket)
+    }
+
+    /// Watches the files no longer, unless somebody else needs it.
+    pub fn forget(&mut self, ticket: Ticket) {
+        let group = &self.group;
+        self.marks.retain(|id, mark| {
+            mark.tickets.retain(|&it| it != ticket);
+            if mark.tickets.is_empty() {
+                unmark(group, MaskFlags::FAN_OPEN, &mark.path, id);
+            }
+            !mark.tickets.is_empty()
+        });
+    }
+
+    /// Who has opened one of the files, without waiting for it.
+    pub fn try_next(&mut self) -> Option<Opened> {
+        while self.heard.is_empty() && self.read() {}
+        self.heard.pop_front()
+    }
+
+    /// Waits until somebody opens one of the files. Nothing is lost where the wait is given up.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the runtime goes away.
+    pub async fn next(&mut self) -> io::Result<Opened> {
+        loop {
+            if let Some(opened) = self.heard.pop_front() {
+                return Ok(opened);
+            }
+            let mut ready = self.ready.readable().await?;
+            if !read_group(&self.group, &self.marks, &mut self.heard) {
+                ready.clear_ready();
+            }
+        }
+    }
+
+    fn mark(&mut self, path: &Path, ticket: Ticket) -> io::Result<()> {
+        let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let id = sys::file_handle(file.as_fd())?;
+        // Added also where it is there: the kernel takes all marks away when it unmounts.
+        mark(&self.group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN, file.as_fd())?;
+        let path = || Mark { path: path.to_owned(), tickets: Vec::new() };
+        let tickets = &mut self.marks.entry(id).or_insert_with(path).tickets;
+        // Two paths may lead to one file.
+        if !tickets.contains(&ticket) {
+            tickets.push(ticket);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> bool {
+        read_group(&self.group, &self.marks, &mut self.heard)
+    }
+}
+
+/// Reads what fits into the buffer, and says whether there was anything.
+fn read_group(
+    group: &Fanotify,
+    marks: &HashMap<FileHandle, Mark>,
+    heard: &mut VecDeque<Opened>,
+) -> bool {
+    let mut buffer = [0; BUFFER];
+    let length = match read(group, &mut buffer) {
+        Ok(length) => length,
+        Err(Errno::AGAIN | Errno::INTR) => return false,
+        Err(errno) => {
+            tracing::debug!(%errno, "cannot read who has opened what");
+            return false;
+        }
+    };
+    heard.extend(records(&buffer[..length]).flatten().filter_map(|record| opened(&record, marks)));
+    true
+}
+
+/// What a record says, unless it is of nobody that we know, of ourselves, or of a file that is not
+/// watched any more.
+fn opened(record: &Record, marks: &HashMap<FileHandle, Mark>) -> Option<Opened> {
+    if record.mask.contains(MaskFlags::FAN_Q_OVERFLOW) {
+        tracing::debug!("the queue was full: somebody may have opened the content unseen");
+    }
+    let mark = marks.get(record.id.as_ref()?)?;
+    let pid = Pid::from_raw(record.pid);
+    let is_somebody = record.pid > 0 && pid != Pid::this();
+    is_somebody.then(|| Opened { pid, tickets: mark.tickets.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::symlink,
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Has another process open the file, and gives its pid.
+    fn open_elsewhere(path: &Path) -> Pid {
+        let mut child = Command::new("head").arg(path).stdout(Stdio::null()).spawn().unwrap();
+        child.wait().unwrap();
+        Pid::from_raw(i32::try_from(child.id()).unwrap())
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn whoever_opens_the_content_is_named_to_those_who_wait_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| directory.path().join(name));
+        fs::write(&a, "").unwrap();
+        fs::write(&b, "").unwrap();
+        symlink(&b, &c).unwrap();
+        let mut opens = Opens::open().unwrap();
+        assert_eq!(opens.watch([Path::new("/nowhere")]), None);
+        let first = opens.watch([&*a, &*b, &*c]).unwrap();
+        let second = opens.watch([&*b]).unwrap();
+
+        drop(fs::read(&a).unwrap());
+        assert_eq!(opens.try_next(), None, "what the agent opens itself counts for nothing");
+        let pid = open_elsewhere(&a);
+        assert_eq!(opens.try_next(), Some(Opened { pid, tickets: vec![first] }));
+        let pid = open_elsewhere(&b);
+        let waited = timeout(Duration::from_secs(5), opens.next()).await.unwrap().unwrap();
+        assert_eq!(waited, Opened { pid, tickets: vec![first, second] });
+
+        // What was opened before somebody asked is nothing to him.
+        let pid = open_elsewhere(&c);
+        let third = opens.watch([&*b]).unwrap();
+        assert_eq!(opens.try_next(), Some(Opened { pid, tickets: vec![first, second] }));
+
+        opens.forget(first);
+        open_elsewhere(&a);
+        assert_eq!(opens.try_next(), None);
+        opens.forget(second);
+        // Another file in its place is another file.
+        fs::write(&a, "").unwrap();
+        fs::rename(&a, &b).unwrap();
+        open_elsewhere(&b);
+        assert_eq!(opens.try_next(), None);
+        opens.forget(third);
+        assert!(opens.marks.is_empty());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn a_reload_of_very_many_files_is_not_held_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<_> =
+            (0..100).map(|number| directory.path().join(number.to_string())).collect();
+        for path in &paths {
+            fs::write(path, "").unwrap();
+        }
+        let mut opens = Opens::open().unwrap();
+        let ticket = opens.watch(paths.iter().map(PathBuf::as_path)).unwrap();
+        assert_eq!(opens.marks.len(), MOST_FILES);
+        opens.forget(ticket);
+        assert!(opens.marks.is_empty());
+    }
+}
