@@ -1,8 +1,9 @@
 //! Did it take? What speaks for it that a reload did what it was for.
 //!
 //! The agent tells what was done and then lets it be looked at, with the time as an argument: nothing
-//! waits here, and nothing is done before the signal is out. The best evidence that comes ends it; what
-//! is only known at the end is that the target still runs.
+//! waits here, and nothing is done before the signal is out. The first good evidence confirms it; what is
+//! only known at the end is that the target still runs. One that dies is told of until then, for it may
+//! well read its configuration first and die of it.
 
 mod opens;
 mod workers;
@@ -99,6 +100,18 @@ pub struct Confirm {
     is_replaced: bool,
     /// Whether it was seen to have ended, and nobody has said how.
     has_ended: bool,
+    stage: Stage,
+}
+
+/// How far a confirmation has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Evidence is waited for.
+    Open,
+    /// It is confirmed, and only the target's death would be news.
+    Confirmed,
+    /// Nothing will be news.
+    Over,
 }
 
 /// What is seen of a target at one look.
@@ -127,14 +140,25 @@ impl Confirm {
 
     fn with(workers: Workers, deed: Deed) -> Self {
         let next = deed.sent.after(FIRST_LOOK.min(deed.timeout));
-        Self { deed, workers, next, pause: FIRST_LOOK, is_replaced: false, has_ended: false }
+        Self {
+            deed,
+            workers,
+            next,
+            pause: FIRST_LOOK,
+            is_replaced: false,
+            has_ended: false,
+            stage: Stage::Open,
+        }
     }
 
     /// Looks at the target. The children are only looked at when it is [time](Self::next_at), but its
     /// end is seen whenever this is called.
+    ///
+    /// After [`Verdict::Confirmed`] a [`Verdict::Died`] may follow, until it is [over](Self::is_over).
     pub fn poll(&mut self, now: Boot, held: &Held, procfs: &Procfs) -> Option<Verdict> {
         let sight = if held.is_alive(procfs) {
-            let is_wanted = now >= self.next && self.workers.are_there();
+            let is_wanted =
+                now >= self.next && self.stage == Stage::Open && self.workers.are_there();
             Sight::Runs(is_wanted.then(|| procfs.children(held.target().pid)))
         } else {
             Sight::Ended(held.exit_status(procfs))
@@ -145,8 +169,18 @@ impl Confirm {
     /// Notes that somebody has opened the content.
     pub fn opened(&mut self, by: Pid, now: Boot, held: &Held, procfs: &Procfs) -> Option<Verdict> {
         // A child that has ended already is nobody's; it will not have been the one that matters.
-        let is_its = procfs.comes_from(by, held.target().pid);
-        is_its.then(|| Verdict::Confirmed(Evidence::Reopened, self.age(now)))
+        let is_news = self.stage == Stage::Open && self.deed.aim == Aim::Reload;
+        if !is_news || !procfs.comes_from(by, held.target().pid) {
+            return None;
+        }
+        self.stage = Stage::Confirmed;
+        Some(Verdict::Confirmed(Evidence::Reopened, self.age(now)))
+    }
+
+    /// Whether there is nothing more to come, so that it may be dropped.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Over
     }
 
     /// Notes that there is another process that the rule means. One that was there before the signal
@@ -165,10 +199,15 @@ impl Confirm {
     /// waits for it.
     #[must_use]
     pub fn is_expecting(&self) -> bool {
-        self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End
+        let may_come =
+            self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
+        may_come && self.stage == Stage::Open
     }
 
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
+        if self.stage == Stage::Over {
+            return None;
+        }
         let verdict = match (self.deed.aim, sight) {
             (Aim::Reload, Sight::Runs(children)) => self.judge_reload(now, children.as_deref()),
             (Aim::Reload, Sight::Ended(status)) => {
@@ -186,6 +225,13 @@ impl Confirm {
             (Aim::End, Sight::Runs(_)) if self.is_replaced => self.too_late(now, BOTH),
             (Aim::End, Sight::Runs(_)) => self.too_late(now, END_IS_LATE),
         };
+        self.stage = match &verdict {
+            Some(Verdict::Confirmed(Evidence::Workers, _)) => Stage::Confirmed,
+            Some(_) => Stage::Over,
+            // What was confirmed and has not died by now has lived long enough.
+            None if self.stage == Stage::Confirmed && now >= self.deadline() => Stage::Over,
+            None => self.stage,
+        };
         if now >= self.next {
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             self.next = now.after(self.pause).min(self.deadline().max(now.after(FIRST_LOOK)));
@@ -194,6 +240,9 @@ impl Confirm {
     }
 
     fn judge_reload(&mut self, now: Boot, children: Option<&[Child]>) -> Option<Verdict> {
+        if self.stage != Stage::Open {
+            return None;
+        }
         let sent = self.deed.sent;
         if children.is_some_and(|children| self.workers.are_replaced(children, sent)) {
             return Some(Verdict::Confirmed(Evidence::Workers, self.age(now)));
@@ -350,6 +399,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_confirmed_may_yet_die_until_the_deadline() {
+        let confirmed = || {
+            let mut it = confirm(Aim::Reload, true, 2);
+            assert_eq!(it.judge(at(5), new_children()), None);
+            let expected = Verdict::Confirmed(Evidence::Workers, after(15));
+            assert_eq!(it.judge(at(15), new_children()), Some(expected));
+            assert!(!it.is_expecting() && !it.is_over());
+            it
+        };
+        let ended = || Sight::Ended(Some(exited(1)));
+
+        let mut it = confirmed();
+        assert_eq!(it.judge(at(17), new_children()), None);
+        assert_eq!(it.judge(at(999), ended()), Some(Verdict::Died(Some(exited(1)))));
+        assert!(it.is_over());
+        assert_eq!(it.judge(at(999), ended()), None);
+
+        let mut it = confirmed();
+        assert_eq!(it.judge(at(1000), new_children()), None);
+        assert!(it.is_over());
+        assert_eq!(it.judge(at(1001), ended()), None);
+    }
+
+    #[test]
     fn looks_become_rarer_and_the_last_is_at_the_deadline() {
         let mut it = confirm(Aim::Reload, false, 1);
         let mut looks = Vec::new();
@@ -489,11 +562,12 @@ mod tests {
         let pid = Pid::from_raw(shell.pid());
         let held = Held::open(&procfs, pid).unwrap().unwrap();
         let deed = Deed { sent: at(0), aim: Aim::Reload, timeout: after(1), sees_opens: true };
-        let mut confirm = Confirm::new(&held, &procfs, deed);
         let child = procfs.children(pid)[0].target.pid;
         let confirmed = Some(Verdict::Confirmed(Evidence::Reopened, after(7)));
         for (by, expected) in [(pid, &confirmed), (child, &confirmed), (Pid::this(), &None)] {
+            let mut confirm = Confirm::new(&held, &procfs, deed);
             assert_eq!(confirm.opened(by, at(7), &held, &procfs), *expected, "for {by}");
+            assert_eq!(confirm.opened(by, at(7), &held, &procfs), None, "for {by}");
         }
     }
 }
