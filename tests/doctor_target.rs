@@ -42,7 +42,8 @@ fn a_process_of_another_user_is_told_with_what_to_grant() {
     assert_eq!(Diagnosis::by(&mut granted, &arguments).status, 0);
 }
 
-/// A profile that lets pidfds be opened and not be used: `run` would be refused each signal.
+/// A profile that lets pidfds be opened and not be used, and `kill(2)` neither: `run` would be refused
+/// each signal.
 #[test]
 #[ignore = "needs root; `cargo xtask test` runs it"]
 fn a_filter_that_forbids_the_signal_is_told() {
@@ -53,10 +54,11 @@ fn a_filter_that_forbids_the_signal_is_told() {
         command.args(calls).arg("--").arg(AGENT);
         Diagnosis::by(&mut command, &["--process", recipe.name()])
     };
-    let found = refusing(&["pidfd_send_signal"]);
+    let found = refusing(&["pidfd_send_signal", "kill"]);
     assert_eq!((found.status, found.bad()), (1, vec!["process"]));
     assert!(found.only("process").1.contains("the uids are the same, and yet a seccomp filter"));
     // Without pidfds there is another way.
+    assert_eq!(refusing(&["pidfd_send_signal"]).status, 0);
     assert_eq!(refusing(&["pidfd_open", "pidfd_send_signal"]).status, 0);
 }
 

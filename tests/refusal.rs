@@ -17,8 +17,9 @@ use std::{
 use crate::support::{
     agent::{AGENT, Agent, arguments, clean, count, names},
     process::{Process, run},
+    program::REFUSE,
     source::Source,
-    target::Recipe,
+    target::{Recipe, Running},
     time::poll,
     writer::{config, replace},
 };
@@ -175,4 +176,78 @@ fn a_target_of_another_user_is_refused_with_advice(source: Source) {
     assert!(failed.text("reason").contains(advice), "{failed}");
     assert!(target.lives());
     assert_eq!(target.signals_at_hand(), []);
+}
+
+promise!(a_target_that_waits_for_the_signal_is_signalled);
+/// It blocks the signal and has no handler, which is as good as one.
+fn a_target_that_waits_for_the_signal_is_signalled(source: Source) {
+    for way in ["signalfd", "sigwait"] {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().handler(way).reading(&path);
+        let mut target = recipe.start();
+        let mut agent = Agent::on(source, &path, recipe.name());
+
+        replace(&path, "1");
+        let events = agent.events_until("reloaded");
+        assert_eq!(names(&events), ["changed", "reloaded"], "{way}: {events:?}");
+        assert_eq!(target.signal().content, "1");
+    }
+}
+
+promise!(a_signal_that_would_stop_or_be_lost_is_refused);
+/// Not every signal kills: what is said must be true of the one that is sent.
+fn a_signal_that_would_stop_or_be_lost_is_refused(source: Source) {
+    let rows = [("TSTP", "stops"), ("STOP", "stops"), ("WINCH", "ignored"), ("USR1", "not_caught")];
+    for (signal, reason) in rows {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().handler("none");
+        let mut target = recipe.start();
+        let options = ["--signal", signal, "--handler-timeout", "0s"];
+        let mut agent = Agent::with(source, &path, recipe.name(), &options);
+
+        replace(&path, "1");
+        assert_eq!(agent.wait_for("refused").text("reason"), reason, "{signal}");
+        assert!(target.lives());
+    }
+}
+
+promise!(what_the_first_process_of_a_namespace_would_not_get_is_refused);
+/// The kernel takes the signal, and drops it: TERM as well, which is meant to end.
+fn what_the_first_process_of_a_namespace_would_not_get_is_refused(source: Source) {
+    for signal in ["HUP", "TERM"] {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().handler("none");
+        let mut namespace = Command::new("unshare");
+        namespace.args(["--pid", "--fork", "--kill-child"]).arg(recipe.path());
+        namespace.args(["--handler", "none"]);
+        let mut target = Running::of(recipe.name(), &mut namespace);
+        target.wait_until_ready();
+        assert_eq!(target.pid, 1);
+        let options = ["--signal", signal, "--handler-timeout", "0s"];
+        let mut agent = Agent::with(source, &path, recipe.name(), &options);
+
+        replace(&path, "1");
+        let events = agent.events_until("refused");
+        assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+        assert_eq!(events.last().unwrap().text("reason"), "dropped_by_init", "{signal}");
+        assert!(target.lives());
+    }
+}
+
+promise!(a_filter_that_forbids_only_the_newer_way_to_signal_does_no_harm);
+/// Profiles of container runtimes from before there were pidfds.
+fn a_filter_that_forbids_only_the_newer_way_to_signal_does_no_harm(source: Source) {
+    for calls in [&["pidfd_send_signal"][..], &["pidfd_open", "pidfd_send_signal"]] {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().reading(&path);
+        let mut target = recipe.start();
+        let mut command = clean(Command::new(REFUSE.path()));
+        command.args(calls).arg("--").arg(AGENT).args(arguments(&path, recipe.name()));
+        let mut agent = Agent::spawn(command.args(source.arguments()));
+        agent.wait_for("ready");
+
+        replace(&path, "1");
+        assert_eq!(agent.wait_for("reloaded").pid(), target.pid, "{calls:?}");
+        assert_eq!(target.signal().content, "1");
+    }
 }

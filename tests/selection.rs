@@ -13,6 +13,7 @@ use crate::support::{
     agent::{Agent, count},
     source::Source,
     target::{Recipe, Running, unique_name},
+    time::poll,
     writer::{config, replace},
 };
 
@@ -105,4 +106,41 @@ fn a_process_that_becomes_the_target_is_found(source: Source) {
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
     assert_eq!(target.signal().content, "1");
+}
+
+promise!(a_process_is_found_by_the_title_that_it_gives_itself);
+/// As gunicorn, nginx and postgres do: the name is what is before the colon.
+fn a_process_is_found_by_the_title_that_it_gives_itself(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let name = format!("{}-titled", unique_name());
+    let mut command = recipe.command();
+    command.arg0(format!("{name}: master [some/app]"));
+    let mut target = Running::of(&name, &mut command);
+    target.wait_until_ready();
+    let mut agent = Agent::on(source, &path, &name);
+
+    replace(&path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+    assert_eq!(target.signal().content, "1");
+}
+
+promise!(a_process_is_found_although_its_first_thread_has_ended);
+/// It looks like a zombie, and is none: its other threads live, and take signals.
+fn a_process_is_found_although_its_first_thread_has_ended(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::named(&format!("{}-with-a-long-name", unique_name()));
+    let recipe = recipe.handler("headless").reading(&path);
+    let mut target = recipe.start();
+    let stat = format!("/proc/{}/stat", target.pid);
+    poll("its first thread ends", || {
+        fs::read_to_string(&stat).unwrap().contains(") Z ").then_some(())
+    });
+    let mut agent = Agent::on(source, &path, recipe.name());
+
+    for text in ["1", "2"] {
+        replace(&path, text);
+        assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
+        assert_eq!(target.signal().content, text);
+    }
 }

@@ -19,6 +19,7 @@ static const struct {
 } calls[] = {
     { "bpf", SYS_bpf },
     { "fanotify_init", SYS_fanotify_init },
+    { "kill", SYS_kill },
     { "pidfd_open", SYS_pidfd_open },
     { "pidfd_send_signal", SYS_pidfd_send_signal },
 };

@@ -14,11 +14,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -122,6 +124,36 @@ static void work(int number)
     }
 }
 
+/* Waits for the signal in place of a handler, in one of the two ways that there are. */
+static void wait_for_signal(const sigset_t *set, int descriptor)
+{
+    int number = 0;
+    struct signalfd_siginfo info;
+    if (descriptor < 0 ? sigwait(set, &number) != 0
+                       : read(descriptor, &info, sizeof info) != sizeof info)
+        exit(1);
+    on_signal(number);
+}
+
+static struct {
+    const char *read_path;
+    sigset_t open_mask;
+} orders;
+
+/* Tells of signals for good, in whichever thread. */
+static void *attend(void *nothing)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (sig_atomic_t seen = 0;;) {
+        sigsuspend(&orders.open_mask);
+        if (signals != seen) {
+            seen = signals;
+            report("signal", handled_ns, orders.read_path);
+        }
+    }
+    return nothing;
+}
+
 int main(int count, char **arguments)
 {
     const char *read_path = NULL;
@@ -154,10 +186,21 @@ int main(int count, char **arguments)
             return 1;
         handler = "now";
     }
-    if (strcmp(handler, "now") == 0) {
-        sigemptyset(&blocked);
-        sigaddset(&blocked, number);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, number);
+    int waits = strcmp(handler, "signalfd") == 0 || strcmp(handler, "sigwait") == 0;
+    int headless = strcmp(handler, "headless") == 0;
+    if (waits || headless || strcmp(handler, "now") == 0)
         sigprocmask(SIG_BLOCK, &blocked, NULL);
+    if (waits) {
+        int descriptor = handler[3] == 'n' ? signalfd(-1, &blocked, SFD_CLOEXEC) : -1;
+        report("ready", getpid(), NULL);
+        for (;;) {
+            wait_for_signal(&blocked, descriptor);
+            report("signal", handled_ns, read_path);
+        }
+    }
+    if (headless || strcmp(handler, "now") == 0) {
         handle(number, on_signal);
     } else if (strcmp(handler, "ignore") == 0) {
         handle(number, SIG_IGN);
@@ -166,11 +209,13 @@ int main(int count, char **arguments)
         work(number);
     report("ready", getpid(), NULL);
 
-    for (sig_atomic_t seen = 0;;) {
-        sigsuspend(&open_mask);
-        if (signals != seen) {
-            seen = signals;
-            report("signal", handled_ns, read_path);
-        }
+    orders.read_path = read_path;
+    orders.open_mask = open_mask;
+    if (headless) {
+        pthread_t other;
+        if (pthread_create(&other, NULL, attend, NULL) != 0)
+            return 1;
+        pthread_exit(NULL);
     }
+    attend(NULL);
 }

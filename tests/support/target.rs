@@ -55,7 +55,8 @@ impl Recipe {
         self.with("--read", path)
     }
 
-    /// `now`, `later` (when told to), `none`, or `ignore`.
+    /// `now`, `later` (when told to), `none`, or `ignore`; `signalfd` or `sigwait` in place of one; or
+    /// `headless`, in a thread that outlives the first.
     pub(crate) fn handler(self, handler: &str) -> Self {
         self.with("--handler", handler)
     }
