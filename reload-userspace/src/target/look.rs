@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::{
     By, Procfs, Selector, Target, TargetError,
-    pid_file::Entry,
+    pid_file::{Entry, is_missing},
     procfs::{if_there, read},
     stat::Stat,
 };
@@ -44,8 +44,10 @@ pub(super) enum Look<'a> {
 pub(super) struct Executable {
     /// The path, without symlinks if it is there.
     path: PathBuf,
-    /// Which file is at the path for the agent, as device and inode.
+    /// Which file is at the path for the agent, as device and inode, if that can be told.
     file: Option<(u64, u64)>,
+    /// Whether the agent has nothing at the path.
+    is_absent: bool,
     /// The agent's mount namespace.
     namespace: Option<PathBuf>,
 }
@@ -81,9 +83,10 @@ impl<'a> Look<'a> {
 impl Executable {
     fn at(procfs: &Procfs, path: &Path) -> Self {
         let canonical = fs::canonicalize(path);
+        let is_absent = canonical.as_ref().is_err_and(is_missing);
         let namespace = procfs.own_mount_namespace();
         let path = canonical.unwrap_or_else(|_| path.to_owned());
-        Self { file: file_at(&path), path, namespace }
+        Self { file: file_at(&path), path, is_absent, namespace }
     }
 
     /// Whether a process runs it: one at the same path, and there the same file.
@@ -102,12 +105,13 @@ impl Executable {
         if path != wanted && path.strip_suffix(DELETED) != Some(wanted) {
             return Ok(false);
         }
-        let Some(file) = self.file else {
+        if self.is_absent {
             return Ok(true);
-        };
+        }
         let namespace = home.join("ns/mnt");
         let namespace = if_there(&namespace, fs::read_link(&namespace))?;
-        Ok((namespace.is_some() && namespace == self.namespace) || file_at(&exe) == Some(file))
+        let is_same_file = || self.file.is_some() && file_at(&exe) == self.file;
+        Ok((namespace.is_some() && namespace == self.namespace) || is_same_file())
     }
 }
 

@@ -109,7 +109,8 @@ impl Entry {
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
+/// Whether there is nothing at a path.
+pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
