@@ -7,6 +7,11 @@
 mod promise;
 mod support;
 
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
 use crate::support::{
     agent::{Agent, command, count, unhurried_arguments},
     source::Source,
@@ -111,4 +116,36 @@ fn by_a_process_of_the_same_name_that_is_reloaded_in_its_turn(source: Source) {
     agent.wait_for("changed");
     assert_eq!(agent.wait_for("reloaded").pid(), successor.pid);
     successor.signals_until("2");
+}
+
+promise!(that_a_pid_file_still_names);
+/// The program has ended and left its file behind; the number is another's since.
+fn that_a_pid_file_still_names(source: Source) {
+    let (dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let stranger = Recipe::new();
+    let file = dir.path().join("x.pid");
+    let target = recipe.start();
+    fs::write(&file, format!("{}\n", target.pid)).unwrap();
+    let mut command = command();
+    command.args(["run", "--log-format", "json", "--min-interval", "0", "--watch"]).arg(&path);
+    command.arg("--pid-file").arg(&file);
+    let mut agent = Agent::spawn(command.args(source.arguments()));
+    agent.wait_for("ready");
+
+    let mut stranger = stranger.start_in_place_of(&target.kill());
+    let hour_ago = SystemTime::now() - Duration::from_hours(1);
+    fs::File::open(&file).unwrap().set_modified(hour_ago).unwrap();
+    replace(&path, "1");
+    agent.wait_for("changed");
+
+    // The fence: the next target writes the file anew, and is signalled.
+    let mut next = recipe.start();
+    fs::write(&file, format!("{}\n", next.pid)).unwrap();
+    replace(&path, "2");
+    let events = agent.events_until("reloaded");
+    assert_eq!(events.last().unwrap().pid(), next.pid, "{events:?}");
+    assert_eq!(next.signal().content, "2");
+    assert_eq!(stranger.signals_at_hand(), [], "{events:?}");
+    assert!(stranger.lives());
 }

@@ -7,10 +7,16 @@
 mod promise;
 mod support;
 
-use std::{fs, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::symlink, process::CommandExt as _},
+    path::Path,
+    process::Command,
+};
 
 use crate::support::{
-    agent::{Agent, count},
+    agent::{Agent, command, count},
     source::Source,
     target::{Recipe, Running, unique_name},
     time::poll,
@@ -143,4 +149,72 @@ fn a_process_is_found_although_its_first_thread_has_ended(source: Source) {
         assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
         assert_eq!(target.signal().content, text);
     }
+}
+
+promise!(an_executable_is_meant_by_its_path);
+/// Another program of the same name is another one; a symlink to it is followed.
+fn an_executable_is_meant_by_its_path(source: Source) {
+    let (dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut other = Recipe::named(recipe.name()).reading(&path).start();
+    let mut target = recipe.start();
+    let link = dir.path().join("link");
+    symlink(recipe.path(), &link).unwrap();
+
+    for exe in [recipe.path(), link] {
+        let mut agent = agent_for(source, &path, &[Path::new("--exe"), &exe]);
+        let text = exe.file_name().unwrap().to_str().unwrap();
+        replace(&path, text);
+        let events = agent.events_until("reloaded");
+        assert_eq!(events.last().unwrap().pid(), target.pid, "{events:?}");
+        assert_eq!(target.signal().content, text);
+    }
+    assert_eq!(other.signals_at_hand(), []);
+}
+
+promise!(a_pid_file_is_read_whenever_somebody_is_looked_for);
+/// The program restarts, and writes the file anew; another of its name is not meant.
+fn a_pid_file_is_read_whenever_somebody_is_looked_for(source: Source) {
+    let (dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut other = recipe.start();
+    let file = dir.path().join("x.pid");
+    let mut agent = agent_for(source, &path, &[Path::new("--pid-file"), &file]);
+
+    for text in ["1", "2"] {
+        let mut target = recipe.start();
+        fs::write(&file, format!("{}\n", target.pid)).unwrap();
+        replace(&path, text);
+        let events = agent.events_until("reloaded");
+        assert_eq!(events.last().unwrap().pid(), target.pid, "{events:?}");
+        assert_eq!(target.signal().content, text);
+        target.kill();
+    }
+    assert_eq!(other.signals_at_hand(), []);
+}
+
+promise!(every_process_is_signalled_where_all_are_asked_for);
+/// The workers as well, and not only the master.
+fn every_process_is_signalled_where_all_are_asked_for(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().workers(2).reading(&path);
+    let target = recipe.start();
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--all"]);
+
+    replace(&path, "1");
+    let mut pids = BTreeSet::new();
+    while pids.len() < 3 {
+        assert!(pids.insert(agent.wait_for("reloaded").pid()), "one twice");
+    }
+    assert!(pids.contains(&target.pid), "{pids:?}");
+}
+
+/// An agent that finds its target by these options.
+#[track_caller]
+fn agent_for(source: Source, watch: &Path, selector: &[&Path]) -> Agent {
+    let mut command = command();
+    command.args(["run", "--log-format", "json", "--min-interval", "0", "--watch"]).arg(watch);
+    let mut agent = Agent::spawn(command.args(selector).args(source.arguments()));
+    agent.wait_for("ready");
+    agent
 }
