@@ -74,6 +74,22 @@ fn the_options_of_run_are_heeded() {
 }
 
 #[test]
+fn every_rule_of_a_file_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules.yaml");
+    let root = dir.path().display();
+    let text = format!(
+        "rules:\n- {{watch: {root}/a, process: nobody-a}}\n- {{watch: {root}/b, process: nobody-b}}\n"
+    );
+    fs::write(&rules, text).unwrap();
+    let found = Diagnosis::by(&mut command(), &["--config", rules.to_str().unwrap()]);
+    assert_eq!(found.status, 0);
+    assert_eq!(found.of("watch", &format!("{root}/b")).0, "note");
+    assert_eq!(found.of("process", "nobody-a").0, "note");
+    assert_eq!(found.of("process", "nobody-b").0, "note");
+}
+
+#[test]
 fn a_mistake_is_a_mistake_here_too() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");

@@ -77,6 +77,51 @@ fn the_agent_s_own_names_come_first(source: Source) {
     );
 }
 
+promise!(what_is_set_to_nothing_is_not_set);
+fn what_is_set_to_nothing_is_not_set(source: Source) {
+    check(
+        source,
+        &[
+            ("RELOAD_WATCH", ""),
+            ("FILE", "{path}"),
+            ("RELOAD_PROCESS", "{name}"),
+            ("SIGNAL", "USR1"),
+            ("RELOAD_SETTLE", ""),
+            ("RELOAD_CONFIG", ""),
+            ("RELOAD_EXE", ""),
+            ("RELOAD_FORCE", "false"),
+            ("RELOAD_DRY_RUN", ""),
+        ],
+    );
+}
+
+promise!(a_file_with_rules_is_enough);
+/// What other sidecars read is not heeded beside it.
+fn a_file_with_rules_is_enough(source: Source) {
+    let (dir, path, recipe, mut target) = scene();
+    let rules = dir.path().join("rules.yaml");
+    let (watch, process) = (path.display(), recipe.name());
+    let text =
+        format!("rules:\n- name: app\n  watch: {watch}\n  process: {process}\n  signal: USR1\n");
+    fs::write(&rules, text).unwrap();
+    let mut agent = Agent::spawn(
+        command()
+            .arg("run")
+            .env("RELOAD_CONFIG", &rules)
+            .env("RELOAD_LOG_FORMAT", "json")
+            .env("RELOAD_SOURCE", source.name())
+            .env("FILE", "/nonexistent")
+            .env("PROCESS", "nobody-is-called-so")
+            .env("SIGNAL", "USR2"),
+    );
+    agent.wait_for("ready");
+
+    replace(&path, "1");
+    let reloaded = agent.wait_for("reloaded");
+    assert_eq!((reloaded.text("rule"), reloaded.text("signal")), ("app", "USR1"));
+    assert_eq!(target.signal().content, "1");
+}
+
 promise!(an_option_comes_before_the_environment);
 /// What is typed comes before what is set.
 fn an_option_comes_before_the_environment(source: Source) {

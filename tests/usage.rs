@@ -103,6 +103,52 @@ const MISTAKES: &[Mistake] = &[
     },
     Mistake {
         right: BOTH,
+        wrong: &["--settle", "3s"],
+        message: "--settle is 3s, more than --settle-max, which is 2s; give a shorter --settle or a \
+                  longer --settle-max",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--exe", "/bin/true"],
+        message: "--process and --exe both say whom to reload; give one of them",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--config", "{dir}/rules.yaml"],
+        message: "--watch is about one rule, and --config names a file with rules; say it there",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--exec", "render 'it"],
+        message: "--exec \"render 'it\" has a quote that is not closed; close it, or write a \
+                  backslash before it",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &["--restart"],
+        message: "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, PROCESS, \
+                  PROCESS_NAME",
+    },
+    Mistake {
+        right: WATCH,
+        wrong: &["--exec", "render", "--check", "test", "--check-in", "target"],
+        message: "--check-in is about the process to reload, and none is named; give --process or \
+                  --exe or --pid-file",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--check-in", "host"],
+        message: "invalid value 'host' for '--check-in <WHERE>'; [possible values: agent, target]; \
+                  see `reload-agent run --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--listen", "localhost:9090"],
+        message: "invalid value 'localhost:9090' for '--listen <ADDR>': give a port or an address \
+                  and a port: 9090, 127.0.0.1:9090, [::1]:9090; see `reload-agent run --help`",
+    },
+    Mistake {
+        right: BOTH,
         wrong: &["--source", "magic"],
         message: "invalid value 'magic' for '--source <NAME>'; [possible values: auto, ebpf, \
                   fanotify, inotify, poll]; see `reload-agent run --help`",
@@ -198,8 +244,57 @@ fn a_mistake_is_named_with_its_remedy() {
 fn a_mistake_in_the_environment_is_one_too() {
     let dir = scene();
     let got = outcome(command().env("SIGNAL", "HUPP"), dir.path(), BOTH);
-    let message = "reload-agent: --signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 \
+    let message = "reload-agent: SIGNAL \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 \
                    or RTMIN+3, or a number from 1 to 64";
+    assert_eq!(got, (Some(USAGE), message.to_owned()));
+
+    let got = outcome(command().env("RELOAD_SETTLE", "5"), dir.path(), BOTH);
+    let message = "reload-agent: invalid value '5' for RELOAD_SETTLE: time unit needed, for example \
+                   5sec or 5ms; see `reload-agent run --help`";
+    assert_eq!(got, (Some(USAGE), message.to_owned()));
+
+    let got = outcome(command().env("RELOAD_SETTLE", "3s"), dir.path(), BOTH);
+    let message = "reload-agent: RELOAD_SETTLE is 3s, more than --settle-max, which is 2s; give a \
+                   shorter RELOAD_SETTLE or a longer --settle-max";
+    assert_eq!(got, (Some(USAGE), message.to_owned()));
+
+    let from_file = ["run", "--config", "{dir}/rules.yaml"];
+    let got = outcome(command().env("RELOAD_PROCESS", "x"), dir.path(), &from_file);
+    let message = "reload-agent: RELOAD_PROCESS is about one rule, and --config names a file with \
+                   rules; say it there";
+    assert_eq!(got, (Some(USAGE), message.to_owned()));
+}
+
+#[test]
+fn a_mistake_in_the_file_with_rules_is_named_with_its_place() {
+    let dir = scene();
+    let check = |rules: &str, message: &str| {
+        fs::write(dir.path().join("rules.yaml"), rules).unwrap();
+        for command_name in ["run", "doctor"] {
+            let arguments = [command_name, "--config", "{dir}/rules.yaml"];
+            // What other sidecars read is not heeded.
+            let command = &mut command();
+            let got =
+                outcome(command.env("SIGNAL", "HUPP").env("FILE", ""), dir.path(), &arguments);
+            assert_eq!(got, (Some(USAGE), format!("reload-agent: {message}")), "for {rules}");
+        }
+    };
+    check("rules: []", "there are no rules in {dir}/rules.yaml; give at least one, below `rules:`");
+    check(
+        "rules:\n- watch: /etc\n  proces: x\n",
+        "{dir}/rules.yaml:3:3: there is no key \"proces\"; the keys are name, watch, process, exe, \
+         pidFile, all, exec, signal, post, restart, actions, check, checkIn, checkTimeout, \
+         confirmTimeout, force, handlerTimeout, settle, settleMax, minInterval, onStart",
+    );
+    check(
+        "rules:\n- watch: /etc\n  process: x\n\n- watch: /etc\n  process: y\n  signal: HUPP\n",
+        "{dir}/rules.yaml:5:3: rule y: signal \"HUPP\" is no signal; give a name such as HUP, \
+         SIGUSR1 or RTMIN+3, or a number from 1 to 64",
+    );
+    fs::remove_file(dir.path().join("rules.yaml")).unwrap();
+    let got = outcome(&mut command(), dir.path(), &["run", "--config", "{dir}/rules.yaml"]);
+    let message = "reload-agent: cannot read the rules in {dir}/rules.yaml: No such file or \
+                   directory (os error 2)";
     assert_eq!(got, (Some(USAGE), message.to_owned()));
 }
 

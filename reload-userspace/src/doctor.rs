@@ -14,8 +14,14 @@ mod watch;
 
 use std::path::Path;
 
-use self::{source::Sources, status::Standing, watch::Seen};
+use self::{source::Sources, watch::Seen};
 use crate::{mount::Mounts, rule::Sketch, source::Choice};
+
+pub(crate) use self::{
+    status::Standing,
+    target::whether_signalled,
+    watch::{filesystem, whether_watched},
+};
 
 pub use self::{
     finding::{Finding, Group, Id, Status},

@@ -48,6 +48,8 @@ pub mod cli;
 
 pub mod doctor;
 
+pub mod explain;
+
 pub mod event;
 
 pub mod clock;

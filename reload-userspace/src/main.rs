@@ -17,6 +17,7 @@ use reload_userspace::{
     clock,
     doctor::{self, Question},
     event::SourceName,
+    explain::explain,
     report::{Log, one_line},
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder},
@@ -115,6 +116,11 @@ async fn run(args: &RunArgs) -> Result<()> {
         tracing::warn!("no option is called {}: see `reload-agent run --help`", unknown.join(", "));
     }
 
+    if settings.is_dry {
+        // Where nobody listens nobody is to be told.
+        drop(io::stdout().write_all(explain(&rules).as_bytes()));
+    }
+
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let stop = async {
@@ -152,6 +158,8 @@ fn inside(args: InsideArgs) -> Result<ExitCode> {
 #[tokio::main(flavor = "current_thread")]
 async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let DoctorArgs { run, format } = args;
+    // What `run` would refuse is refused here.
+    Settings::new(run)?;
     let question = Question {
         rules: rule::sketches(run)?,
         choice: choice(run.source),

@@ -76,7 +76,8 @@ pub struct RuleArgs {
 
     /// Command to run when the configuration has changed
     ///
-    /// Without a shell: quotes are heeded, and nothing else. RELOAD_ variables tell it what changed.
+    /// It is split into words as a shell would, but no shell runs it. RELOAD_ variables tell it what
+    /// changed.
     /// Of several actions the order is exec, signal, post, restart.
     #[arg(long, value_name = "COMMAND", env = "RELOAD_EXEC")]
     pub exec: Option<Texts>,
@@ -90,7 +91,7 @@ pub struct RuleArgs {
     pub signal: Option<String>,
 
     /// URL to send an HTTP POST to; it must answer with 2xx
-    #[arg(long, value_name = "URL", env = "RELOAD_POST")]
+    #[arg(long, value_name = "URL", env = "RELOAD_POST", hide_env_values = true)]
     pub post: Option<String>,
 
     /// End the process with TERM, for whoever looks after it to start it anew
@@ -106,7 +107,7 @@ pub struct RuleArgs {
 
     /// Command that the new configuration must pass, or nothing is done
     ///
-    /// Without a shell, like that of exec. It passes if it exits with 0.
+    /// Run without a shell, like that of exec. It passes if it exits with 0.
     #[arg(long, value_name = "COMMAND", env = "RELOAD_CHECK")]
     pub check: Option<Texts>,
 
@@ -212,8 +213,23 @@ pub enum StartChoice {
 impl RuleArgs {
     /// What is said here, and where nothing is, what `defaults` say of when and how carefully.
     #[must_use]
-    pub fn or(&self, defaults: &Self) -> Self {
+    pub fn or(self, defaults: &Self) -> Self {
+        // All of them by name, so that a new one is not forgotten.
+        let Self { name, watch, process, exe, pid_file, all, .. } = self;
+        let Self { exec, signal, post, restart, actions, check, .. } = self;
         Self {
+            name,
+            watch,
+            process,
+            exe,
+            pid_file,
+            all,
+            exec,
+            signal,
+            post,
+            restart,
+            actions,
+            check,
             check_in: self.check_in.or(defaults.check_in),
             check_timeout: self.check_timeout.or(defaults.check_timeout),
             confirm_timeout: self.confirm_timeout.or(defaults.confirm_timeout),
@@ -223,7 +239,6 @@ impl RuleArgs {
             settle_max: self.settle_max.or(defaults.settle_max),
             min_interval: self.min_interval.or(defaults.min_interval),
             on_start: self.on_start.or(defaults.on_start),
-            ..self.clone()
         }
     }
 }

@@ -7,39 +7,39 @@ use rustix::thread::CapabilitySet;
 
 /// What a process is, and its rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// The name of its task, as `/proc` escapes it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whose child it is; 0 where that one is in another pid namespace.
-    pub(super) parent: i32,
+    pub(crate) parent: i32,
     /// The real uid.
-    pub(super) uid: u32,
+    pub(crate) uid: u32,
     /// The uid that rights go by.
-    pub(super) effective_uid: u32,
+    pub(crate) effective_uid: u32,
     /// The uid that it may go back to.
-    pub(super) saved_uid: u32,
+    pub(crate) saved_uid: u32,
     /// The gid that rights go by.
-    pub(super) gid: u32,
+    pub(crate) gid: u32,
     /// The capabilities that count.
-    pub(super) effective: CapabilitySet,
+    pub(crate) effective: CapabilitySet,
     /// Those that it may make effective.
-    pub(super) permitted: CapabilitySet,
+    pub(crate) permitted: CapabilitySet,
     /// Those that it could get by running a program that gives them.
-    pub(super) bounding: CapabilitySet,
+    pub(crate) bounding: CapabilitySet,
     /// Whether running a program can give it nothing.
-    pub(super) no_new_privs: bool,
+    pub(crate) no_new_privs: bool,
     /// Whether system calls are filtered.
-    pub(super) is_filtered: bool,
+    pub(crate) is_filtered: bool,
 }
 
 impl Standing {
     /// The agent's own.
-    pub(super) fn own() -> Option<Self> {
+    pub(crate) fn own() -> Option<Self> {
         Self::read("self")
     }
 
     /// That of another process.
-    pub(super) fn of(pid: Pid) -> Option<Self> {
+    pub(crate) fn of(pid: Pid) -> Option<Self> {
         Self::read(&pid.to_string())
     }
 

@@ -164,7 +164,8 @@ fn nobody(processes: &Processes, me: &Standing) -> Finding {
         .remedy("if it is one of those: run the agent as its uid, or with CAP_SYS_PTRACE")
 }
 
-fn whether_signalled(
+/// Says whether `signal` would reach the process, or why not; `None` where it is gone.
+pub(crate) fn whether_signalled(
     procfs: &Procfs,
     held: &Held,
     signal: SignalNumber,

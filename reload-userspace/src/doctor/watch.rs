@@ -66,7 +66,8 @@ pub(super) fn examine(
     report.findings.extend(subdirectories(path, paths));
 }
 
-fn whether_watched(path: &Path, view: &View) -> Finding {
+/// Says whether the path can be watched, and what it stands for.
+pub(crate) fn whether_watched(path: &Path, view: &View) -> Finding {
     match &view.obstacle {
         None => {}
         Some(obstacle @ Obstacle::Missing(_)) => {
@@ -100,7 +101,8 @@ fn tell_of_links(report: &mut Report, links: &[(PathBuf, PathBuf)]) {
     }
 }
 
-fn filesystem(path: &Path, mounts: &Mounts) -> Finding {
+/// Says which filesystem the path is on, and whether changes are announced there.
+pub(crate) fn filesystem(path: &Path, mounts: &Mounts) -> Finding {
     // Of what does not exist yet, where it would be.
     let existing = path.ancestors().find_map(|path| fs::canonicalize(path).ok());
     let changes = existing.as_deref().and_then(changes);

@@ -60,7 +60,9 @@ impl CommandLine {
 impl FromStr for CommandLine {
     type Err = CommandError;
 
-    /// Splits a text into words as a shell would: quotes and backslashes are heeded, nothing else.
+    /// Splits a text into words as a shell would, and does nothing else that a shell does.
+    ///
+    /// Quotes and backslashes are heeded, and what is behind a `#` that begins a word is a comment.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unclosed = |_| CommandError::Unclosed { given: text.to_owned() };
         Self::new(shell_words::split(text).map_err(unclosed)?)
@@ -91,6 +93,7 @@ mod tests {
         check("a 'b c' \"d e\"", &["a", "b c", "d e"], "a 'b c' 'd e'");
         check(r"a b\ c ''", &["a", "b c", ""], "a 'b c' ''");
         check("a $HOME *;", &["a", "$HOME", "*;"], "a '$HOME' '*;'");
+        check("a '#b' c#d # e", &["a", "#b", "c#d"], "a '#b' 'c#d'");
         check("a 'it'\\''s'", &["a", "it's"], r"a 'it'\''s'");
     }
 

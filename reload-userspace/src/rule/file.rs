@@ -103,24 +103,21 @@ fn parse(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, Rule
     let mut lines = HashMap::new();
     let mut rules = Vec::new();
     for (index, Spanned { value: said, referenced: at, .. }) in listed.into_iter().enumerate() {
+        let called =
+            [&said.name, &said.process].into_iter().flatten().find(|name| !name.is_empty());
+        let called = called.cloned().unwrap_or_else(|| (index + 1).to_string());
         let rule = Rule::new(&said.or(defaults), Speaker::File).and_then(|rule| {
             match lines.insert(rule.name().to_owned(), at.line()) {
                 None => Ok(rule),
                 Some(line) => Err(RuleError::SameName { line }),
             }
         });
-        rules.push(rule.map_err(|source| {
-            RuleError::Rule {
-                path: path.to_owned(),
-                line: at.line(),
-                column: at.column(),
-                rule: said
-                    .name
-                    .or(said.process)
-                    .filter(|name| !name.is_empty())
-                    .unwrap_or_else(|| (index + 1).to_string()),
-                source: Box::new(source),
-            }
+        rules.push(rule.map_err(|source| RuleError::Rule {
+            path: path.to_owned(),
+            line: at.line(),
+            column: at.column(),
+            rule: called,
+            source: Box::new(source),
         })?);
     }
     Ok(rules)
