@@ -109,11 +109,11 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
-/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason, with
-/// whatever source is best.
+/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason, without
+/// looking whether it took, with whatever source is best.
 pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
-    [&unhurried_arguments(watch, process)[..], &["--min-interval".to_owned(), "0".to_owned()]]
-        .concat()
+    let options = ["--min-interval", "0", "--confirm-timeout", "0"].map(str::to_owned);
+    [&unhurried_arguments(watch, process)[..], &options].concat()
 }
 
 /// The same of one that gives a process the usual time between two reloads.

@@ -50,6 +50,8 @@ pub(super) struct Crew {
     roll_call: Option<Boot>,
     /// Whether a process was seen to start or end since they were last looked for.
     is_stale: bool,
+    /// What has been told of why they cannot be looked for.
+    pub(super) told: Option<String>,
 }
 
 /// Who has come and gone.
@@ -91,6 +93,7 @@ impl Crew {
             awaited: HashSet::new(),
             roll_call: None,
             is_stale: false,
+            told: None,
         }
     }
 
@@ -146,6 +149,7 @@ impl Crew {
         self.roll_call = None;
         let found = procfs.resolve(&self.selector)?;
         self.is_stale = false;
+        self.told = None;
         let mut known = std::mem::take(&mut self.members);
         let mut roll = Roll::default();
         for held in found {

@@ -1,6 +1,6 @@
 //! From what is owed to signals.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     Agent,
@@ -10,6 +10,7 @@ use super::{
 use crate::{
     clock::{self, Boot},
     delivery::{Acted, Receiver, Task},
+    preflight::Refusal,
     report::{ActionName, Decision},
     rule::{Action, SignalNumber},
     source::Source,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// How long a target that is not what it was is left alone, until it is known who is there instead.
-const DISMISSED: std::time::Duration = std::time::Duration::from_millis(40);
+const DISMISSED: Duration = Duration::from_millis(40);
 
 impl<S: Source> Agent<S> {
     /// Reloads whoever is owed it, unless a change is under way that has not just been completed: then
@@ -71,13 +72,7 @@ impl<S: Source> Agent<S> {
         }
         for &id in &due {
             if let Err(error) = self.call_roll(id) {
-                // It may be short of descriptors, or of memory: the next reconcile tries again.
-                let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
-                for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
-                    let rule = reloader.name().to_owned();
-                    let reason = reason.clone();
-                    reloader.untold.push(Decision::Failed { rule, pid: None, reason });
-                }
+                self.tell_of_roll_call(id, error);
             }
         }
         !due.is_empty()
@@ -138,6 +133,9 @@ impl<S: Source> Agent<S> {
         let at = clock::now();
         let rule = reloader.name().to_owned();
         let pid = Some(target.pid.as_raw());
+        if !matches!(signalled, Signalled::Sent) {
+            self.witness.forget(ticket);
+        }
         match signalled {
             Signalled::Sent => {
                 let then = self.begin_proof(id, receiver, action, at, ticket);
@@ -145,7 +143,6 @@ impl<S: Source> Agent<S> {
                 reloader.delivery.acted(receiver, Acted::Applied(then), at);
                 self.remember_applied(id, receiver);
                 self.tell_all_served(id, receiver, action, at);
-                return;
             }
             Signalled::NotYet(until) => {
                 reloader.delivery.acted(receiver, Acted::NotYet(until), at);
@@ -155,7 +152,10 @@ impl<S: Source> Agent<S> {
                 reloader.delivery.acted(receiver, Acted::NotYet(until), at);
             }
             Signalled::Refused(reason) => {
-                if reloader.delivery.acted(receiver, Acted::Refused, at) {
+                // One that is busy with its last signal may wait for the next in a moment.
+                let is_momentary = reason == Refusal::Blocked;
+                let acted = if is_momentary { Acted::Failed } else { Acted::Refused };
+                if reloader.delivery.acted(receiver, acted, at) {
                     let remedy = reason.remedy();
                     let decision = Decision::Refused { rule, pid, reason, remedy, detail: None };
                     reloader.untold.push(decision);
@@ -180,38 +180,49 @@ impl<S: Source> Agent<S> {
     ) {
         let Some(target) = receiver.target else { return };
         let dry_run = self.settings.is_dry;
+        let mut joined = Vec::new();
         for (&other, reloader) in &mut self.reloaders {
             if !reloader.delivery.knows(target) {
                 continue;
             }
             let until = at.after(reloader.rule.pace().min_interval);
             reloader.delivery.spare(target, until);
-            let steps = reloader.rule.actions().iter().enumerate();
-            let same = steps.filter(|(_, it)| it.signal() == action.signal());
-            let same: Vec<_> = same.map(|(step, _)| step).collect();
+            let same = (0..).zip(reloader.rule.actions());
+            let same = same.filter(|(_, it)| it.signal() == action.signal());
+            let same: Vec<usize> = same.map(|(step, _)| step).collect();
             for step in same {
                 let served = Receiver { step, target: Some(target) };
                 let is_own = other == id && step == receiver.step;
-                let is_owed = reloader.delivery.owed().any(|owed| owed == served);
-                if !is_own && is_owed && other != id {
+                if !is_own {
+                    if other == id || !reloader.delivery.owed().any(|owed| owed == served) {
+                        continue;
+                    }
                     reloader.delivery.has_got(served, until);
-                } else if !is_own {
-                    continue;
+                    joined.push((other, served));
                 }
-                let decision = Decision::Reloaded {
+                reloader.untold.push(Decision::Reloaded {
                     rule: reloader.name().to_owned(),
-                    action: match action {
-                        Action::Restart => ActionName::Restart,
-                        _ => ActionName::Signal,
-                    },
+                    action: name(action),
                     pid: Some(target.pid.as_raw()),
                     signal: action.signal().map(|signal| signal.to_string()),
                     object: None,
                     change_to_signal: at.since(reloader.delivery.wanted().changed),
                     dry_run,
-                };
-                reloader.untold.push(decision);
+                });
             }
         }
+        for (other, served) in joined {
+            self.remember_applied(other, served);
+            self.join_proof(other, served);
+        }
+    }
+}
+
+fn name(action: &Action) -> ActionName {
+    match action {
+        Action::Signal(_) => ActionName::Signal,
+        Action::Restart => ActionName::Restart,
+        Action::Exec(_) => ActionName::Exec,
+        Action::Post(_) => ActionName::Post,
     }
 }

@@ -20,10 +20,18 @@ use crate::{
 pub(super) struct Proof {
     confirm: Confirm,
     held: Rc<Held>,
-    /// The rules that it was for, and the content that each of them wanted.
-    serves: Vec<(RuleId, Receiver<Target>, Digest)>,
+    /// Whom it was for.
+    serves: Vec<Served>,
     /// The files of which it would be seen that they are opened.
     ticket: Option<Ticket>,
+}
+
+/// A rule that a signal was for, and the content that it wanted.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    rule: RuleId,
+    receiver: Receiver<Target>,
+    digest: Digest,
 }
 
 /// What tells that somebody opens a file, if anything can.
@@ -43,6 +51,13 @@ impl Witness {
         match self {
             Self::There(opens) => opens.next().await.ok(),
             Self::Untried | Self::None => future::pending().await,
+        }
+    }
+
+    /// Does not look at the files of that any more.
+    pub(super) fn forget(&mut self, ticket: Option<Ticket>) {
+        if let (Self::There(opens), Some(ticket)) = (self, ticket) {
+            opens.forget(ticket);
         }
     }
 
@@ -101,7 +116,7 @@ impl<S: Source> Agent<S> {
         let confirm = Confirm::new(&held, &self.procfs, deed);
         let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
         let digest = reloader.delivery.wanted().digest;
-        let serves = vec![(id, receiver, digest)];
+        let serves = vec![Served { rule: id, receiver, digest }];
         // What the last one was to prove nobody will know.
         self.proofs.retain(|it| it.held.target() != held.target());
         self.proofs.push(Proof { confirm, held, serves, ticket });
@@ -114,7 +129,7 @@ impl<S: Source> Agent<S> {
         let digest = reloader.delivery.wanted().digest;
         let of_target = |it: &&mut Proof| Some(it.held.target()) == receiver.target;
         if let Some(proof) = self.proofs.iter_mut().rev().find(of_target) {
-            proof.serves.push((id, receiver, digest));
+            proof.serves.push(Served { rule: id, receiver, digest });
         }
     }
 
@@ -135,47 +150,50 @@ impl<S: Source> Agent<S> {
             self.opened(&opened);
         }
         let Self { proofs, procfs, crews, reloaders, .. } = self;
-        let mut ended = Vec::new();
+        let mut verdicts = Vec::new();
         for (index, proof) in proofs.iter_mut().enumerate() {
             let crew = |id: &RuleId| crews.get(&reloaders.get(id)?.crew?);
             let others =
-                proof.serves.iter().filter_map(|(id, ..)| crew(id)).flat_map(Crew::targets);
-            let held = &proof.held;
-            others.filter(|it| *it != held.target()).for_each(|it| proof.confirm.replaced(it));
+                proof.serves.iter().filter_map(|it| crew(&it.rule)).flat_map(Crew::targets);
+            others
+                .filter(|it| *it != proof.held.target())
+                .for_each(|it| proof.confirm.replaced(it));
             let verdict = proof.confirm.poll(now, &proof.held, procfs);
-            ended.extend(verdict.map(|verdict| (index, verdict)));
+            verdicts.extend(verdict.map(|verdict| (index, verdict)));
         }
-        for (index, verdict) in ended.into_iter().rev() {
-            let proof = self.proofs.remove(index);
-            self.conclude(proof, &verdict);
+        for (index, verdict) in verdicts {
+            self.conclude(index, &verdict);
         }
+        let Self { proofs, witness, .. } = self;
+        proofs.retain(|proof| {
+            if proof.confirm.is_over() {
+                witness.forget(proof.ticket);
+            }
+            !proof.confirm.is_over()
+        });
     }
 
     /// Somebody has opened a file of which it is told.
     pub(super) fn opened(&mut self, opened: &Opened) {
         let now = clock::now();
         let Self { proofs, procfs, .. } = self;
-        let found = proofs.iter_mut().enumerate().find_map(|(index, proof)| {
-            let is_about = proof.ticket.is_some_and(|ticket| opened.tickets.contains(&ticket));
-            let by = opened.pid;
-            let verdict =
-                is_about.then(|| proof.confirm.opened(by, now, &proof.held, procfs))??;
-            Some((index, verdict))
-        });
-        if let Some((index, verdict)) = found {
-            let proof = self.proofs.remove(index);
-            self.conclude(proof, &verdict);
+        let mut verdicts = Vec::new();
+        for (index, proof) in proofs.iter_mut().enumerate() {
+            if proof.ticket.is_some_and(|ticket| opened.tickets.contains(&ticket)) {
+                let verdict = proof.confirm.opened(opened.pid, now, &proof.held, procfs);
+                verdicts.extend(verdict.map(|verdict| (index, verdict)));
+            }
+        }
+        for (index, verdict) in verdicts {
+            self.conclude(index, &verdict);
         }
     }
 
     /// Tells what came of a reload.
-    fn conclude(&mut self, proof: Proof, verdict: &Verdict) {
-        let Proof { held, serves, ticket, .. } = proof;
-        if let (Some(ticket), Witness::There(opens)) = (ticket, &mut self.witness) {
-            opens.forget(ticket);
-        }
+    fn conclude(&mut self, index: usize, verdict: &Verdict) {
+        let Some(Proof { held, serves, .. }) = self.proofs.get(index) else { return };
         let pid = Some(held.target().pid.as_raw());
-        for (id, receiver, digest) in serves {
+        for &Served { rule: id, receiver, digest } in serves {
             let Some(reloader) = self.reloaders.get_mut(&id) else { continue };
             reloader.delivery.confirmed(receiver);
             let rule = reloader.name().to_owned();

@@ -295,7 +295,15 @@ impl Reloader {
             let digest = digest(&self.order, &self.watches);
             self.delivery.want(Wanted { digest, changed, since: clock::now() });
             self.changed.clone_from(&paths);
-            self.untold.push(Decision::Changed { rule: self.name().to_owned(), paths, by });
+            let rule = self.name().to_owned();
+            // What was rolled back before anybody had it is nothing new to anybody.
+            let is_known =
+                self.delivery.receivers().next().is_some() && self.delivery.owed().next().is_none();
+            self.untold.push(if is_known {
+                Decision::Unchanged { rule, by }
+            } else {
+                Decision::Changed { rule, paths, by }
+            });
             return Conclusion::Changed;
         }
         let was_announced = last.is_some() && has_read;

@@ -82,7 +82,7 @@ impl<S: Source> Agent<S> {
                 Ok(draft) => drafts.push(draft),
                 Err(error) => {
                     let fresh = drafts.into_iter().flat_map(|draft| draft.fresh.into_values());
-                    fresh.for_each(|(index, _)| self.places.remove(index));
+                    self.unwatch(fresh.map(|(index, _)| index));
                     return Err(error);
                 }
             }
@@ -103,7 +103,9 @@ impl<S: Source> Agent<S> {
         self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
         let crews: Vec<_> = self.crews.keys().copied().collect();
         for crew in crews {
-            self.call_roll(crew).context("cannot find the process to reload")?;
+            if let Err(error) = self.call_roll(crew) {
+                self.tell_of_roll_call(crew, error);
+            }
         }
         Ok(())
     }
@@ -131,8 +133,7 @@ impl<S: Source> Agent<S> {
             match looked {
                 Ok(looked) => fresh.insert(path.clone(), (index, looked)),
                 Err(error) => {
-                    fresh.into_values().for_each(|(index, _)| self.places.remove(index));
-                    self.places.remove(index);
+                    self.unwatch(fresh.into_values().map(|(index, _)| index).chain([index]));
                     return Err(error);
                 }
             };

@@ -5,7 +5,12 @@ use std::{
     io,
 };
 
-use super::{Agent, crew::Crew, reloader::Reloader, watched::Watched};
+use super::{
+    Agent,
+    crew::{Crew, CrewId},
+    reloader::Reloader,
+    watched::Watched,
+};
 use crate::{
     clock::{self, Boot},
     event::SourceName,
@@ -23,6 +28,21 @@ impl<S: Source> Agent<S> {
         for reloader in self.reloaders.values_mut().filter(|it| !it.untold.is_empty()) {
             reloader.untold.drain(..).for_each(|decision| self.teller.tell(&decision));
             tell_of_unreadable(reloader, self.source.name(), &self.teller);
+        }
+    }
+
+    /// Tells that the processes of a crew cannot be looked for, if that is news. The agent may be short
+    /// of descriptors or of memory, or a pid file is not to be relied on: the next reconcile tries
+    /// again.
+    pub(super) fn tell_of_roll_call(&mut self, id: CrewId, error: TargetError) {
+        let reason = format!("cannot find the process: {:#}", anyhow::Error::new(error));
+        let Some(crew) = self.crews.get_mut(&id) else { return };
+        if crew.told.replace(reason.clone()).as_ref() == Some(&reason) {
+            return;
+        }
+        for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
+            let (rule, reason) = (reloader.name().to_owned(), reason.clone());
+            reloader.untold.push(Decision::Failed { rule, pid: None, reason });
         }
     }
 
@@ -57,10 +77,10 @@ impl<S: Source> Agent<S> {
         self.outlets.readiness.set(missing.collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), reloader.delivery.targets().count());
-            let watched = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
+            let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
             self.teller.measure(|metrics| {
                 metrics.set_targets(rule, targets);
-                metrics.set_watches(rule, watched);
+                metrics.set_watches(rule, clear);
             });
         }
     }

@@ -41,7 +41,8 @@ pub(super) fn sentence(decision: &Decision) -> String {
             format!("{rule}: waiting for {object} to exist")
         }
         Decision::Waiting { rule, what: Awaited::Target, object } => {
-            format!("{rule}: waiting for a process named {object}")
+            let by = if object.starts_with('/') { "of" } else { "named" };
+            format!("{rule}: waiting for a process {by} {object}")
         }
         Decision::Failed { rule, pid: Some(pid), reason } => {
             format!("{rule}: cannot reload pid {pid}: {reason}")
