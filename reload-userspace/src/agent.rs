@@ -171,6 +171,7 @@ impl<S: Source> Agent<S> {
     fn take(&mut self, event: Event) {
         let now = clock::now();
         self.losses_at.get_or_insert(now.after(LOSS_DELAY));
+        self.teller.measure(|metrics| metrics.event(self.source.name(), event.kind()));
         match event {
             Event::Changed { place, at, by } => {
                 let touched = self.places.fired(place, now, at, &by);

@@ -31,86 +31,86 @@ const MOST_TOLD: usize = 200;
 pub enum PostError {
     /// Its name leads to no address.
     #[error(
-        "cannot find an address for the host of {endpoint}; look for a typing error in --post, and at /etc/resolv.conf"
+        "cannot find an address for the host of {url}; look for a typing error in --post, and at /etc/resolv.conf"
     )]
     Resolve {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// What the resolver said.
         source: io::Error,
     },
     /// It does not take connections.
-    #[error("cannot connect to {endpoint}; see that the server runs and listens there")]
+    #[error("cannot connect to {url}; see that the server runs and listens there")]
     Connect {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// What the kernel said.
         source: io::Error,
     },
     /// There is nothing to check its certificate with.
     #[error(
-        "no certificate authority is known here to check {endpoint} with; mount /etc/ssl/certs, or \
+        "no certificate authority is known here to check {url} with; mount /etc/ssl/certs, or \
          set SSL_CERT_FILE to a file of theirs"
     )]
     Authorities {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
     },
     /// It is not who it should be, or speaks no TLS.
     #[error(
-        "cannot speak TLS with {endpoint}; SSL_CERT_FILE names the authorities whose certificates \
+        "cannot speak TLS with {url}; SSL_CERT_FILE names the authorities whose certificates \
          are trusted"
     )]
     Tls {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// What is wrong.
         source: io::Error,
     },
     /// It broke off, or what it said is no HTTP.
-    #[error("{endpoint} gave no answer in HTTP")]
+    #[error("{url} gave no answer in HTTP")]
     Exchange {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// What is wrong.
         source: hyper::Error,
     },
     /// It took too long.
-    #[error("no answer from {endpoint} within {}", humantime::format_duration(*limit))]
+    #[error("no answer from {url} within {}", humantime::format_duration(*limit))]
     Timeout {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// How long it was given.
         limit: Duration,
     },
     /// It says that what is asked for is elsewhere.
     #[error(
-        "{endpoint} answered {status} and leads to {location}; a redirect is not followed: give \
+        "{url} answered {status} and leads to {location}; a redirect is not followed: give \
          --post the URL that it leads to"
     )]
     Redirect {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// The code and its usual name.
         status: StatusCode,
         /// Where it leads, escaped and cut, without a password.
         location: String,
     },
     /// It did not do what it was asked for.
-    #[error("{endpoint} answered {status}{body}")]
+    #[error("{url} answered {status}{body}")]
     Status {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// The code and its usual name.
         status: StatusCode,
         /// A colon and the first line of what it said, escaped and cut; empty if it said nothing.
         body: String,
     },
     /// The machine has no thread left to look for the address with.
-    #[error("cannot start a thread to look for {endpoint} with; the machine allows no more")]
+    #[error("cannot start a thread to look for {url} with; the machine allows no more")]
     Thread {
-        /// Which server.
-        endpoint: Endpoint,
+        /// Which server, without its secrets.
+        url: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -127,10 +127,9 @@ pub enum PostError {
 /// Each says in one sentence what is wrong and, where there is one, the remedy, without any secret.
 /// Most may pass: it is the caller who tries again.
 pub async fn send(endpoint: Endpoint, limit: Duration) -> Result<(), PostError> {
-    let attempt = attempt(&endpoint);
-    match timeout(limit, attempt).await {
+    match timeout(limit, attempt(&endpoint)).await {
         Ok(done) => done,
-        Err(_elapsed) => Err(PostError::Timeout { endpoint, limit }),
+        Err(_elapsed) => Err(PostError::Timeout { url: endpoint.to_string(), limit }),
     }
 }
 
@@ -138,16 +137,16 @@ async fn attempt(endpoint: &Endpoint) -> Result<(), PostError> {
     let wire = connect::connect(endpoint).await?;
     let (status, location, body) = exchange(endpoint, wire)
         .await
-        .map_err(|source| PostError::Exchange { endpoint: endpoint.clone(), source })?;
-    let endpoint = || endpoint.clone();
+        .map_err(|source| PostError::Exchange { url: endpoint.to_string(), source })?;
+    let url = endpoint.to_string();
     if status.is_success() {
         return Ok(());
     }
     if let (true, Some(location)) = (status.is_redirection(), location) {
-        return Err(PostError::Redirect { endpoint: endpoint(), status, location });
+        return Err(PostError::Redirect { url, status, location });
     }
     let body = if body.is_empty() { body } else { format!(": {body}") };
-    Err(PostError::Status { endpoint: endpoint(), status, body })
+    Err(PostError::Status { url, status, body })
 }
 
 /// Sends the request and gives the answer: its status, where it leads, and how its text begins.

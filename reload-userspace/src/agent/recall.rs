@@ -11,7 +11,7 @@ use crate::{
     delivery::{Receiver, Wanted},
     ledger::Ledger,
     report::Decision,
-    rule::OnStart,
+    rule::{Action, OnStart, Rule},
     source::Source,
     target::Target,
 };
@@ -74,10 +74,18 @@ impl<S: Source> Agent<S> {
 
 /// Notes what a receiver has.
 pub(super) fn remember(ledger: &mut Ledger, reloader: &Reloader, receiver: Receiver<Target>) {
-    let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
-    if let Some((action, digest)) = action.zip(reloader.delivery.has(receiver)) {
+    if let Some(digest) = reloader.delivery.has(receiver) {
+        let action = key(&reloader.rule, receiver.step);
         ledger.note_applied(reloader.name(), &action, receiver.target, digest);
     }
+}
+
+/// What the ledger calls a step. Two actions may look alike, for what is secret of them is not shown.
+pub(super) fn key(rule: &Rule, step: usize) -> String {
+    let name = |it: &Action| it.to_string();
+    let shown = rule.actions().get(step).map(name).unwrap_or_default();
+    let alike = rule.actions().iter().take(step).filter(|it| name(it) == shown).count();
+    if alike == 0 { shown } else { format!("{shown} ({alike})") }
 }
 
 /// Finds out since when a rule that is put to work has its content, and who has that.

@@ -186,14 +186,19 @@ impl Reloader {
         self.active.iter().filter_map(|index| self.watches.get(index))
     }
 
-    /// What is in the way of its paths, if it has not been told yet.
-    pub(super) fn news_of_obstacles(&mut self) -> Vec<Obstacle> {
-        let watches = &mut self.watches;
-        let mut news = Vec::new();
+    /// What is in the way of its paths, if it has not been told yet; and whether anything is that was not
+    /// before, or is not any more.
+    pub(super) fn news_of_obstacles(&mut self) -> (Vec<Obstacle>, bool) {
+        let (mut news, mut has_changed) = (Vec::new(), false);
         for index in &self.active {
-            news.extend(watches.get_mut(index).and_then(Watched::news_of_obstacle));
+            let watched = self.watches.get_mut(index);
+            let Some(watched) = watched.filter(|it| it.has_news_of_obstacle()) else {
+                continue;
+            };
+            has_changed = true;
+            news.extend(watched.news_of_obstacle());
         }
-        news
+        (news, has_changed)
     }
 
     /// Forgets of which paths nothing is under way any more.

@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use super::{
     Agent,
     crew::{CrewId, Roll},
+    recall::{key, remember},
     reloader::Reloader,
 };
 use crate::{
@@ -31,9 +32,16 @@ impl<S: Source> Agent<S> {
             let known = crew.targets().filter(|target| !joined.contains(target));
             let new_here = known.filter(|&target| !reloader.delivery.knows(target));
             let joined: Vec<_> = joined.iter().copied().chain(new_here).collect();
-            for target in joined {
+            for &target in &joined {
                 let has_read = is_settled && crew.read_at(&self.procfs, target) >= wanted.since;
-                reloader.delivery.join(target, |_| has_read.then_some(wanted.digest));
+                let (ledger, rule) = (&self.ledger, &reloader.rule);
+                let applied =
+                    |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
+                let has = |step| has_read.then_some(wanted.digest).or_else(|| applied(step));
+                reloader.delivery.join(target, has);
+            }
+            for receiver in reloader.delivery.receivers().filter(|_| !joined.is_empty()) {
+                self.ledger.as_mut().into_iter().for_each(|it| remember(it, reloader, receiver));
             }
         }
         Ok(())

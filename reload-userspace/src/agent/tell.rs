@@ -79,7 +79,9 @@ impl<S: Source> Agent<S> {
             let (rule, targets) = (reloader.name(), reloader.delivery.targets().count());
             let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
             self.teller.measure(|metrics| {
-                metrics.set_targets(rule, targets);
+                if reloader.crew.is_some() {
+                    metrics.set_targets(rule, targets);
+                }
                 metrics.set_watches(rule, clear);
             });
         }
@@ -103,8 +105,11 @@ impl<S: Source> Agent<S> {
     }
 
     pub(super) fn tell_of_obstacles(&mut self) {
+        let mut has_news = false;
         for reloader in self.reloaders.values_mut() {
-            for obstacle in reloader.news_of_obstacles() {
+            let (news, has_changed) = reloader.news_of_obstacles();
+            has_news |= has_changed;
+            for obstacle in news {
                 self.teller.tell(&match obstacle {
                     Obstacle::Missing(path) => {
                         let rule = reloader.name().to_owned();
@@ -117,6 +122,9 @@ impl<S: Source> Agent<S> {
                     }
                 });
             }
+        }
+        if has_news {
+            self.tell_of_readiness();
         }
     }
 

@@ -163,13 +163,18 @@ impl Watched {
         self.look_at(now).is_some()
             || self.next(now) != Next::Idle
             || self.is_to_verify
-            || self.told != self.view.obstacle
+            || self.has_news_of_obstacle()
             || matches!(self.failure, Failure::News(_))
     }
 
     /// Whether the files contain what they did when they were last complete.
     pub(super) fn is_as_read(&mut self) -> bool {
         self.read().is_none_or(|content| content.changes_since(&self.content).is_empty())
+    }
+
+    /// Whether what is in the way is not what has been told.
+    pub(super) fn has_news_of_obstacle(&self) -> bool {
+        self.told != self.view.obstacle
     }
 
     /// What is in the way, if it has not been told yet.

@@ -49,17 +49,17 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Wire>, PostEr
         // Nobody wants to know any more where it has taken too long.
         drop(tell.send(server));
     };
-    let thread = |source| PostError::Thread { endpoint: endpoint.clone(), source };
+    let thread = |source| PostError::Thread { url: endpoint.to_string(), source };
     thread::Builder::new().name("resolve".to_owned()).spawn(look).map_err(thread)?;
     let server = told.await.map_err(|error| thread(io::Error::other(error)))??;
     let stream = open(&server.addresses)
         .await
-        .map_err(|source| PostError::Connect { endpoint: endpoint.clone(), source })?;
+        .map_err(|source| PostError::Connect { url: endpoint.to_string(), source })?;
     match server.tls {
         None => Ok(Box::new(stream)),
         Some(config) => {
             let stream = encrypt(endpoint.host(), stream, config).await;
-            let tls = |source| PostError::Tls { endpoint: endpoint.clone(), source };
+            let tls = |source| PostError::Tls { url: endpoint.to_string(), source };
             Ok(Box::new(stream.map_err(tls)?))
         }
     }
@@ -68,7 +68,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Wire>, PostEr
 /// Finds the addresses of a server, and what its certificate is checked with.
 fn prepare(endpoint: &Endpoint) -> Result<Server, PostError> {
     let addresses = addresses(endpoint.host(), endpoint.port())
-        .map_err(|source| PostError::Resolve { endpoint: endpoint.clone(), source })?;
+        .map_err(|source| PostError::Resolve { url: endpoint.to_string(), source })?;
     let tls = match endpoint.scheme() {
         Scheme::Http => None,
         Scheme::Https => Some(tls(endpoint)?),
@@ -115,12 +115,12 @@ fn tls(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, PostError> {
     // One that cannot be read is left out, and so the certificates that only it vouches for fail.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(PostError::Authorities { endpoint: endpoint.clone() });
+        return Err(PostError::Authorities { url: endpoint.to_string() });
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| PostError::Tls {
-            endpoint: endpoint.clone(),
+            url: endpoint.to_string(),
             source: io::Error::other(error),
         })?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))

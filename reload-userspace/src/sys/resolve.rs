@@ -17,12 +17,13 @@ pub fn resolve_without_plugins() {
         fn __nss_configure_lookup(database: *const c_char, service: *const c_char) -> c_int;
     }
     static DONE: Once = Once::new();
-    // SAFETY: both are strings that end with a nul and live for ever; it keeps neither, and reports
-    // what it does not know. It locks what it changes.
     DONE.call_once(|| {
-        match unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) } {
-            0 => {}
-            error => tracing::debug!(error, "hosts are looked for as /etc/nsswitch.conf says"),
+        let (database, service) = (c"hosts", c"files dns");
+        // SAFETY: both are strings that end with a nul and live for ever. The function copies what it
+        // keeps, locks what it changes, and reports what it does not know.
+        let error = unsafe { __nss_configure_lookup(database.as_ptr(), service.as_ptr()) };
+        if error != 0 {
+            tracing::debug!("hosts are looked for as /etc/nsswitch.conf says");
         }
     });
 }

@@ -166,10 +166,10 @@ mod tests {
         held.answer(Health::Well);
 
         tokio::time::advance(FRESH).await;
-        let drop_one = async { drop(probes.next().await) };
+        // The one before is still waiting to be asked.
         let dropped = async {
-            drop_one.await;
-            drop(probes.next().await)
+            drop(probes.next().await);
+            drop(probes.next().await);
         };
         let (health, ()) = tokio::join!(doctor.examine(), dropped);
         check(&health, "the agent's loop has not answered");

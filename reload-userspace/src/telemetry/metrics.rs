@@ -219,11 +219,9 @@ impl Metrics {
         self.source_info.get_or_create(&[("source", name(source)), ("strategy", strategy)]).set(1);
     }
 
-    /// Says how many processes there are to reload.
+    /// Says how many processes there are to reload; not to be called for a rule that is about none.
     pub fn set_targets(&self, rule: &str, count: usize) {
-        self.with(rule, |series| {
-            series.targets.set(number(count));
-        });
+        self.with(rule, |series| series.set_targets(number(count)));
     }
 
     /// Says how many paths are watched: those that do not exist are not.

@@ -113,7 +113,6 @@ pub(super) struct Series {
     pub(super) check_failures: Counter,
     pub(super) change_to_signal: Histogram,
     pub(super) signal_to_reopen: Histogram,
-    pub(super) targets: Gauge,
     pub(super) watches: Gauge,
 }
 
@@ -133,7 +132,6 @@ impl Series {
             check_failures: families.check_failures.get_or_create_owned(&labels),
             change_to_signal: families.change_to_signal.get_or_create_owned(&labels),
             signal_to_reopen: families.signal_to_reopen.get_or_create_owned(&labels),
-            targets: families.targets.get_or_create_owned(&labels),
             watches: families.watches.get_or_create_owned(&labels),
             families: families.clone(),
             rule,
@@ -176,6 +174,12 @@ impl Series {
         self.families.content_hash.get_or_create(&self.labels()).set(hash);
     }
 
+    /// A rule that is about no process never has this series, so that 0 always means that somebody is
+    /// missing.
+    pub(super) fn set_targets(&self, count: i64) {
+        self.families.targets.get_or_create(&self.labels()).set(count);
+    }
+
     fn labels(&self) -> Labels<1> {
         [("rule", self.rule.clone())]
     }
@@ -203,8 +207,8 @@ impl Drop for Series {
     }
 }
 
-fn by_result(rule: &Cow<'static, str>, outcome: Outcome) -> Labels<2> {
-    [("rule", rule.clone()), ("result", outcome.name().into())]
+fn by_result(rule: &str, outcome: Outcome) -> Labels<2> {
+    [("rule", rule.to_owned().into()), ("result", outcome.name().into())]
 }
 
 /// A text as it may stand between the quotes of a label's value: the library leaves that to us.

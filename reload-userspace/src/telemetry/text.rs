@@ -9,7 +9,7 @@ use super::Metrics;
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exposition {
-    /// OpenMetrics 1.0.
+    /// That of the standard `OpenMetrics`, 1.0.
     OpenMetrics,
     /// The older text of Prometheus, 0.0.4, which everything reads.
     Prometheus,
