@@ -10,6 +10,7 @@ mod enter;
 pub mod inside;
 mod output;
 mod rights;
+mod sealed;
 
 use std::{
     ffi::OsString,

@@ -8,18 +8,15 @@ mod home;
 
 use std::{ffi::OsString, io};
 
-use nix::unistd::Pid;
+use nix::{libc, unistd::Pid};
 use rustix::{
     process::{DumpableBehavior, chroot, fchdir, set_dumpable_behavior},
     thread::{ThreadNameSpaceType as Namespaces, move_into_thread_name_spaces},
 };
 
-use super::rights::Rights;
+use super::{rights::Rights, sealed};
 use crate::target::Target;
 use home::{Home, variables};
-
-/// Who a process is to whom the kernel can give no number: `overflowgid` of `proc(5)`.
-const NOBODY: u32 = 65534;
 
 /// The kinds of namespaces: as `/proc/<pid>/ns` and as people call them.
 const KINDS: [(Namespaces, &str, &str); 7] = [
@@ -48,6 +45,14 @@ pub(super) enum EnterError {
         pid: Pid,
         /// What.
         what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no copy of the agent that its root could not write to.
+    #[error("cannot run a copy of the agent in memory, to be safe from the process {pid}")]
+    Copy {
+        /// Its number.
+        pid: Pid,
         /// What the kernel said.
         source: io::Error,
     },
@@ -104,11 +109,14 @@ impl EnterError {
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Gone { .. } | Self::Drop { .. } => None,
+            Self::Copy { .. } => Some("give it memory for that, and set vm.memfd_noexec below 2"),
             Self::Look { .. } => Some(
                 "--check-in target needs CAP_SYS_PTRACE, or the uid of the process and no fewer \
                  capabilities than it has",
             ),
-            Self::Namespaces { source, .. } if source.raw_os_error() == Some(nix::libc::EINVAL) => {
+            Self::Namespaces { source, .. }
+                if source.raw_os_error() == Some(libc::EINVAL | libc::ENOSYS) =>
+            {
                 Some("--check-in target needs Linux 5.8 for a process in other namespaces")
             }
             Self::Namespaces { .. } => Some(
@@ -137,22 +145,32 @@ impl EnterError {
 pub(super) fn enter(target: Target) -> Result<Vec<(OsString, OsString)>, EnterError> {
     let pid = target.pid;
     let gone = || EnterError::Gone { pid };
-    let look = |what| move |source| EnterError::Look { pid, what, source };
+    let look = |what| {
+        move |source: io::Error| match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => EnterError::Gone { pid },
+            _ => EnterError::Look { pid, what, source },
+        }
+    };
 
     let home = Home::open(target).map_err(look("/proc"))?.ok_or_else(gone)?;
+    let others = other_namespaces(&home).map_err(look("the namespaces"))?;
+    if others.contains(Namespaces::MOUNT) {
+        sealed::ensure().map_err(|source| EnterError::Copy { pid, source })?;
+    }
     let environment = home.read("environ").map_err(look("the environment"))?;
     let root = home.directory("root").map_err(look("the root directory"))?;
     let directory = home.directory("cwd").map_err(look("the working directory"))?;
     let status = home.read("status").map_err(look("the user"))?;
     let outside = rights(&status).ok_or_else(gone)?;
-    let others = other_namespaces(&home).map_err(look("the namespaces"))?;
 
     // By the numbers of our own user namespace: the target's may have none for them, and forbid it.
     let user = |source| EnterError::User { pid, uid: outside.uid, gid: outside.gid, source };
     outside.take_groups().map_err(user)?;
     if !others.is_empty() {
-        move_into_thread_name_spaces(home.process(), others).map_err(|errno| {
-            EnterError::Namespaces { pid, kinds: in_words(others), source: errno.into() }
+        let entered = home.process().and_then(|it| move_into_thread_name_spaces(it, others));
+        entered.map_err(|errno| {
+            let kinds = in_words(others);
+            EnterError::Namespaces { pid, kinds, source: errno.into() }
         })?;
     }
     // A process that has ended has no namespaces: where it is still there, they were its own.
@@ -184,10 +202,7 @@ fn become_as(rights: &Rights, pid: Pid) -> Result<(), EnterError> {
 }
 
 fn rights(status: &[u8]) -> Option<Rights> {
-    let mut rights = Rights::parse(&String::from_utf8_lossy(status))?;
-    // A group without a number in our user namespace, which we can neither have nor give.
-    rights.groups.retain(|&gid| gid != NOBODY);
-    Some(rights)
+    Rights::parse(&String::from_utf8_lossy(status))
 }
 
 /// The namespaces of the process that are not ours.

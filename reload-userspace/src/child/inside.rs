@@ -125,8 +125,7 @@ fn start(command: &CommandLine, target: Option<Target>) -> Result<(Child, Signal
 fn prepare() -> io::Result<SignalFd> {
     // Others of the same user cannot look into this process, or act through it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // Whoever started the agent may have left the ends of children ignored: then nobody is told.
-    spawn::reset_signals()?;
+    spawn::hear_of_children();
     // What the command leaves behind becomes our child.
     set_child_subreaper(Some(getpid()))?;
     let ends = SigSet::from(Named::SIGCHLD);

@@ -11,6 +11,9 @@ use rustix::{
     },
 };
 
+/// The number of a group that has none: `overflowgid` of `proc(5)`.
+const NOBODY: u32 = 65534;
+
 /// The rights of a process, as `/proc/<pid>/status` tells them to whoever has opened it: the numbers
 /// are those of the reader's user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,16 +47,18 @@ impl Rights {
         })
     }
 
-    /// Takes on the supplementary groups.
+    /// Takes on the supplementary groups, but for those without a number in our user namespace, which
+    /// cannot be given.
     ///
     /// # Errors
     ///
     /// `EPERM` where they differ from ours and we have no `CAP_SETGID`.
     pub(super) fn take_groups(&self) -> io::Result<()> {
-        let groups: Vec<_> = self.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+        let mut groups: Vec<_> = self.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
         if sorted(&getgroups()?) == sorted(&groups) {
             return Ok(());
         }
+        groups.retain(|gid| gid.as_raw() != NOBODY);
         Ok(set_thread_groups(&groups)?)
     }
 
@@ -102,14 +107,28 @@ impl Rights {
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable };
         set_capabilities(None, sets)?;
         set_no_new_privs(true)?;
-        // Only root has its capabilities survive `exec` by itself; what cannot be handed on, the
-        // command does without.
-        if set_capabilities(None, CapabilitySets { inheritable: kept, ..sets }).is_ok() {
-            for one in kept.iter_bits() {
-                let _is_handed_on = configure_capability_in_ambient_set(one, true).is_ok();
-            }
-        }
+        hand_on(sets);
         Ok(())
+    }
+}
+
+/// Has the program that takes our place get every capability that we have, and no other.
+///
+/// # Errors
+///
+/// Fails where the kernel does not tell which we have, which should not occur.
+pub(super) fn hand_on_all() -> io::Result<()> {
+    hand_on(capabilities(None)?);
+    Ok(())
+}
+
+/// Has what is permitted survive `exec`, which otherwise only root's capabilities do. What cannot be
+/// handed on, the program does without.
+fn hand_on(sets: CapabilitySets) {
+    if set_capabilities(None, CapabilitySets { inheritable: sets.permitted, ..sets }).is_ok() {
+        for one in sets.permitted.iter_bits() {
+            let _is_handed_on = configure_capability_in_ambient_set(one, true).is_ok();
+        }
     }
 }
 

@@ -21,17 +21,20 @@ pub fn set_apart(command: &mut Command) {
     unsafe { command.pre_exec(begin) };
 }
 
+/// Has this process be told when a child of its ends, also where whoever started it had it ignored.
+pub fn hear_of_children() {
+    reset_signal(libc::SIGCHLD);
+}
+
 /// Gives every signal its default action, and blocks none.
-///
-/// # Errors
-///
-/// Fails where the kernel refuses a mask of signals, which should not occur.
-pub fn reset_signals() -> io::Result<()> {
-    for number in 1..=super::SIGNAL_MAX {
-        // SAFETY: the default action runs no code of ours. What has no other action is refused.
-        let _former = unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
+fn reset_signals() -> io::Result<()> {
+    (1..=super::SIGNAL_MAX).for_each(reset_signal);
     SigSet::empty().thread_set_mask().map_err(io::Error::from)
+}
+
+fn reset_signal(number: i32) {
+    // SAFETY: the default action runs no code of ours. What has no other action is refused.
+    let _former = unsafe { libc::signal(number, libc::SIG_DFL) };
 }
 
 /// Has every descriptor but the first three closed by the next `exec`.

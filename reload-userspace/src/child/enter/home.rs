@@ -26,7 +26,8 @@ const MOST_READ: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Home {
     directory: OwnedFd,
-    process: OwnedFd,
+    /// Or why there is none, which only matters where it is needed.
+    process: Result<OwnedFd, Errno>,
 }
 
 impl Home {
@@ -44,11 +45,7 @@ impl Home {
         let Some(pid) = rustix::process::Pid::from_raw(target.pid.as_raw()) else {
             return Ok(None);
         };
-        let process = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(Errno::SRCH) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        };
+        let process = pidfd_open(pid, PidfdFlags::empty());
         let home = Self { directory, process };
         Ok(home.is_that_of(target).then_some(home))
     }
@@ -60,8 +57,12 @@ impl Home {
     }
 
     /// The handle on the process.
-    pub(super) fn process(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
+    ///
+    /// # Errors
+    ///
+    /// Fails where the kernel (before Linux 5.3) or a seccomp profile allows none.
+    pub(super) fn process(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.process.as_ref().map(OwnedFd::as_fd).map_err(|&errno| errno)
     }
 
     /// What is in one of its files, up to a limit.
