@@ -269,7 +269,7 @@ fn it_inherits_three_descriptors_and_no_signals() {
 
 #[test]
 fn what_is_another_process_by_now_is_not_entered() {
-    let me = Procfs::default().target(Pid::this()).unwrap();
+    let me = Procfs::default().target(Pid::this()).unwrap().unwrap();
     let mut job = job(&["true"]);
     job.place = Place::Target(Target { started: me.started + 1, ..me });
     let pid = me.pid;

@@ -13,6 +13,7 @@ mod rights;
 mod sealed;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     io::{self, ErrorKind},
     os::{
@@ -21,9 +22,11 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use nix::unistd::Pid;
 use rustix::fs::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -138,6 +141,33 @@ pub async fn run_by(agent: &Path, job: Job) -> Ended {
     Ended { outcome, output: output.shown() }
 }
 
+/// The helpers that there are, by pid.
+static HELPERS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// The pids of the helpers that run: they and what comes from them are nobody's targets, whatever they
+/// are called. `nginx -t` is called nginx.
+pub fn helpers() -> Vec<Pid> {
+    let helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
+    helpers.iter().filter_map(|&pid| i32::try_from(pid).ok()).map(Pid::from_raw).collect()
+}
+
+/// That a helper is known, for as long as it is looked after.
+struct Known(Option<u32>);
+
+impl Known {
+    fn new(pid: Option<u32>) -> Self {
+        HELPERS.lock().unwrap_or_else(PoisonError::into_inner).extend(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        let mut helpers = HELPERS.lock().unwrap_or_else(PoisonError::into_inner);
+        helpers.retain(|pid| Some(*pid) != self.0);
+    }
+}
+
 /// The helper, and what connects it with us.
 struct Helper {
     /// When it is closed, the helper kills the command.
@@ -145,6 +175,7 @@ struct Helper {
     pipe: Receiver,
     /// Reaped by the runtime if it is dropped before its end.
     process: Child,
+    _known: Known,
 }
 
 impl Helper {
@@ -171,7 +202,9 @@ impl Helper {
         let mut command = tokio::process::Command::from(command);
         // Ctrl-C is for the agent, which then ends its helpers.
         let process = command.arg0("reload-agent").process_group(0).spawn()?;
+        let known = Known::new(process.id());
         Ok(Self {
+            _known: known,
             line: UnixStream::from_std(line)?,
             pipe: Receiver::from_owned_fd(pipe.into())?,
             process,
@@ -179,7 +212,7 @@ impl Helper {
     }
 
     async fn outcome(self, limit: Duration, output: &mut Output) -> Outcome {
-        let Self { line, pipe, mut process } = self;
+        let Self { line, pipe, mut process, _known } = self;
         let word = async {
             tokio::select! {
                 word = hear(&line) => word,

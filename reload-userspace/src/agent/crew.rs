@@ -9,6 +9,7 @@ use std::{
 use nix::unistd::Pid;
 
 use crate::{
+    child,
     clock::Boot,
     preflight::{Attempt, Attempted, Caution, Refusal},
     rule::SignalNumber,
@@ -147,7 +148,12 @@ impl Crew {
     /// Looks for the targets, and says who has come and gone.
     pub(super) fn call_roll(&mut self, procfs: &Procfs, now: Boot) -> Result<Roll, TargetError> {
         self.roll_call = None;
-        let found = procfs.resolve(&self.selector)?;
+        let mut found = procfs.resolve(&self.selector)?;
+        let helpers = child::helpers();
+        found.retain(|held| {
+            let pid = held.target().pid;
+            !helpers.iter().any(|&helper| procfs.comes_from(pid, helper))
+        });
         self.is_stale = false;
         self.told = None;
         let mut known = std::mem::take(&mut self.members);
