@@ -303,7 +303,7 @@ impl Host {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
             (comm == "sleep\n").then_some(())
         });
-        let target = Procfs::default().target(Pid::from_raw(pid)).unwrap();
+        let target = Procfs::default().target(Pid::from_raw(pid)).unwrap().unwrap();
         Self { process, target }
     }
 
