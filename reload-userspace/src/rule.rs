@@ -133,6 +133,12 @@ impl Rule {
         Self { name, sketch }
     }
 
+    /// Whether it is [about the rules](Self::about) and no rule of the operator's.
+    #[must_use]
+    pub fn is_about_rules(&self) -> bool {
+        self.actions().is_empty()
+    }
+
     /// What the rule is called in logs, metrics and the ledger.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -41,8 +41,8 @@ impl<S: Source> Agent<S> {
 
     /// Notes what the files of a rule contain, and who has that.
     pub(super) fn remember(&mut self, id: RuleId) {
-        let Self { reloaders, ledger: Some(ledger), rules_file, .. } = self else { return };
-        let reloader = reloaders.get(&id).filter(|_| *rules_file != Some(id));
+        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
+        let reloader = reloaders.get(&id).filter(|it| !it.rule.is_about_rules());
         if let Some(reloader) = reloader {
             for receiver in reloader.delivery.receivers() {
                 remember(ledger, reloader, receiver);
@@ -54,8 +54,8 @@ impl<S: Source> Agent<S> {
 
     /// Notes what the files of a rule contain.
     pub(super) fn remember_content(&mut self, id: RuleId) {
-        let Self { reloaders, ledger: Some(ledger), rules_file, .. } = self else { return };
-        let reloader = reloaders.get(&id).filter(|_| *rules_file != Some(id));
+        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
+        let reloader = reloaders.get(&id).filter(|it| !it.rule.is_about_rules());
         if let Some(reloader) = reloader {
             let Wanted { digest, since, .. } = reloader.delivery.wanted();
             if ledger.content(reloader.name()).is_none_or(|(known, _)| known != digest) {
@@ -106,6 +106,12 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     };
     reloader.delivery.want(Wanted { changed: now, since, ..wanted });
     let is_owed = known.is_some() || since == now;
+    if known.is_some_and(|(digest, _)| digest != wanted.digest) {
+        // Which of them it was nobody has noted.
+        let files = reloader.watches().values().flat_map(|watched| watched.content().paths());
+        let (rule, paths) = (reloader.name().to_owned(), files.cloned().collect());
+        reloader.untold.push(Decision::Changed { rule, paths, by: None });
+    }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
         let applied = ledger

@@ -163,7 +163,10 @@ impl<S: Source> Agent<S> {
             Some(heritage) => heritage.leave_to(&mut reloader),
             None => recall(self.ledger.as_ref(), &mut reloader),
         }
-        self.teller.measure(|metrics| metrics.add_rule(reloader.name(), confirms(&reloader.rule)));
+        if !reloader.rule.is_about_rules() {
+            let confirms = confirms(&reloader.rule);
+            self.teller.measure(|metrics| metrics.add_rule(reloader.name(), confirms));
+        }
         self.reloaders.insert(id, reloader);
         self.remember(id);
         id

@@ -66,8 +66,8 @@ impl<S: Source> Agent<S> {
 
     /// The names of the rules.
     pub(super) fn rule_names(&self) -> Vec<String> {
-        let rules = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
-        rules.map(|(_, it)| it.name().to_owned()).collect()
+        let rules = self.reloaders.values().filter(|it| !it.rule.is_about_rules());
+        rules.map(|it| it.name().to_owned()).collect()
     }
 
     /// Tells those who ask whether the agent is ready what is missing.

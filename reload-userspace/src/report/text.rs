@@ -20,7 +20,7 @@ pub(super) fn sentence(decision: &Decision) -> String {
             format!("{rule}: the content is what it was{}", last(by.as_ref()))
         }
         Decision::Reloaded { rule, action, pid, signal, object, change_to_signal, dry_run } => {
-            let deed = deed(*action, *pid, signal.as_deref(), object.as_deref());
+            let deed = deed(*action, *pid, signal.as_deref(), object.as_deref(), *dry_run);
             let would = if *dry_run { "would have " } else { "" };
             let millis = change_to_signal.as_secs_f64() * 1000.0;
             format!("{rule}: {would}{deed}, {millis:.1} ms after the change")
@@ -69,13 +69,15 @@ fn deed(
     pid: Option<i32>,
     signal: Option<&str>,
     object: Option<&str>,
+    dry_run: bool,
 ) -> String {
     let pid = pid.map_or_else(|| "nobody".to_owned(), |pid| format!("pid {pid}"));
     let object = object.unwrap_or_default();
     match action {
         ActionName::Signal => format!("sent {} to {pid}", signal.unwrap_or("a signal")),
         ActionName::Restart => format!("asked {pid} to end, to be started anew"),
-        ActionName::Exec => format!("run {object}"),
+        ActionName::Exec if dry_run => format!("run {object}"),
+        ActionName::Exec => format!("ran {object}"),
         ActionName::Post => format!("posted to {object}"),
     }
 }
