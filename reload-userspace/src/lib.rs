@@ -3,10 +3,10 @@
 //! The modules, in the order in which an event passes them:
 //!
 //! ```text
-//!  kernel ──► source ──► watch ──► settle ──► content ──► target ──► preflight ──► signal
-//!  records    events     which     is it      is it       whom?      is it safe?
-//!                        files?    complete?  different?
-//!             └───────────────────────────── agent ──────────────────────────────┘──► report
+//!  kernel ──► source ──► watch ──► settle ──► content ──► delivery ──► preflight ──► signal ──► confirm
+//!  records    events     which     is it      is it       who is       is it safe?   exec       did it
+//!                        files?    complete?  different?  owed what?                 post       take?
+//!             └──────────────────────────── agent ────────────────────────────────────────────────┘──► report, ledger
 //! ```
 //!
 //! `rule` says what is wanted, `agent` drives, and everything else knows nothing of its neighbours.

@@ -10,6 +10,7 @@ mod ladder;
 mod mounts;
 mod poll;
 mod rung;
+mod survey;
 
 use std::{
     io,
@@ -25,7 +26,8 @@ use crate::event::{Event, PlaceId, SourceName, Writers};
 
 pub(crate) use ebpf::BTF;
 pub use ebpf::EbpfSource;
-pub use ladder::{Choice, Ladder, LadderError, survey};
+pub use ladder::{Choice, Ladder, LadderError};
+pub use survey::survey;
 
 /// Yields what happens to the watched places and the followed processes.
 ///

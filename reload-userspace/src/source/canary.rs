@@ -11,7 +11,7 @@ use std::{
 };
 
 use reload_ebpf::CANARY;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, openat};
 
 use super::{Interest, Source, WatchError};
 use crate::event::{Event, PlaceId};
@@ -23,6 +23,20 @@ use crate::event::{Event, PlaceId};
 pub(super) fn file_in(directory: BorrowedFd<'_>) -> Option<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     openat(directory, ".", flags, Mode::RUSR | Mode::WUSR).ok().map(File::from)
+}
+
+/// Whether `source` hears that a file in memory is written to; what else it says is put `aside`.
+///
+/// # Errors
+///
+/// Fails where there can be no such file, or it cannot be watched.
+pub(super) fn sing(
+    source: &mut impl Source,
+    aside: &mut VecDeque<Event>,
+) -> Result<bool, WatchError> {
+    let file = memfd_create("reload-agent", MemfdFlags::CLOEXEC)
+        .map_err(|errno| WatchError::Refused { source: errno.into() })?;
+    is_heard(source, file.into(), aside)
 }
 
 /// Whether `source` hears that `file` is written to; what else it says meanwhile is put `aside`.

@@ -20,7 +20,6 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
-use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
@@ -120,9 +119,7 @@ impl EbpfSource {
 
     /// Writes to a private file in memory and looks for the record.
     fn prove(&mut self) -> Result<(), Unavailable> {
-        let file = memfd_create("reload-agent", MemfdFlags::CLOEXEC).map_err(setup)?;
-        let mut aside = VecDeque::new();
-        let is_heard = canary::is_heard(self, file.into(), &mut aside)
+        let is_heard = canary::sing(self, &mut VecDeque::new())
             .map_err(|error| setup(io::Error::other(error)))?;
         if is_heard { Ok(()) } else { Err(Unavailable::Canary) }
     }

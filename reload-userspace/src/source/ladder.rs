@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{MemfdFlags, memfd_create, readlink};
+use rustix::fs::readlink;
 
 use super::{
     Follows, Interest, Source, SourceError, Trouble, WatchError, canary,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The sources that the kernel drives, best first.
-const KERNEL_DRIVEN: [SourceName; 3] =
+pub(super) const KERNEL_DRIVEN: [SourceName; 3] =
     [SourceName::Ebpf, SourceName::Fanotify, SourceName::Inotify];
 
 /// How long until a place that has fallen tries again: limits may have been raised.
@@ -52,7 +52,7 @@ impl Choice {
 #[error("source {name} cannot be had")]
 pub struct LadderError {
     name: SourceName,
-    source: Reason,
+    pub(super) source: Reason,
 }
 
 /// All the sources, as one.
@@ -461,14 +461,12 @@ impl Source for Ladder {
         let Self { rungs, counts, aside, .. } = self;
         let is_in_use = |name: SourceName| counts.get(&name).is_some_and(|&count| count > 0);
         for rung in rungs.iter_mut().filter(|rung| is_in_use(rung.name())) {
-            let name = rung.name();
-            let file = memfd_create("reload-agent", MemfdFlags::CLOEXEC)
-                .map_err(|errno| format!("cannot make a file for the canary: {errno}"))?;
-            let heard = canary::is_heard(rung, file.into(), aside);
-            match heard {
+            match canary::sing(rung, aside) {
                 Ok(true) => {}
-                Ok(false) => return Err(format!("source {name} did not hear a test write")),
-                Err(error) => return Err(format!("source {name}: {}", explain(&error))),
+                Ok(false) => {
+                    return Err(format!("source {} did not hear a test write", rung.name()));
+                }
+                Err(error) => return Err(format!("source {}: {}", rung.name(), explain(&error))),
             }
         }
         Ok(())
@@ -479,19 +477,8 @@ impl Source for Ladder {
     }
 }
 
-/// What each source says when it is asked whether it works here, best first: how, or why not.
-#[must_use]
-pub fn survey() -> Vec<(SourceName, Result<Option<&'static str>, String>)> {
-    let all = KERNEL_DRIVEN.into_iter().chain([SourceName::Poll]);
-    all.map(|name| {
-        let ladder = Ladder::open(Choice::Only(name), false);
-        (name, ladder.map(|ladder| ladder.strategy()).map_err(|error| explain(&error.source)))
-    })
-    .collect()
-}
-
 /// An error with all its causes.
-fn explain(error: &dyn std::error::Error) -> String {
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

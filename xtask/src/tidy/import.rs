@@ -45,7 +45,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("source", Only(&["clock", "event", "filesystem", "mount", "sys"])),
     ("sys", Only(&[])),
     ("target", Only(&["clock", "sys"])),
-    ("telemetry", Only(&["content", "event", "preflight", "report"])),
+    ("telemetry", Only(&["confirm", "content", "event", "preflight", "report"])),
     ("watch", Only(&["event", "source"])),
 ];
 
