@@ -19,7 +19,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 
 use self::{
     crew::{Crew, CrewId},
@@ -142,6 +145,7 @@ impl<S: Source> Agent<S> {
         self.tell_whether_anybody_is_there();
         self.tell_of_readiness();
         let mut stop = std::pin::pin!(stop);
+        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         loop {
             let deadline = self.step()?;
             let pause = tokio::time::sleep(deadline.since(clock::now()));
@@ -151,6 +155,7 @@ impl<S: Source> Agent<S> {
                     self.close(reason);
                     return Ok(());
                 }
+                Some(()) = hangup.recv() => self.look_at_everything(),
                 event = self.source.next() => {
                     self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
                 }
@@ -270,6 +275,12 @@ impl<S: Source> Agent<S> {
         Ok(self.deadline(now))
     }
 
+    /// Does at once what is done now and then, for somebody has asked for it.
+    fn look_at_everything(&mut self) {
+        self.read_rules_again();
+        self.reconcile_at = clock::now();
+    }
+
     /// Does without any event what events are for.
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
@@ -293,7 +304,9 @@ impl<S: Source> Agent<S> {
                 deadline = deadline.min(held.unwrap_or(at));
             }
             if reloader.is_idle(now) {
-                deadline = deadline.min(reloader.delivery.next_at().unwrap_or(Boot::MAX));
+                // What is due and was not done waits for another rule, and for no moment.
+                let next = reloader.delivery.next_at().filter(|&at| at > now);
+                deadline = deadline.min(next.unwrap_or(Boot::MAX));
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);

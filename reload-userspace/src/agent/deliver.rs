@@ -5,11 +5,11 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     Agent,
     crew::{Earnest, Signalled},
-    reloader::RuleId,
+    reloader::{Reloader, RuleId},
 };
 use crate::{
     clock::{self, Boot},
-    delivery::{Acted, Receiver, Task},
+    delivery::{Acted, Receiver, Task, Withheld},
     preflight::Refusal,
     report::{ActionName, Decision},
     rule::{Action, SignalNumber},
@@ -90,17 +90,51 @@ impl<S: Source> Agent<S> {
         if reloader.delivery.next_at().is_none_or(|at| at > now) {
             return None;
         }
-        let is_taken = |target: Target| {
-            self.reloaders.iter().filter(|(other, _)| **other != id).any(|(&other, it)| {
-                it.delivery.knows(target)
-                    && (!self.is_settled(other, completed, now)
-                        || it.delivery.withholds(target).is_some())
-            })
-        };
-        let targets = reloader.delivery.targets();
-        let taken: HashSet<_> = targets.filter(|&target| is_taken(target)).collect();
+        let (mut taken, mut bad) = (HashSet::new(), None);
+        for target in reloader.delivery.targets() {
+            for (other, why) in self.withheld_by_others(id, target, completed, now) {
+                taken.insert(target);
+                bad = bad.or((why == Withheld::Bad).then_some(other));
+            }
+        }
+        if let Some(other) = bad {
+            self.tell_of_bad_other(id, other);
+        }
         let reloader = self.reloaders.get_mut(&id)?;
         reloader.delivery.next(now, |target| !taken.contains(&target))
+    }
+
+    /// Which other rules are about the same target and would have it read what it should not yet.
+    fn withheld_by_others(
+        &self,
+        id: RuleId,
+        target: Target,
+        completed: &HashSet<RuleId>,
+        now: Boot,
+    ) -> Vec<(RuleId, Withheld)> {
+        let others = self.reloaders.iter().filter(|(other, _)| **other != id);
+        let others = others.filter(|(_, it)| it.delivery.knows(target));
+        let why = |(&other, it): (&RuleId, &Reloader)| {
+            let unsettled = !self.is_settled(other, completed, now);
+            let why = unsettled.then_some(Withheld::Unchecked);
+            Some((other, why.or_else(|| it.delivery.withholds(target))?))
+        };
+        others.filter_map(why).collect()
+    }
+
+    /// Tells that a rule has to wait for another, whose content did not pass its check.
+    fn tell_of_bad_other(&mut self, id: RuleId, other: RuleId) {
+        let Some(other) = self.reloaders.get(&other).map(|it| it.name().to_owned()) else { return };
+        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+        let digest = reloader.delivery.wanted().digest;
+        if reloader.told_withheld.replace(digest) == Some(digest) {
+            return;
+        }
+        let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
+        let detail =
+            format!("the process is also that of rule {other}, and would read its content");
+        let (remedy, detail) = (reason.remedy(), Some(detail));
+        reloader.untold.push(Decision::Refused { rule, pid: None, reason, remedy, detail });
     }
 
     /// Carries out a step for a receiver.

@@ -60,6 +60,8 @@ pub(super) struct Reloader {
     pub(super) jobs: Jobs,
     /// What has been decided and will be told when the signals are out.
     pub(super) untold: Vec<Decision>,
+    /// The content that is withheld for another rule's sake, as far as that has been told.
+    pub(super) told_withheld: Option<Digest>,
     /// Whether it has been told that there is nobody to reload.
     pub(super) has_told_waiting: bool,
     /// What cannot be read, as far as it has been told.
@@ -104,6 +106,7 @@ impl Reloader {
             changed: Vec::new(),
             jobs: Jobs::default(),
             untold: Vec::new(),
+            told_withheld: None,
             has_told_waiting: false,
             unreadable: HashSet::new(),
         }

@@ -76,7 +76,7 @@ impl<S: Source> Agent<S> {
         let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
         self.outlets.readiness.set(missing.collect());
         for reloader in self.reloaders.values() {
-            let (rule, targets) = (reloader.name(), reloader.delivery.targets().count());
+            let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
             let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
             self.teller.measure(|metrics| {
                 if reloader.crew.is_some() {
@@ -87,18 +87,26 @@ impl<S: Source> Agent<S> {
         }
     }
 
+    /// The targets of a rule, be it about something else that is done.
+    pub(super) fn targets_of(&self, reloader: &Reloader) -> impl Iterator<Item = Target> + '_ {
+        let crew = reloader.crew.and_then(|crew| self.crews.get(&crew));
+        crew.into_iter().flat_map(Crew::targets)
+    }
+
     /// All targets of all rules.
     fn targets(&self) -> HashSet<Target> {
         self.crews.values().flat_map(Crew::targets).collect()
     }
 
     pub(super) fn tell_whether_anybody_is_there(&mut self) {
-        for reloader in self.reloaders.values_mut() {
-            let is_empty = reloader.crew.is_some() && reloader.delivery.targets().next().is_none();
+        let Self { reloaders, crews, teller, .. } = self;
+        for reloader in reloaders.values_mut() {
+            let crew = reloader.crew.and_then(|crew| crews.get(&crew));
+            let is_empty = crew.is_some_and(|crew| crew.targets().next().is_none());
             if is_empty && !reloader.has_told_waiting {
                 let rule = reloader.name().to_owned();
                 let object = reloader.rule.selector().map(ToString::to_string).unwrap_or_default();
-                self.teller.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+                teller.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
             }
             reloader.has_told_waiting = is_empty;
         }

@@ -67,7 +67,7 @@ impl<S: Source> Agent<S> {
         let Some(check) = reloader.rule.check().cloned() else { return };
         let place = match check.place {
             CheckIn::Agent => Some(Place::Agent),
-            CheckIn::Target => reloader.delivery.targets().next().map(Place::Target),
+            CheckIn::Target => self.targets_of(reloader).next().map(Place::Target),
         };
         let command = check.command.clone();
         let environment = environment(reloader);
