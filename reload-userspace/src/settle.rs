@@ -162,6 +162,8 @@ impl Settle {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -276,5 +278,76 @@ mod tests {
         settle.finish();
         assert_eq!(settle.next(at(1000)), Next::Idle);
         assert_eq!(settle.last(), None);
+    }
+
+    fn seen() -> impl Strategy<Value = Seen> {
+        let writers = prop_oneof![Just(Writers::None), Just(Writers::Some), Just(Writers::Unknown)];
+        let volume = prop_oneof![4 => Just(Volume::Still), 1 => Just(Volume::Swapped), 1 => Just(Volume::Cleared)];
+        (any::<bool>(), writers, volume).prop_map(|(changed, writers, volume)| Seen {
+            changed,
+            writers,
+            volume,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Whatever is seen when, it is complete no sooner than it may be, and no later than promised.
+        #[test]
+        fn a_change_is_complete_when_it_may_be_and_not_before(
+            looks in proptest::collection::vec((0_u64..400, seen()), 1..30),
+        ) {
+            let mut settle = Settle::new(LIMITS);
+            let mut now = 1000;
+            // What the promises are about: the first and the last of the change, and of its volume.
+            let (mut first, mut last, mut swapped) = (None, 0, None);
+            let mut writers = Writers::None;
+            for (pause, seen) in looks {
+                now += pause;
+                settle.observe(at(now), at(now), seen);
+                if first.is_some() || seen.changed || seen.volume == Volume::Swapped {
+                    first = first.or(Some(now));
+                    writers = seen.writers;
+                    if seen.changed || first == Some(now) {
+                        last = now;
+                    }
+                    swapped = match seen.volume {
+                        Volume::Still => swapped,
+                        Volume::Swapped => swapped.or(Some(now)),
+                        Volume::Cleared => None,
+                    };
+                }
+                let is_written = |first: u64| now >= first + 2000 || match writers {
+                    Writers::None => true,
+                    Writers::Some => false,
+                    Writers::Unknown => now >= last + 100,
+                };
+                let is_swapped = swapped.is_none_or(|swapped| now >= swapped + 200);
+                match (first, settle.next(at(now))) {
+                    (None, next) => prop_assert_eq!(next, Next::Idle),
+                    (Some(first), Next::Complete) => prop_assert!(is_written(first) && is_swapped),
+                    (Some(first), _) => prop_assert!(!is_written(first) || !is_swapped),
+                }
+            }
+            let Some(first) = first else { return Ok(()) };
+            // From here on nothing more happens, and whoever writes goes on: it ends all the same.
+            let end = (first + 2000).max(swapped.unwrap_or(0) + 200).max(now);
+            for _ in 0..1000 {
+                match settle.next(at(now)) {
+                    Next::Look(when) => {
+                        now = now.max(u64::try_from(when.0.as_millis()).unwrap());
+                        let seen = Seen { changed: false, writers, volume: Volume::Still };
+                        settle.observe(at(now), at(now), seen);
+                    }
+                    next => {
+                        prop_assert_eq!(next, Next::Complete);
+                        prop_assert!(now <= end, "at {}, not by {}", now, end);
+                        return Ok(());
+                    }
+                }
+            }
+            prop_assert!(false, "it never ends");
+        }
     }
 }
