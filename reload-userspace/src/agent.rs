@@ -303,10 +303,8 @@ impl<S: Source> Agent<S> {
             if let Some(at) = reloader.look_at(now) {
                 deadline = deadline.min(held.unwrap_or(at));
             }
-            if reloader.is_idle(now) {
-                // What is due and was not done waits for another rule, and for no moment.
-                let next = reloader.delivery.next_at().filter(|&at| at > now);
-                deadline = deadline.min(next.unwrap_or(Boot::MAX));
+            if reloader.is_idle(now) && !reloader.is_blocked {
+                deadline = deadline.min(reloader.delivery.next_at().unwrap_or(Boot::MAX));
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);

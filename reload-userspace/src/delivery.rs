@@ -122,12 +122,23 @@ pub enum Withheld {
     Bad,
 }
 
+/// Whether a failure has been told of before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It has not.
+    New,
+    /// It has, of the same content.
+    Old,
+}
+
 /// How far the check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     /// Not begun.
     None,
     Running(Digest),
+    /// Running, and what it says is of no use: the content was another meanwhile.
+    Stale,
     Passed(Digest),
     /// Not to be tried again on the same content before that moment.
     Failed(Digest, Boot),
@@ -185,8 +196,26 @@ impl<K: Copy + Eq> Delivery<K> {
                 entry.failures = 0;
                 entry.retry_at = Boot::ZERO;
             }
+            self.failed_check = None;
+            self.doubt_check();
+            if matches!(self.check, Check::Failed(..)) {
+                self.check = Check::None;
+            }
         }
         self.wanted = wanted;
+    }
+
+    /// The content may have been another for a moment: a check that runs may have seen that one.
+    pub fn doubt_check(&mut self) {
+        if matches!(self.check, Check::Running(_)) {
+            self.check = Check::Stale;
+        }
+    }
+
+    /// Whether a check has to pass before anything else is done.
+    #[must_use]
+    pub fn is_unchecked(&self) -> bool {
+        self.plan.is_checked && self.check != Check::Passed(self.wanted.digest)
     }
 
     /// A target is there, of which each step has brought `has` to it. One that is known is left as it
@@ -293,16 +322,16 @@ impl<K: Copy + Eq> Delivery<K> {
         let ready = |entry: &Entry<K>| {
             entry.is_owed(digest) && entry.phase == Phase::Rest && entry.ready_at() <= now
         };
-        let index = self.candidates().find(|&index| {
-            let entry = &self.entries[index];
-            ready(entry) && entry.receiver.target.is_none_or(&is_free)
-        })?;
-        if self.plan.is_checked && self.check != Check::Passed(digest) {
-            return self.is_check_due(now).then(|| {
+        let due: Vec<_> = self.candidates().filter(|&index| ready(&self.entries[index])).collect();
+        if self.is_unchecked() {
+            // It is no matter of others: two rules would wait for each other's check.
+            return (!due.is_empty() && self.is_check_due(now)).then(|| {
                 self.check = Check::Running(digest);
                 Task::Check
             });
         }
+        let is_free = |&index: &usize| self.entries[index].receiver.target.is_none_or(&is_free);
+        let index = due.into_iter().find(is_free)?;
         let entry = &mut self.entries[index];
         entry.phase = Phase::Busy(digest);
         Some(Task::Act(entry.receiver))
@@ -314,7 +343,7 @@ impl<K: Copy + Eq> Delivery<K> {
         let digest = self.wanted.digest;
         let check = match self.check {
             Check::Failed(failed, again) if failed == digest => again,
-            Check::Running(_) if self.plan.is_checked => return None,
+            Check::Running(_) | Check::Stale if self.plan.is_checked => return None,
             _ => Boot::ZERO,
         };
         let entries = self.candidates().map(|index| &self.entries[index]);
@@ -331,19 +360,21 @@ impl<K: Copy + Eq> Delivery<K> {
             Phase::Busy(_) | Phase::Confirming => Boot::MAX,
         };
         // While content is being checked, whether it changes must be known.
-        let is_checking = matches!(self.check, Check::Running(_));
+        let is_checking = matches!(self.check, Check::Running(_) | Check::Stale);
         let first = self.entries.iter().map(free_at).min();
         first.filter(|&first| first > now && !is_checking)
     }
 
     /// Tells what the check has said of the content that was wanted when it began; `None` where it
-    /// cannot be relied on, for the content has changed meanwhile. Says whether a failure is news.
-    pub fn checked(&mut self, has_passed: Option<bool>, now: Boot) -> bool {
-        let Check::Running(digest) = self.check else {
-            return false;
+    /// has nothing to say, for the content has changed meanwhile. Says of a failure whether it is news.
+    pub fn checked(&mut self, has_passed: Option<bool>, now: Boot) -> Option<News> {
+        let (digest, has_passed) = match self.check {
+            Check::Running(digest) => (digest, has_passed),
+            Check::Stale => (self.wanted.digest, None),
+            Check::None | Check::Passed(_) | Check::Failed(..) => return None,
         };
         let before = self.failed_check.filter(|(failed, _)| *failed == digest);
-        self.check = match has_passed.filter(|_| digest == self.wanted.digest) {
+        self.check = match has_passed {
             None => Check::None,
             Some(true) => Check::Passed(digest),
             Some(false) => {
@@ -352,7 +383,8 @@ impl<K: Copy + Eq> Delivery<K> {
                 Check::Failed(digest, now.after(backoff(FIRST_RECHECK, LAST_RECHECK, times)))
             }
         };
-        matches!(self.check, Check::Failed(..)) && before.is_none()
+        let news = if before.is_none() { News::New } else { News::Old };
+        matches!(self.check, Check::Failed(..)).then_some(news)
     }
 
     /// Tells what came of a step. Says whether a refusal or failure is news.
@@ -412,7 +444,7 @@ impl<K: Copy + Eq> Delivery<K> {
 
     fn is_check_due(&self, now: Boot) -> bool {
         match self.check {
-            Check::Running(_) => false,
+            Check::Running(_) | Check::Stale => false,
             Check::Failed(digest, again) if digest == self.wanted.digest => again <= now,
             Check::None | Check::Passed(_) | Check::Failed(..) => true,
         }

@@ -37,6 +37,8 @@ pub enum Refusal {
     Zombie,
     /// The content did not pass the check.
     CheckFailed,
+    /// The target would also read what another rule watches, which did not pass the check of that one.
+    OtherCheckFailed,
 }
 
 impl Refusal {
@@ -65,6 +67,7 @@ impl Refusal {
             }
             Self::Zombie => "the process has ended; its parent must reap it",
             Self::CheckFailed => "mend the content: good content goes through at once",
+            Self::OtherCheckFailed => "mend that content: then the process reads both",
         }
     }
 }
@@ -81,6 +84,9 @@ impl fmt::Display for Refusal {
             Self::Ignored => "the process ignores the signal",
             Self::Zombie => "the process is a zombie",
             Self::CheckFailed => "the content did not pass the check",
+            Self::OtherCheckFailed => {
+                "the process would also read content that did not pass the check of another rule"
+            }
         })
     }
 }

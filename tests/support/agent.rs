@@ -109,11 +109,13 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
-/// The arguments of a run that logs JSON and reloads as soon and as often as there is a reason, without
-/// looking whether it took, with whatever source is best.
+/// What makes an agent reload as soon and as often as there is a reason, without looking whether it took.
+const HURRY: [[&str; 2]; 2] = [["--min-interval", "0"], ["--confirm-timeout", "0"]];
+
+/// The arguments of a run that logs JSON and is in a hurry, with whatever source is best.
 pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
-    let options = ["--min-interval", "0", "--confirm-timeout", "0"].map(str::to_owned);
-    [&unhurried_arguments(watch, process)[..], &options].concat()
+    let hurry = HURRY.concat().into_iter().map(str::to_owned);
+    unhurried_arguments(watch, process).into_iter().chain(hurry).collect()
 }
 
 /// The same of one that gives a process the usual time between two reloads.
@@ -146,8 +148,19 @@ impl Agent {
         process: &str,
         options: &[impl AsRef<OsStr>],
     ) -> Self {
+        let rule = ["--watch".as_ref(), watch.as_os_str(), "--process".as_ref(), process.as_ref()];
+        let options = options.iter().map(AsRef::as_ref);
+        Self::ready(source, &rule.into_iter().chain(options).collect::<Vec<_>>())
+    }
+
+    /// Starts an agent with these options and no other rule, and waits until it is ready. It is in a
+    /// hurry as far as they do not say otherwise, for no option may be given twice.
+    #[track_caller]
+    pub(crate) fn ready(source: Source, options: &[impl AsRef<OsStr>]) -> Self {
+        let is_said = |name: &str| options.iter().any(|option| option.as_ref() == name);
         let mut command = command();
-        command.args(arguments(watch, process)).args(source.arguments()).args(options);
+        command.args(["run", "--log-format", "json"]).args(source.arguments()).args(options);
+        command.args(HURRY.into_iter().filter(|[name, _]| !is_said(name)).flatten());
         let mut agent = Self::spawn(&mut command);
         let ready = agent.wait_for("ready");
         assert_eq!(ready.text("source"), source.name(), "{ready}");

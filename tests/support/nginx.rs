@@ -27,6 +27,7 @@ pub(crate) struct Nginx {
     process: Process,
     name: String,
     socket: PathBuf,
+    check: String,
     // Its words are not waited for, but they are shown where a test fails.
     _lines: Lines,
     _home: TempDir,
@@ -34,27 +35,66 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     /// Starts an nginx that includes `*.conf` of the directory `servers`, and waits until it serves.
+    pub(crate) fn start(servers: &Path) -> Self {
+        Self::start_by(servers, |home, executable| {
+            fs::write(home.join("nginx.conf"), configuration(home, servers)).unwrap();
+            (Command::new(executable), home.to_owned())
+        })
+    }
+
+    /// Starts one in a mount namespace of its own, where the directory `servers` is mounted elsewhere and
+    /// the rest of its configuration is nowhere else.
+    pub(crate) fn start_apart(servers: &Path) -> Self {
+        const SCRIPT: &str = r#"
+            set -e
+            mount -t tmpfs none "$1"
+            mkdir "$1/servers"
+            mount --bind "$2" "$1/servers"
+            printf %s "$3" > "$1/nginx.conf"
+            shift 3
+            exec "$@""#;
+        Self::start_by(servers, |_home, executable| {
+            let there = Path::new("/mnt");
+            let text = configuration(there, &there.join("servers"));
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).args([there, servers]).arg(text);
+            command.arg(executable);
+            (command, there.to_owned())
+        })
+    }
+
+    /// Starts one by the command that `prepare` makes of a directory and an executable there; beside it
+    /// comes where nginx finds its `nginx.conf`.
     ///
     /// It is called by a name of its own, for an agent finds every nginx of the machine.
-    pub(crate) fn start(servers: &Path) -> Self {
+    fn start_by(servers: &Path, prepare: impl FnOnce(&Path, &Path) -> (Command, PathBuf)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let name = unique_name();
         let executable = home.path().join(&name);
-        let socket = socket_of(servers);
-        let config = home.path().join("nginx.conf");
-        fs::write(&config, configuration(home.path(), servers)).unwrap();
         // Copied by another process: see `Recipe::named`.
         run(Command::new("cp").args([nginx(), executable.clone()]));
-        let mut command = Command::new(executable);
-        command.arg("-p").arg(home.path()).arg("-c").arg(config).args(["-e", "stderr"]);
+        let (mut command, prefix) = prepare(home.path(), &executable);
+        let prefix = prefix.display();
+        let options = format!("-p {prefix} -c {prefix}/nginx.conf -e stderr");
         let mut process = Process::spawn(
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()),
+            command
+                .args(options.split(' '))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped()),
         );
         let lines = Lines::of("nginx", process.stderr.take().unwrap());
-        let nginx = Self { process, name, socket, _lines: lines, _home: home };
+        let check = format!("{} -t {options}", executable.display());
+        let socket = socket_of(servers);
+        let nginx = Self { process, name, socket, check, _lines: lines, _home: home };
         poll("nginx serves", || nginx.get());
         poll("nginx has its workers", || (nginx.workers().len() == WORKERS).then_some(()));
         nginx
+    }
+
+    /// The command that asks it whether its configuration is good.
+    pub(crate) fn check(&self) -> &str {
+        &self.check
     }
 
     pub(crate) fn name(&self) -> &str {

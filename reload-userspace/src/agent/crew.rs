@@ -84,6 +84,11 @@ pub(super) enum Earnest {
     Dry,
 }
 
+/// The latest moment at which a process can have started.
+pub(super) fn latest_start(target: Target) -> Boot {
+    target.start().after(TICK)
+}
+
 impl Crew {
     pub(super) fn new(selector: Selector, follows: Follows) -> Self {
         Self {
@@ -109,6 +114,15 @@ impl Crew {
 
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         self.members.keys().copied()
+    }
+
+    /// Whether a target has ended; if so, others are looked for.
+    pub(super) fn miss(&mut self, target: Target, procfs: &Procfs, now: Boot) -> bool {
+        let is_gone = self.members.get(&target).is_none_or(|held| !held.is_alive(procfs));
+        if is_gone {
+            self.expect_change(now);
+        }
+        is_gone
     }
 
     /// Notes that a process has started a program, and gives the member that it is, if it is one.
@@ -240,7 +254,7 @@ impl Crew {
             let before = if is_own { Duration::ZERO } else { DAEMON_START };
             return Boot(target.start().0.saturating_sub(before));
         }
-        let forked = target.start().after(TICK);
+        let forked = latest_start(target);
         let parents = self.started.values().copied().filter(|&exec| exec <= forked);
         parents.max().unwrap_or(Boot::ZERO)
     }

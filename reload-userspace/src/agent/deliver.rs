@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     Agent,
     crew::{Earnest, Signalled},
-    reloader::{Reloader, RuleId},
+    reloader::RuleId,
 };
 use crate::{
     clock::{self, Boot},
@@ -25,19 +25,8 @@ impl<S: Source> Agent<S> {
     /// that is what they will be owed.
     pub(super) fn deliver(&mut self, completed: &HashSet<RuleId>) {
         let is_called = self.call_rolls(completed);
-        let ids: Vec<_> = self.reloaders.keys().copied().collect();
-        for id in ids {
-            let now = clock::now();
-            if !self.is_settled(id, completed, now) {
-                continue;
-            }
-            while let Some(task) = self.next_task(id, completed, now) {
-                match task {
-                    Task::Check => self.begin_check(id),
-                    Task::Act(receiver) => self.act(id, receiver, now),
-                }
-            }
-        }
+        // What is done for one may be what another has waited for.
+        while self.deliver_what_is_due(completed) {}
         for &id in completed {
             self.remember_content(id);
         }
@@ -47,6 +36,26 @@ impl<S: Source> Agent<S> {
             self.tell_whether_anybody_is_there();
             self.tell_of_readiness();
         }
+    }
+
+    /// Does for each rule what is due, and says whether anything was.
+    fn deliver_what_is_due(&mut self, completed: &HashSet<RuleId>) -> bool {
+        let ids: Vec<_> = self.reloaders.keys().copied().collect();
+        let mut has_done = false;
+        for id in ids {
+            let now = clock::now();
+            if !self.is_settled(id, completed, now) {
+                continue;
+            }
+            while let Some(task) = self.next_task(id, completed, now) {
+                has_done = true;
+                match task {
+                    Task::Check => self.begin_check(id),
+                    Task::Act(receiver) => self.act(id, receiver, now),
+                }
+            }
+        }
+        has_done
     }
 
     fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {
@@ -86,55 +95,42 @@ impl<S: Source> Agent<S> {
         completed: &HashSet<RuleId>,
         now: Boot,
     ) -> Option<Task<Target>> {
-        let reloader = self.reloaders.get(&id)?;
+        let reloader = self.reloaders.get_mut(&id)?;
+        reloader.is_blocked = false;
         if reloader.delivery.next_at().is_none_or(|at| at > now) {
             return None;
         }
-        let (mut taken, mut bad) = (HashSet::new(), None);
-        for target in reloader.delivery.targets() {
-            for (other, why) in self.withheld_by_others(id, target, completed, now) {
-                taken.insert(target);
-                bad = bad.or((why == Withheld::Bad).then_some(other));
-            }
-        }
-        if let Some(other) = bad {
-            self.tell_of_bad_other(id, other);
-        }
-        let reloader = self.reloaders.get_mut(&id)?;
-        reloader.delivery.next(now, |target| !taken.contains(&target))
-    }
-
-    /// Which other rules are about the same target and would have it read what it should not yet.
-    fn withheld_by_others(
-        &self,
-        id: RuleId,
-        target: Target,
-        completed: &HashSet<RuleId>,
-        now: Boot,
-    ) -> Vec<(RuleId, Withheld)> {
-        let others = self.reloaders.iter().filter(|(other, _)| **other != id);
-        let others = others.filter(|(_, it)| it.delivery.knows(target));
-        let why = |(&other, it): (&RuleId, &Reloader)| {
-            let unsettled = !self.is_settled(other, completed, now);
-            let why = unsettled.then_some(Withheld::Unchecked);
-            Some((other, why.or_else(|| it.delivery.withholds(target))?))
+        let reloader = self.reloaders.get(&id)?;
+        let targets: Vec<_> = reloader.delivery.targets().collect();
+        let others = || self.reloaders.iter().filter(|(other, _)| **other != id);
+        let is_taken = |target: &Target| {
+            others().any(|(&other, it)| {
+                it.delivery.knows(*target)
+                    && (!self.is_settled(other, completed, now)
+                        || it.delivery.withholds(*target).is_some())
+            })
         };
-        others.filter_map(why).collect()
-    }
-
-    /// Tells that a rule has to wait for another, whose content did not pass its check.
-    fn tell_of_bad_other(&mut self, id: RuleId, other: RuleId) {
-        let Some(other) = self.reloaders.get(&other).map(|it| it.name().to_owned()) else { return };
-        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
-        let digest = reloader.delivery.wanted().digest;
-        if reloader.told_withheld.replace(digest) == Some(digest) {
-            return;
+        let taken: HashSet<_> = targets.iter().copied().filter(is_taken).collect();
+        // What passes no check is no transient matter, and worth a word.
+        let bad = others().find_map(|(_, it)| {
+            let is_bad = |target| it.delivery.withholds(target) == Some(Withheld::Bad);
+            let target = taken.iter().copied().find(|&target| is_bad(target))?;
+            Some((target, it.name().to_owned()))
+        });
+        let has_no_place =
+            reloader.is_checked_in_target() && self.targets_of(reloader).next().is_none();
+        let reloader = self.reloaders.get_mut(&id)?;
+        // Where there is nobody yet in whose place it could be checked, that is waited for.
+        let task = if has_no_place && reloader.delivery.is_unchecked() {
+            None
+        } else {
+            reloader.delivery.next(now, |target| !taken.contains(&target))
+        };
+        reloader.is_blocked = task.is_none();
+        if let (None, Some((target, other))) = (task, bad) {
+            reloader.tell_blocked(target, &other);
         }
-        let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
-        let detail =
-            format!("the process is also that of rule {other}, and would read its content");
-        let (remedy, detail) = (reason.remedy(), Some(detail));
-        reloader.untold.push(Decision::Refused { rule, pid: None, reason, remedy, detail });
+        task
     }
 
     /// Carries out a step for a receiver.
@@ -176,6 +172,9 @@ impl<S: Source> Agent<S> {
                 let then = self.begin_proof(id, receiver, action, at, ticket);
                 let Some(reloader) = self.reloaders.get_mut(&id) else { return };
                 reloader.delivery.acted(receiver, Acted::Applied(then), at);
+                if action.ends() {
+                    reloader.ended_for = Some(reloader.delivery.wanted().digest);
+                }
                 self.remember_applied(id, receiver);
                 self.tell_all_served(id, receiver, action, at);
             }

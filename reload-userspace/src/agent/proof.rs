@@ -8,7 +8,6 @@ use crate::{
     confirm::{Aim, Confirm, Deed, Evidence, Opened, Opens, Ticket, Verdict, ending},
     content::Digest,
     delivery::{Receiver, Then},
-    preflight::is_meant_to_end,
     report::Decision,
     rule::Action,
     source::Source,
@@ -110,8 +109,7 @@ impl<S: Source> Agent<S> {
         let Some(held) = held.filter(|_| !timeout.is_zero() && !self.settings.is_dry) else {
             return Then::Rest;
         };
-        let is_end = action.signal().is_some_and(|it| is_meant_to_end(it.get()));
-        let aim = if is_end { Aim::End } else { Aim::Reload };
+        let aim = if action.ends() { Aim::End } else { Aim::Reload };
         let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some() };
         let confirm = Confirm::new(&held, &self.procfs, deed);
         let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };

@@ -17,8 +17,9 @@ use crate::{
     content::{Content, Digest},
     delivery::{Delivery, Plan, Reach, Wanted},
     event::Actor,
+    preflight::Refusal,
     report::Decision,
-    rule::Rule,
+    rule::{CheckIn, Rule},
     settle::Next,
     source::{Interest, Source},
     target::Target,
@@ -54,14 +55,18 @@ pub(super) struct Reloader {
     active: BTreeSet<Index>,
     /// When the change under way began, if what was read of it was out of date at once.
     began: Option<Boot>,
-    /// The files that differed when the content last changed.
-    pub(super) changed: Vec<PathBuf>,
+    /// The files that have changed since everybody last had the content.
+    pub(super) changed: BTreeSet<PathBuf>,
+    /// Whether something is due that waits for others: then it is not its own clock that says when.
+    pub(super) is_blocked: bool,
+    /// The content for which a target was last ended, so that another starts with it.
+    pub(super) ended_for: Option<Digest>,
+    /// The content of which it has been told that it waits for another rule's to be mended.
+    pub(super) told_blocked: Option<Digest>,
     /// What is under way for it beside the loop.
     pub(super) jobs: Jobs,
     /// What has been decided and will be told when the signals are out.
     pub(super) untold: Vec<Decision>,
-    /// The content that is withheld for another rule's sake, as far as that has been told.
-    pub(super) told_withheld: Option<Digest>,
     /// Whether it has been told that there is nobody to reload.
     pub(super) has_told_waiting: bool,
     /// What cannot be read, as far as it has been told.
@@ -103,10 +108,12 @@ impl Reloader {
             order,
             active,
             began: None,
-            changed: Vec::new(),
+            changed: BTreeSet::new(),
+            is_blocked: false,
+            told_blocked: None,
+            ended_for: None,
             jobs: Jobs::default(),
             untold: Vec::new(),
-            told_withheld: None,
             has_told_waiting: false,
             unreadable: HashSet::new(),
         }
@@ -301,8 +308,12 @@ impl Reloader {
         if !paths.is_empty() {
             let changed = dated.or(last).unwrap_or(now);
             let digest = digest(&self.order, &self.watches);
+            // Whoever has not got an earlier change gets it with this one.
+            if self.delivery.owed().next().is_none() {
+                self.changed.clear();
+            }
+            self.changed.extend(paths.iter().cloned());
             self.delivery.want(Wanted { digest, changed, since: clock::now() });
-            self.changed.clone_from(&paths);
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
             let is_known =
@@ -316,6 +327,7 @@ impl Reloader {
         }
         let was_announced = last.is_some() && has_read;
         if was_announced {
+            self.delivery.doubt_check();
             self.untold.push(Decision::Unchanged { rule: self.name().to_owned(), by });
         }
         Conclusion::Same { was_announced }
@@ -338,6 +350,27 @@ impl Reloader {
             self.active.insert(index);
         }
         is_same && self.is_idle(now)
+    }
+
+    /// Whether its check is to run in the place of a target.
+    pub(super) fn is_checked_in_target(&self) -> bool {
+        self.rule.check().is_some_and(|check| check.place == CheckIn::Target)
+    }
+
+    /// Tells once of the content that is wanted that it waits for what another rule watches.
+    pub(super) fn tell_blocked(&mut self, target: Target, other: &str) {
+        let digest = self.delivery.wanted().digest;
+        if self.told_blocked.replace(digest) == Some(digest) {
+            return;
+        }
+        let reason = Refusal::OtherCheckFailed;
+        self.untold.push(Decision::Refused {
+            rule: self.name().to_owned(),
+            pid: Some(target.pid.as_raw()),
+            reason,
+            remedy: reason.remedy(),
+            detail: Some(format!("the content of the rule {other}")),
+        });
     }
 
     /// When what the paths mean last changed, in time since 1970.

@@ -4,13 +4,14 @@ use nix::unistd::Pid;
 
 use super::{
     Agent,
-    crew::{CrewId, Roll},
+    crew::{CrewId, Roll, latest_start},
     recall::{key, remember},
     reloader::Reloader,
 };
 use crate::{
     clock::{self, Boot},
     delivery::Receiver,
+    rule::Action,
     source::Source,
     target::{Target, TargetError},
 };
@@ -33,11 +34,17 @@ impl<S: Source> Agent<S> {
             let new_here = known.filter(|&target| !reloader.delivery.knows(target));
             let joined: Vec<_> = joined.iter().copied().chain(new_here).collect();
             for &target in &joined {
-                let has_read = is_settled && crew.read_at(&self.procfs, target) >= wanted.since;
+                let read_at = crew.read_at(&self.procfs, target);
                 let (ledger, rule) = (&self.ledger, &reloader.rule);
+                // In place of one that was ended for this content: doubt would end it as well.
+                let ends = |step| rule.actions().get(step).is_some_and(Action::ends);
+                let is_successor = |step| ends(step) && reloader.ended_for == Some(wanted.digest);
+                let latest = read_at.max(latest_start(target));
+                let read_at = |step| if is_successor(step) { latest } else { read_at };
+                let has_read = |step| is_settled && read_at(step) >= wanted.since;
                 let applied =
                     |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
-                let has = |step| has_read.then_some(wanted.digest).or_else(|| applied(step));
+                let has = |step| has_read(step).then_some(wanted.digest).or_else(|| applied(step));
                 reloader.delivery.join(target, has);
             }
             for receiver in reloader.delivery.receivers().filter(|_| !joined.is_empty()) {

@@ -87,7 +87,7 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// The targets of a rule, be it about something else that is done.
+    /// The targets that a rule is about, whether it signals them or not.
     pub(super) fn targets_of(&self, reloader: &Reloader) -> impl Iterator<Item = Target> + '_ {
         let crew = reloader.crew.and_then(|crew| self.crews.get(&crew));
         crew.into_iter().flat_map(Crew::targets)

@@ -17,11 +17,11 @@ use crate::{
     child::{self, Ended, Job, Outcome, Place},
     clock::{self, Boot},
     confirm::Evidence,
-    delivery::{Acted, Receiver, Then},
+    delivery::{Acted, News, Receiver, Then},
     post,
     preflight::Refusal,
     report::{ActionName, Decision},
-    rule::{Action, CheckIn},
+    rule::{Action, Check, CheckIn},
     source::Source,
     target::Target,
 };
@@ -31,6 +31,10 @@ const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a request may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do about a check that was not run.
+const NOT_RUN: &str =
+    "see that the check can be run; what it has to say of the content is not known";
 
 /// How many bytes of the names of changed files a command is told.
 const MOST_NAMES: usize = 32 * 1024;
@@ -44,10 +48,18 @@ pub(super) struct Done {
 
 #[derive(Debug)]
 enum What {
-    /// A check: why the content is bad, if it is.
-    Check(Result<(), String>),
+    /// A check, in the place of that target if it was in one: why the content is withheld, if it is.
+    Check(Option<Target>, Result<(), Fault>),
     /// An action that was begun at that moment: why it was not carried out, if so.
     Action(Receiver<Target>, Boot, Result<(), String>),
+}
+
+/// Why a command is not taken for a success.
+#[derive(Debug)]
+struct Fault {
+    detail: String,
+    /// Whether it was run, so that it has said something of the content.
+    was_run: bool,
 }
 
 /// What is under way for a rule; it ends with the rule.
@@ -64,21 +76,21 @@ impl<S: Source> Agent<S> {
     /// Begins to check the content that a rule wants.
     pub(super) fn begin_check(&mut self, id: RuleId) {
         let Some(reloader) = self.reloaders.get(&id) else { return };
-        let Some(check) = reloader.rule.check().cloned() else { return };
-        let place = match check.place {
-            CheckIn::Agent => Some(Place::Agent),
-            CheckIn::Target => self.targets_of(reloader).next().map(Place::Target),
+        let Some(Check { command, place, timeout }) = reloader.rule.check().cloned() else {
+            return;
         };
-        let command = check.command.clone();
-        let environment = environment(reloader);
-        let checked = async move {
-            let Some(place) = place else {
-                return Err("there is no process to run it in yet".to_owned());
-            };
-            let ended = child::run(Job { command, place, timeout: check.timeout, environment });
-            verdict(ended.await, &check.command.to_string(), check.timeout)
+        let first = self.targets_of(reloader).min_by_key(|target| target.pid.as_raw());
+        let (place, target) = match (place, first) {
+            (CheckIn::Agent, _) => (Place::Agent, None),
+            (CheckIn::Target, Some(target)) => (Place::Target(target), Some(target)),
+            (CheckIn::Target, None) => return,
         };
-        self.begin(id, async move { Done { rule: id, what: What::Check(checked.await) } });
+        let shown = command.to_string();
+        let job = Job { command, place, timeout, environment: environment(reloader) };
+        self.begin(id, async move {
+            let verdict = verdict(child::run(job).await, &shown, timeout);
+            Done { rule: id, what: What::Check(target, verdict) }
+        });
     }
 
     /// Begins an action that is about no process.
@@ -92,7 +104,8 @@ impl<S: Source> Agent<S> {
             Action::Exec(command) => self.begin(id, async move {
                 let shown = command.to_string();
                 let job = Job { command, place: Place::Agent, timeout: EXEC_TIMEOUT, environment };
-                done(verdict(child::run(job).await, &shown, EXEC_TIMEOUT))
+                let verdict = verdict(child::run(job).await, &shown, EXEC_TIMEOUT);
+                done(verdict.map_err(|fault| fault.detail))
             }),
             Action::Post(endpoint) => self.begin(id, async move {
                 let posted = post::send(endpoint, POST_TIMEOUT).await;
@@ -114,7 +127,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn finish(&mut self, done: Done) -> anyhow::Result<()> {
         let Done { rule, what } = done;
         match what {
-            What::Check(result) => self.finish_check(rule, result)?,
+            What::Check(target, result) => self.finish_check(rule, target, result)?,
             What::Action(receiver, begun, result) => {
                 self.finish_action(rule, receiver, begun, result);
             }
@@ -122,22 +135,31 @@ impl<S: Source> Agent<S> {
         Ok(())
     }
 
-    fn finish_check(&mut self, id: RuleId, result: Result<(), String>) -> anyhow::Result<()> {
+    fn finish_check(
+        &mut self,
+        id: RuleId,
+        target: Option<Target>,
+        result: Result<(), Fault>,
+    ) -> anyhow::Result<()> {
         // What was checked is what is applied only if it has not changed meanwhile.
         self.take_all()?;
         let now = clock::now();
         self.peek(now);
-        let Self { reloaders, places, source, .. } = self;
+        let Self { reloaders, places, source, crews, procfs, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(()) };
-        let is_same = reloader.is_as_wanted(now, places, source);
-        let is_news = reloader.delivery.checked(is_same.then_some(result.is_ok()), now);
-        if let Err(detail) = result
-            && is_same
-        {
+        let is_as_wanted = reloader.is_as_wanted(now, places, source);
+        // Of a target that has ended before the check could run it says nothing of the content.
+        let crew = reloader.crew.and_then(|crew| crews.get_mut(&crew));
+        let is_nowhere = result.as_ref().is_err_and(|fault| !fault.was_run)
+            && target.zip(crew).is_some_and(|(target, crew)| crew.miss(target, procfs, now));
+        let verdict = Some(result.is_ok()).filter(|_| is_as_wanted && !is_nowhere);
+        let told = reloader.delivery.checked(verdict, now);
+        if let (Err(Fault { detail, was_run }), Some(news)) = (result, told) {
             let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
-            let (remedy, detail) = (reason.remedy(), Some(detail));
-            let refused = Decision::Refused { rule, pid: None, reason, remedy, detail };
-            if is_news {
+            let remedy = if was_run { reason.remedy() } else { NOT_RUN };
+            let refused =
+                Decision::Refused { rule, pid: None, reason, remedy, detail: Some(detail) };
+            if news == News::New {
                 reloader.untold.push(refused);
             } else {
                 self.teller.count(&refused);
@@ -220,7 +242,7 @@ fn environment(reloader: &Reloader) -> Vec<(OsString, OsString)> {
 }
 
 /// Why a command is not taken for a success, if so.
-fn verdict(ended: Ended, command: &str, timeout: Duration) -> Result<(), String> {
+fn verdict(ended: Ended, command: &str, timeout: Duration) -> Result<(), Fault> {
     let Ended { outcome, output } = ended;
     let how = match outcome {
         Outcome::Passed => return Ok(()),
@@ -232,8 +254,11 @@ fn verdict(ended: Ended, command: &str, timeout: Duration) -> Result<(), String>
                 humantime::format_duration(timeout)
             )
         }
-        Outcome::NotRun(error) => return Err(error.to_string()),
+        Outcome::NotRun(error) => {
+            return Err(Fault { detail: error.to_string(), was_run: false });
+        }
     };
     let output = output.trim();
-    Err(if output.is_empty() { how } else { format!("{how}: {output}") })
+    let detail = if output.is_empty() { how } else { format!("{how}: {output}") };
+    Err(Fault { detail, was_run: true })
 }

@@ -54,6 +54,8 @@ struct World {
     digest: Digest,
     lives: HashMap<(usize, Option<Key>), Life>,
     passed: Option<Digest>,
+    /// Whether the content has been another since the check began.
+    is_stale: bool,
     /// What is under way, with the content that it is about.
     tasks: Vec<(Task<Key>, Digest)>,
     confirming: Vec<Receiver<Key>>,
@@ -72,13 +74,25 @@ impl World {
         }
         let now = Boot(Duration::from_secs(1000));
         let (tasks, confirming) = (Vec::new(), Vec::new());
-        Self { delivery, plan, now, digest, lives, passed: None, tasks, confirming }
+        Self {
+            delivery,
+            plan,
+            now,
+            digest,
+            lives,
+            passed: None,
+            is_stale: false,
+            tasks,
+            confirming,
+        }
     }
 
     fn play(&mut self, step: Step) {
         match step {
             Step::Change(content) => {
-                self.digest = Digest::of(&[content]);
+                let digest = Digest::of(&[content]);
+                self.is_stale |= digest != self.digest;
+                self.digest = digest;
                 let wanted = Wanted { digest: self.digest, changed: self.now, since: self.now };
                 self.delivery.want(wanted);
             }
@@ -123,6 +137,7 @@ impl World {
         let Task::Act(Receiver { step, target }) = task else {
             assert!(self.plan.is_checked, "nothing is checked that need not be");
             assert_ne!(self.passed, Some(self.digest), "what has passed is not checked again");
+            self.is_stale = false;
             return;
         };
         if self.plan.is_checked {
@@ -164,7 +179,7 @@ impl World {
                 _ => Some(false),
             };
             self.delivery.checked(has_passed, self.now);
-            self.passed = (has_passed == Some(true) && digest == self.digest).then_some(digest);
+            self.passed = (has_passed == Some(true) && !self.is_stale).then_some(digest);
             return;
         };
         let now = self.now;
@@ -310,14 +325,14 @@ fn bad_content_is_withheld_and_a_roll_back_is_nothing_new() {
     delivery.want(wanted(b"bad", NOW));
     assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
     assert_eq!(delivery.next(NOW, |_| true), None, "one check at a time");
-    assert!(delivery.checked(Some(false), NOW), "it is news");
+    assert_eq!(delivery.checked(Some(false), NOW), Some(News::New));
     assert_eq!(delivery.withholds(7), Some(Withheld::Bad));
     assert_eq!(delivery.next(NOW, |_| true), None);
     // The same again, for the check itself may have been amiss; and slower each time.
     let again = NOW.after(FIRST_RECHECK);
     assert_eq!(delivery.next_at(), Some(again));
     assert_eq!(delivery.next(again, |_| true), Some(Task::Check));
-    assert!(!delivery.checked(Some(false), again), "it is none");
+    assert_eq!(delivery.checked(Some(false), again), Some(News::Old));
     assert_eq!(delivery.next_at(), Some(again.after(FIRST_RECHECK * 2)));
 
     delivery.want(good);
@@ -337,6 +352,29 @@ fn content_that_changes_while_it_is_checked_is_checked_again() {
     delivery.want(wanted(b"1", NOW));
     delivery.checked(Some(true), NOW);
     assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+    // It was another for a while, and nobody knows which of them was checked.
+    delivery.want(wanted(b"2", NOW));
+    delivery.want(wanted(b"1", NOW));
+    assert_eq!(delivery.next(NOW, |_| true), None, "one check at a time");
+    assert_eq!(delivery.checked(Some(false), NOW), None);
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+    delivery.doubt_check();
+    assert_eq!(delivery.checked(Some(true), NOW), None);
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+}
+
+#[test]
+fn bad_content_that_comes_again_is_checked_and_told_again() {
+    let [good, bad] = [b"good", b"bad!"].map(|text| wanted(text, NOW));
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], true), good, |_| None);
+    delivery.join(7, |_| Some(good.digest));
+    for _ in 0..2 {
+        delivery.want(bad);
+        assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+        assert_eq!(delivery.checked(Some(false), NOW), Some(News::New));
+        delivery.want(good);
+        assert_eq!(delivery.next(NOW, |_| true), None);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{CommandLine, Endpoint, SignalNumber};
+use crate::preflight::is_meant_to_end;
 
 /// What is done when the content has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,12 @@ impl Action {
             Self::Restart => Some(SignalNumber::TERM),
             Self::Exec(_) | Self::Post(_) => None,
         }
+    }
+
+    /// Whether the targets are to end, for others to be started in their place.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.signal().is_some_and(|signal| is_meant_to_end(signal.get()))
     }
 }
 
