@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -26,7 +27,7 @@ use crate::support::{
     process::{Process, run},
     source::Source,
     target::{Recipe, Running},
-    time::poll,
+    time::{pause, poll},
     writer::{config, replace},
 };
 
@@ -361,6 +362,16 @@ fn a_check_in_the_place_of_a_target_waits_for_one() {
 
 promise!(a_target_reads_nothing_bad_for_the_sake_of_another_rule);
 fn a_target_reads_nothing_bad_for_the_sake_of_another_rule(source: Source) {
+    check_two_rules(source, "");
+}
+
+promise!(two_rules_do_not_wait_for_the_checks_of_each_other);
+fn two_rules_do_not_wait_for_the_checks_of_each_other(source: Source) {
+    check_two_rules(source, "  check: \"true\"\n");
+}
+
+/// The rule `other` of the same target has this check.
+fn check_two_rules(source: Source, check: &str) {
     let mut scene = Scene::new();
     let other = scene.aside.path().join("other.conf");
     fs::write(&other, "0").unwrap();
@@ -368,7 +379,7 @@ fn a_target_reads_nothing_bad_for_the_sake_of_another_rule(source: Source) {
     let (path, name) = (scene.path.display(), scene.recipe.name());
     let text = format!(
         "rules:\n- name: checked\n  watch: {path}\n  process: {name}\n  check: grep -qv bad {path}\n\
-         - name: other\n  watch: {}\n  process: {name}\n",
+         - name: other\n  watch: {}\n  process: {name}\n{check}",
         other.display()
     );
     fs::write(&rules, text).unwrap();
@@ -382,6 +393,11 @@ fn a_target_reads_nothing_bad_for_the_sake_of_another_rule(source: Source) {
     assert_eq!(refused.text("reason"), "other_check_failed");
     assert_eq!(refused.text("detail"), "the content of the rule checked");
     assert_eq!(refused.pid(), scene.target.pid);
+    // It waits for the other rule's content, and not in a circle.
+    let before = agent.wake_ups();
+    pause(Duration::from_millis(500));
+    let times = agent.wake_ups() - before;
+    assert!(times < 50, "it woke up {times} times in half a second");
 
     replace(&scene.path, "2");
     let events = agent.events_until("reloaded");

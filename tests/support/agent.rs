@@ -213,6 +213,13 @@ impl Agent {
         self.events_until(name).pop().unwrap()
     }
 
+    /// How often its loop has gone to sleep, and so been woken up.
+    pub(crate) fn wake_ups(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse().unwrap()
+    }
+
     /// Whether it still runs.
     pub(crate) fn lives(&mut self) -> bool {
         self.process.lives()
