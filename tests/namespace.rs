@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    agent::{AGENT, Agent, arguments, clean, names},
+    agent::{AGENT, Agent, arguments, clean, command, names},
     lines::Lines,
     process::{Process, children_of},
     program::WRITER,
@@ -112,6 +112,50 @@ fn a_process_outside_is_not_a_target(source: Source) {
     outer_agent.wait_for("reloaded");
     assert_eq!(outside.signal().content, "2");
     assert!(outside.lives());
+}
+
+promise!(a_target_inside_is_found_by_its_path_and_by_its_pid_file);
+/// The pid file has the number that the namespace gives; to an agent outside only the path means
+/// anything.
+fn a_target_inside_is_found_by_its_path_and_by_its_pid_file(source: Source) {
+    const SCRIPT: &str = r#""$TARGET" --read "$CONFIG" & echo $! > "$PID_FILE"; "$@""#;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (path, pid_file) = (at("app.conf"), at("x.pid"));
+    for selector in ["--pid-file", "--exe"] {
+        println!("--- {selector}");
+        fs::write(&path, "0").unwrap();
+        let recipe = Recipe::new();
+        let value = if selector == "--exe" { recipe.path() } else { pid_file.clone() };
+        let run = |command: &mut Command| {
+            command.args(["run", "--log-format", "json", "--min-interval", "0"]);
+            command.args(["--confirm-timeout", "0", "--watch"]).arg(&path).arg(selector);
+            let mut agent = Agent::spawn(command.arg(&value).args(source.arguments()));
+            (agent.events_until("ready"), agent)
+        };
+        let mut inner = clean(Command::new("unshare"));
+        inner.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"]);
+        inner.arg(AGENT).env("TARGET", recipe.path()).env("CONFIG", &path);
+        let (_, mut inner) = run(inner.env("PID_FILE", &pid_file).stdout(Stdio::piped()));
+        let mut target = Lines::of(recipe.name(), inner.output());
+        let pid: i32 = target.until("started", |line| {
+            line.strip_prefix("started ")?.split(' ').next()?.parse().ok()
+        });
+        target.until("ready", |line| line.starts_with("ready ").then_some(()));
+
+        replace(&path, "1");
+        assert_eq!(inner.wait_for("reloaded").pid(), pid);
+        assert_eq!(content(&mut target), "1");
+
+        if selector == "--exe" {
+            let (_, mut outer) = run(&mut command());
+            replace(&path, "2");
+            let reloaded = outer.wait_for("reloaded");
+            assert!(is_called(reloaded.pid(), recipe.name()), "{reloaded}");
+            assert_ne!(reloaded.pid(), pid, "the namespaces number it differently");
+            assert_eq!(content(&mut target), "2");
+        }
+    }
 }
 
 promise!(the_first_process_of_a_namespace_can_be_stopped);

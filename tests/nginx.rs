@@ -12,13 +12,14 @@ use std::{fs, path::Path, process::Command};
 use rustix::process::Signal;
 
 use crate::support::{
-    agent::{Agent, count},
+    agent::{Agent, command, count, unhurried_arguments},
     filesystem::with_each,
     kubelet::{Order, Volume, keys},
     nginx::{Nginx, WORKERS, server},
     process::run,
     source::Source,
     time::poll,
+    writer::replace,
 };
 
 /// Waits until nginx serves `revision` by new workers, and checks who was signalled on the way.
@@ -97,6 +98,44 @@ fn edits_on_a_host_are_served(source: Source) {
         let revision = format!("revision {n}");
         edit(&path, &format!("revision {}", n - 1), &revision);
         check_reload(&mut agent, &nginx, &before, &revision);
+    }
+    assert!(nginx.lives());
+}
+
+promise!(what_nginx_would_not_take_is_withheld_with_its_own_words);
+/// And what is good again goes through, with evidence that it took.
+fn what_nginx_would_not_take_is_withheld_with_its_own_words(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = dir.path().join("servers");
+    fs::create_dir(&servers).unwrap();
+    let path = servers.join("app.conf");
+    let good = |n: u32| server(&servers, &format!("revision {n}"));
+    fs::write(&path, good(1)).unwrap();
+    let mut nginx = Nginx::start(&servers);
+    let mut command = command();
+    command.args(unhurried_arguments(&path, nginx.name())).args(source.arguments());
+    let check = nginx.check().to_owned();
+    command.args(["--min-interval", "0", "--confirm-timeout", "10s", "--check", &check]);
+    let mut agent = Agent::spawn(&mut command);
+    agent.wait_for("ready");
+
+    for n in 2..=3 {
+        replace(&path, &good(n).replace("return", "retrun"));
+        let events = agent.events_until("refused");
+        assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+        let refused = events.last().unwrap();
+        assert_eq!(refused.text("reason"), "check_failed");
+        let words = "unknown directive \"retrun\" in ";
+        assert!(refused.text("detail").contains(words), "{refused}");
+        assert_eq!(nginx.get().as_deref(), Some(&*format!("revision {}", n - 1)));
+
+        let before = nginx.workers();
+        replace(&path, &good(n));
+        check_reload(&mut agent, &nginx, &before, &format!("revision {n}"));
+        let confirmed = agent.wait_for("confirmed");
+        assert_eq!(confirmed.pid(), nginx.pid());
+        let evidence = confirmed.text("evidence");
+        assert!(["reopened", "workers"].contains(&evidence), "{confirmed}");
     }
     assert!(nginx.lives());
 }

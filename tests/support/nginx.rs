@@ -30,7 +30,7 @@ pub(crate) struct Nginx {
     check: String,
     // Its words are not waited for, but they are shown where a test fails.
     _lines: Lines,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Nginx {
@@ -86,7 +86,7 @@ impl Nginx {
         let lines = Lines::of("nginx", process.stderr.take().unwrap());
         let check = format!("{} -t {options}", executable.display());
         let socket = socket_of(servers);
-        let nginx = Self { process, name, socket, check, _lines: lines, _home: home };
+        let nginx = Self { process, name, socket, check, _lines: lines, home };
         poll("nginx serves", || nginx.get());
         poll("nginx has its workers", || (nginx.workers().len() == WORKERS).then_some(()));
         nginx

@@ -113,10 +113,8 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
         reloader.untold.push(Decision::Changed { rule, paths, by: None });
     }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
-        let action = reloader.rule.actions().get(receiver.step).map(ToString::to_string);
-        let applied = ledger
-            .zip(action)
-            .and_then(|(ledger, action)| ledger.applied(reloader.name(), &action, receiver.target));
+        let action = key(&reloader.rule, receiver.step);
+        let applied = ledger.and_then(|it| it.applied(reloader.name(), &action, receiver.target));
         if is_owed && applied != Some(wanted.digest) {
             reloader.delivery.doubt(receiver);
         }

@@ -115,7 +115,7 @@ impl EnterError {
                  capabilities than it has",
             ),
             Self::Namespaces { source, .. }
-                if source.raw_os_error() == Some(libc::EINVAL | libc::ENOSYS) =>
+                if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
             {
                 Some("--check-in target needs Linux 5.8 for a process in other namespaces")
             }
