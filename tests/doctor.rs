@@ -117,11 +117,11 @@ fn the_text_can_be_read() {
     let text = String::from_utf8(output.stdout).unwrap();
     println!("{text}");
     let titles: Vec<_> = text.lines().filter(|line| !line.starts_with(' ')).collect();
-    let expected = ["options", "kernel", "rights", "source", "watch", "target"];
+    let expected = ["options", "kernel", "rights", "source", "watch", "target", "reload"];
     let titles: Vec<_> = titles.into_iter().filter(|title| !title.is_empty()).collect();
-    assert_eq!(titles[..6], expected);
-    assert!(titles[6].starts_with("`reload-agent run` "), "{titles:?}");
-    assert_eq!(titles.len(), 7);
+    assert_eq!(titles[..7], expected);
+    assert!(titles[7].starts_with("`reload-agent run` "), "{titles:?}");
+    assert_eq!(titles.len(), 8);
     let width = text.lines().map(|line| line.chars().count()).max().unwrap();
     assert!((60..=96).contains(&width), "{width} columns");
     assert!(text.contains("  note  subdirectories  1 is not watched"), "{text}");

@@ -4,15 +4,20 @@ mod finding;
 mod report;
 
 mod environment;
+mod keep;
 mod kernel;
 mod limits;
+mod reload;
 mod rights;
 mod source;
 mod status;
 mod target;
 mod watch;
 
-use std::path::Path;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use self::{source::Sources, watch::Seen};
 use crate::{mount::Mounts, rule::Sketch, source::Choice};
@@ -35,6 +40,10 @@ pub struct Question {
     pub rules: Vec<Sketch>,
     /// Which sources may be used.
     pub choice: Choice,
+    /// Where it would be remembered what was applied.
+    pub state_dir: Option<PathBuf>,
+    /// Where metrics and health would be served.
+    pub listen: Option<SocketAddr>,
     /// The environment variables that look like options and are none.
     pub unknown_variables: Vec<String>,
 }
@@ -63,6 +72,7 @@ pub fn examine(question: &Question) -> Report {
                 .remedy("see `reload-agent run --help` for their names, or unset it"),
         );
     }
+    keep::examine(&mut report, question.state_dir.as_deref(), question.listen);
     kernel::examine(&mut report);
     let me = Standing::own();
     let Some(me) = me else {
@@ -95,5 +105,6 @@ pub fn examine(question: &Question) -> Report {
             target::examine(&mut report, rule, selector, &me, &mounts, &seen.files);
         }
     }
+    reload::examine(&mut report, &question.rules, &me);
     report
 }

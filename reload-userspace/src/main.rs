@@ -159,10 +159,12 @@ fn inside(args: InsideArgs) -> Result<ExitCode> {
 async fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let DoctorArgs { run, format } = args;
     // What `run` would refuse is refused here.
-    Settings::new(run)?;
+    let settings = Settings::new(run)?;
     let question = Question {
         rules: rule::sketches(run)?,
         choice: choice(run.source),
+        state_dir: settings.state_dir,
+        listen: settings.listen,
         unknown_variables: unknown_variables(),
     };
     let report = doctor::examine(&question);

@@ -34,6 +34,8 @@ pub enum Group {
     Watch,
     /// Whom to reload.
     Target,
+    /// What surrounds a reload.
+    Reload,
 }
 
 impl Group {
@@ -45,6 +47,7 @@ impl Group {
             Self::Source => "source",
             Self::Watch => "watch",
             Self::Target => "target",
+            Self::Reload => "reload",
         }
     }
 }
@@ -86,6 +89,8 @@ macro_rules! ids {
 
 ids! {
     UnknownVariable Options "unknown_variable" "variable";
+    StateDir Options "state_dir" "state";
+    Listen Options "listen" "listen";
     Kernel Kernel "kernel" "kernel";
     Btf Kernel "btf" "BTF";
     Lockdown Kernel "lockdown" "lockdown";
@@ -114,6 +119,8 @@ ids! {
     HiddenProcesses Target "hidden_processes" "hidepid";
     Process Target "process" "process";
     Environment Target "environment" "environment";
+    Check Reload "check" "check";
+    Confirmation Reload "confirmation" "confirmation";
 }
 
 impl Serialize for Id {

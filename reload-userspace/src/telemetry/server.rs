@@ -105,6 +105,13 @@ struct Desk {
     doctor: Doctor,
 }
 
+/// An address to listen on, and what stands for it where there is no version 6.
+fn with_version_4(address: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let is_all = |it: &SocketAddr| it.ip() == Ipv6Addr::UNSPECIFIED;
+    let second = address.filter(is_all).map(|it| (Ipv4Addr::UNSPECIFIED, it.port()).into());
+    address.into_iter().chain(second).collect()
+}
+
 impl Server {
     /// Listens on an address: `127.0.0.1:9533`, `[::1]:9533`, or `:9533` for all of this machine's.
     ///
@@ -119,7 +126,7 @@ impl Server {
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
             ],
-            None => address.parse().into_iter().collect(),
+            None => with_version_4(address.parse().ok()),
         };
         let Some(first) = addresses.first().copied() else {
             return Err(ServerError::Address { given: address.to_owned() });
