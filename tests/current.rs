@@ -9,11 +9,12 @@ mod support;
 
 use std::{
     fs,
-    io::Write as _,
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{ChildStdin, Command, Stdio},
+    process::{Command, Stdio},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     agent::{Agent, command, count, names},
@@ -30,14 +31,12 @@ fn a_target_that_becomes_another_program_is_none_any_more(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let other = Recipe::new().reading(&path);
-    let mut changing = Changing::start(recipe.name());
+    let mut changing = Changing::start(recipe.name(), &other.command());
     let mut agent = Agent::on(source, &path, recipe.name());
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), changing.pid());
-    changing.lines.until("the trap", |line| (line == "trapped").then_some(()));
-
-    changing.becomes(&mut other.command());
-    changing.lines.until("the other program", |line| line.starts_with("ready ").then_some(()));
+    changing.is_reloaded();
+    changing.becomes_the_other();
     // The fence: somebody who is meant.
     let mut target = recipe.start();
     replace(&path, "2");
@@ -56,14 +55,12 @@ promise!(a_target_that_becomes_a_program_without_a_handler_survives);
 fn a_target_that_becomes_a_program_without_a_handler_survives(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().handler("none").reading(&path);
-    let mut changing = Changing::start(recipe.name());
+    let mut changing = Changing::start(recipe.name(), &recipe.command());
     let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "0s"]);
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), changing.pid());
-    changing.lines.until("the trap", |line| (line == "trapped").then_some(()));
-
-    changing.becomes(&mut recipe.command());
-    changing.lines.until("the new program", |line| line.starts_with("ready ").then_some(()));
+    changing.is_reloaded();
+    changing.becomes_the_other();
     replace(&path, "2");
     let events = agent.events_until("refused");
     assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
@@ -153,33 +150,37 @@ impl By {
 /// A shell that goes by another name, handles HUP, and becomes another program when it is told so.
 struct Changing {
     process: Process,
-    orders: ChildStdin,
     lines: Lines,
 }
 
 impl Changing {
     #[track_caller]
-    fn start(name: &str) -> Self {
-        // bash runs a trap while it waits in `read` with a timeout, and not without one.
-        let script = "trap 'echo trapped' HUP; echo listening
-            until read -t 0.05 words; do :; done; exec $words";
-        let mut shell = Command::new("bash");
-        shell.arg0(name).args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Process::spawn(&mut shell);
+    fn start(name: &str, program: &Command) -> Self {
+        let script = "trap 'echo trapped' HUP; trap 'exec \"$@\"' USR1; echo listening
+            while :; do sleep 0.1 & wait $!; done";
+        let mut shell = Command::new("sh");
+        shell.arg0(name).args(["-c", script, "sh"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        let mut process = Process::spawn(shell.stdin(Stdio::null()).stdout(Stdio::piped()));
         let mut lines = Lines::of(&format!("{name}, a shell"), process.stdout.take().unwrap());
-        lines.until("the trap is set", |line| (line == "listening").then_some(()));
-        let orders = process.stdin.take().unwrap();
-        Self { process, orders, lines }
+        lines.until("the traps are set", |line| (line == "listening").then_some(()));
+        Self { process, lines }
     }
 
     fn pid(&self) -> i32 {
         self.process.pid()
     }
 
+    /// Waits until it has handled a HUP as a shell.
     #[track_caller]
-    fn becomes(&mut self, program: &mut Command) {
-        let words = std::iter::once(program.get_program()).chain(program.get_args());
-        let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-        writeln!(self.orders, "{}", words.join(" ")).unwrap();
+    fn is_reloaded(&mut self) {
+        self.lines.until("the trap", |line| (line == "trapped").then_some(()));
+    }
+
+    #[track_caller]
+    fn becomes_the_other(&mut self) {
+        // Our own child, which nobody has reaped: the pid is its own.
+        kill_process(Pid::from_raw(self.pid()).unwrap(), Signal::USR1).unwrap();
+        self.lines.until("the other program", |line| line.starts_with("ready ").then_some(()));
     }
 }

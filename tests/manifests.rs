@@ -9,7 +9,7 @@ mod support;
 
 use std::process::Stdio;
 
-use crate::support::{lines::Lines, manifest::Manifest, pod::Pod, process::Process};
+use crate::support::{lines::Lines, manifest::Manifest, pod::Pod, process::Process, time::poll};
 
 /// The manifests, the signal that each sends, and the source that its agent has.
 const MANIFESTS: &[(&str, &str, &str)] = &[
@@ -29,12 +29,20 @@ fn check(name: &str) {
     let ready = lines.until("ready", |line| line.contains("ready after").then(|| line.to_owned()));
     assert!(ready.contains(source) && ready.ends_with("1 to reload"), "{ready}");
 
+    pod.wait_for_probes();
     for revision in 2..=3 {
         pod.update(revision);
         let sent = format!("sent {signal} to pid");
         lines.until(&sent, |line| line.contains(&sent).then_some(()));
         pod.wait_for(revision);
+        let reloads = format!("result=\"confirmed\"}} {}", revision - 1);
+        poll(&reloads, || pod.metrics().filter(|text| text.contains(&reloads)));
     }
+    let metrics = pod.metrics().unwrap();
+    let is_successful = |line: &str| {
+        line.starts_with("reload_agent_last_reload_successful{") && line.ends_with("} 1")
+    };
+    assert!(metrics.lines().any(is_successful), "{metrics}");
 }
 
 #[test]
@@ -96,6 +104,14 @@ fn every_container_gives_up_what_it_does_not_need() {
         let agent = &pod.containers[1];
         assert_eq!(agent.image, format!("reload-agent:{}", env!("CARGO_PKG_VERSION")), "{name}");
         assert_eq!(agent.command, [] as [String; 0], "{name}: the image needs no argument");
+        let volumes = |name: &str| pod.volumes.iter().find(|volume| volume.name == name).unwrap();
+        let state = agent.volume_mounts.iter().find(|mount| mount.name == "state").unwrap();
+        assert!(volumes("state").empty_dir.is_some(), "{name}: it outlives the container");
+        let set = |name: &str| &agent.env.iter().find(|set| set.name == name).unwrap().value;
+        assert_eq!(*set("RELOAD_STATE_DIR"), state.path, "{name}");
+        let port = set("RELOAD_LISTEN");
+        assert_eq!(manifest.annotations["prometheus.io/port"], *port, "{name}");
+        assert_eq!(agent.ports[0].container_port.to_string(), *port, "{name}");
         let resources = &agent.resources;
         assert!(resources.requests.contains_key("memory"), "{name}");
         assert!(resources.limits.contains_key("memory"), "{name}");

@@ -15,6 +15,7 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     /// The data of the `ConfigMap`.
     pub(crate) keys: Keys,
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) pod: Pod,
 }
 
@@ -39,7 +40,8 @@ impl Manifest {
         let volumes = &spec.template.spec.volumes;
         let mounted = volumes.iter().find_map(|volume| volume.config_map.as_ref()).unwrap();
         assert_eq!(mounted.name, config.metadata.name);
-        Self { name: metadata.name, keys: config.data, pod: spec.template.spec }
+        let Template { metadata: TemplateMetadata { annotations, .. }, spec: pod } = spec.template;
+        Self { name: metadata.name, keys: config.data, annotations, pod }
     }
 
     /// The names of all that there are.
@@ -104,6 +106,8 @@ struct Template {
 #[serde(deny_unknown_fields)]
 struct TemplateMetadata {
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,6 +157,8 @@ pub(crate) struct Container {
     pub(crate) env: Vec<Variable>,
     #[serde(default)]
     pub(crate) ports: Vec<Port>,
+    pub(crate) liveness_probe: Option<Probe>,
+    pub(crate) readiness_probe: Option<Probe>,
     pub(crate) security_context: Security,
     #[serde(default)]
     pub(crate) resources: Resources,
@@ -170,6 +176,22 @@ pub(crate) struct Variable {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Port {
     pub(crate) container_port: u16,
+}
+
+/// A question of the kubelet's.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Probe {
+    pub(crate) http_get: HttpGet,
+    #[serde(rename = "timeoutSeconds")]
+    _timeout_seconds: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HttpGet {
+    pub(crate) path: String,
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Deserialize)]

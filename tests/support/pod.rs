@@ -16,7 +16,7 @@ use super::{
     agent::Agent,
     docker::{Container, IMAGE, SERVERS, docker},
     kubelet::{Order, Volume},
-    manifest::{self, Manifest},
+    manifest::{self, HttpGet, Manifest},
     time::poll,
 };
 
@@ -64,14 +64,39 @@ impl Pod {
 
     /// What it serves, or `None` where it does not.
     pub(crate) fn get(&self) -> Option<String> {
-        const LIMIT: Duration = Duration::from_secs(2);
-        let mut stream = TcpStream::connect_timeout(&self.address, LIMIT).ok()?;
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        let answer = self.ask(self.address.port(), "/")?;
         let (_head, body) = answer.split_once("\r\n\r\n")?;
         Some(body.trim_end().to_owned())
+    }
+
+    /// Waits until the agent's probes are content, as the kubelet would.
+    #[track_caller]
+    pub(crate) fn wait_for_probes(&self) {
+        let agent = self.recipe.agent();
+        for probe in [&agent.liveness_probe, &agent.readiness_probe] {
+            let HttpGet { path, port } = &probe.as_ref().expect("a probe").http_get;
+            let is_well = |answer: &String| answer.split(' ').nth(1) == Some("200");
+            poll(path, || self.ask(*port, path).filter(is_well));
+        }
+    }
+
+    /// The agent's metrics, from where the annotations say that they are.
+    pub(crate) fn metrics(&self) -> Option<String> {
+        let annotations = &self.recipe.manifest.annotations;
+        assert_eq!(annotations["prometheus.io/scrape"], "true");
+        self.ask(annotations["prometheus.io/port"].parse().unwrap(), "/metrics")
+    }
+
+    /// What is answered on a port of the pod, head and all.
+    fn ask(&self, port: u16, path: &str) -> Option<String> {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let address = SocketAddr::new(self.address.ip(), port);
+        let mut stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
     }
 
     /// Syncs its `ConfigMap`: the manifest's, with this revision in it.
