@@ -192,6 +192,22 @@ fn content_that_was_another_while_it_was_checked_is_checked_again(source: Source
 }
 
 #[test]
+fn a_check_that_writes_to_what_is_watched_is_told_of() {
+    let scene = Scene::new();
+    let check = format!("touch {}", scene.path.display());
+    let mut agent = scene.agent(Source::Inotify, &["--check", &check]);
+    replace(&scene.path, "1");
+    let events = agent.events_until("refused");
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    let refused = events.last().unwrap();
+    assert_eq!(refused.text("detail"), "the files were touched whenever they were checked");
+    let remedy = "see that the check writes to nothing that is watched";
+    assert_eq!(refused.text("remedy"), remedy);
+    // Each check is followed by one of these.
+    assert!(count(&events, "unchanged") < 10, "it is not checked in a circle: {events:?}");
+}
+
+#[test]
 fn a_check_that_never_ends_is_killed_and_withholds() {
     let mut scene = Scene::new();
     let pid = scene.aside.path().join("pid");

@@ -26,6 +26,9 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// machine may have been amiss, and not the content. Then it doubles.
 const FIRST_RECHECK: Duration = Duration::from_secs(30);
 
+/// How often in a row the files are touched while they are checked until that is told.
+const MOST_RESTLESS: u32 = 3;
+
 /// The longest time between two checks of the same content.
 const LAST_RECHECK: Duration = Duration::from_mins(10);
 
@@ -108,6 +111,8 @@ pub struct Delivery<K> {
     check: Check,
     /// The content that has last failed the check, and how often.
     failed_check: Option<(Digest, u32)>,
+    /// How often in a row a check was of no use, though the content that is wanted is the same.
+    restless: u32,
     entries: Vec<Entry<K>>,
 }
 
@@ -180,7 +185,7 @@ impl<K: Copy + Eq> Delivery<K> {
             (*reach == Reach::One).then(|| Entry::new(receiver, has(step)))
         };
         let entries = plan.steps.iter().enumerate().filter_map(one).collect();
-        Self { plan, wanted, check: Check::None, failed_check: None, entries }
+        Self { plan, wanted, check: Check::None, failed_check: None, restless: 0, entries }
     }
 
     /// The content that everybody is to have.
@@ -197,6 +202,7 @@ impl<K: Copy + Eq> Delivery<K> {
                 entry.retry_at = Boot::ZERO;
             }
             self.failed_check = None;
+            self.restless = 0;
             self.doubt_check();
             if matches!(self.check, Check::Failed(..)) {
                 self.check = Check::None;
@@ -209,6 +215,13 @@ impl<K: Copy + Eq> Delivery<K> {
     pub fn doubt_check(&mut self) {
         if matches!(self.check, Check::Running(_)) {
             self.check = Check::Stale;
+        }
+    }
+
+    /// A check was not carried out, and says nothing: it may begin anew.
+    pub fn retract_check(&mut self) {
+        if matches!(self.check, Check::Running(_) | Check::Stale) {
+            self.check = Check::None;
         }
     }
 
@@ -366,7 +379,8 @@ impl<K: Copy + Eq> Delivery<K> {
     }
 
     /// Tells what the check has said of the content that was wanted when it began; `None` where it
-    /// has nothing to say, for the content has changed meanwhile. Says of a failure whether it is news.
+    /// has nothing to say, for the files were touched meanwhile. Says whether it is to be told that the
+    /// check has failed, or never comes to an end in peace, and whether that is news.
     pub fn checked(&mut self, has_passed: Option<bool>, now: Boot) -> Option<News> {
         let (digest, has_passed) = match self.check {
             Check::Running(digest) => (digest, has_passed),
@@ -374,8 +388,15 @@ impl<K: Copy + Eq> Delivery<K> {
             Check::None | Check::Passed(_) | Check::Failed(..) => return None,
         };
         let before = self.failed_check.filter(|(failed, _)| *failed == digest);
+        self.restless = if has_passed.is_some() { 0 } else { self.restless.saturating_add(1) };
         self.check = match has_passed {
-            None => Check::None,
+            None if self.restless <= 1 => Check::None,
+            // It may be the check itself that touches the files: then it would have no end.
+            None => {
+                let again = now.after(backoff(FIRST_RETRY, LAST_RETRY, self.restless - 1));
+                self.check = Check::Failed(digest, again);
+                return (self.restless == MOST_RESTLESS).then_some(News::New);
+            }
             Some(true) => Check::Passed(digest),
             Some(false) => {
                 let times = before.map_or(1, |(_, times)| times.saturating_add(1));

@@ -160,6 +160,8 @@ impl<S: Source> Agent<S> {
         let Some(crew) = reloader.crew.and_then(|crew| self.crews.get_mut(&crew)) else { return };
         let earnest = if self.settings.is_dry { Earnest::Dry } else { Earnest::Real };
         let caution = reloader.rule.pace().caution;
+        // Whatever is seen from here on may come of it: the agent may not go on at once when it is out.
+        let sending = clock::now();
         let signalled = crew.signal(&self.procfs, target, signal, caution, now, earnest);
         let at = clock::now();
         let rule = reloader.name().to_owned();
@@ -169,7 +171,7 @@ impl<S: Source> Agent<S> {
         }
         match signalled {
             Signalled::Sent => {
-                let then = self.begin_proof(id, receiver, action, at, ticket);
+                let then = self.begin_proof(id, receiver, action, sending, ticket);
                 let Some(reloader) = self.reloaders.get_mut(&id) else { return };
                 reloader.delivery.acted(receiver, Acted::Applied(then), at);
                 if action.ends() {

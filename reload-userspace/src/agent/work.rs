@@ -36,6 +36,12 @@ const POST_TIMEOUT: Duration = Duration::from_secs(10);
 const NOT_RUN: &str =
     "see that the check can be run; what it has to say of the content is not known";
 
+/// Why no check is of any use.
+const RESTLESS: &str = "the files were touched whenever they were checked";
+
+/// What to do about that.
+const RESTLESS_REMEDY: &str = "see that the check writes to nothing that is watched";
+
 /// How many bytes of the names of changed files a command is told.
 const MOST_NAMES: usize = 32 * 1024;
 
@@ -152,11 +158,18 @@ impl<S: Source> Agent<S> {
         let crew = reloader.crew.and_then(|crew| crews.get_mut(&crew));
         let is_nowhere = result.as_ref().is_err_and(|fault| !fault.was_run)
             && target.zip(crew).is_some_and(|(target, crew)| crew.miss(target, procfs, now));
-        let verdict = Some(result.is_ok()).filter(|_| is_as_wanted && !is_nowhere);
-        let told = reloader.delivery.checked(verdict, now);
-        if let (Err(Fault { detail, was_run }), Some(news)) = (result, told) {
+        if is_nowhere {
+            reloader.delivery.retract_check();
+            return Ok(());
+        }
+        let verdict = Some(result.is_ok()).filter(|_| is_as_wanted);
+        if let Some(news) = reloader.delivery.checked(verdict, now) {
             let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
-            let remedy = if was_run { reason.remedy() } else { NOT_RUN };
+            let (detail, remedy) = match (verdict, result) {
+                (Some(_), Err(Fault { detail, was_run: true })) => (detail, reason.remedy()),
+                (Some(_), Err(Fault { detail, was_run: false })) => (detail, NOT_RUN),
+                _ => (RESTLESS.to_owned(), RESTLESS_REMEDY),
+            };
             let refused =
                 Decision::Refused { rule, pid: None, reason, remedy, detail: Some(detail) };
             if news == News::New {

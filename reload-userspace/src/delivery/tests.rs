@@ -360,7 +360,28 @@ fn content_that_changes_while_it_is_checked_is_checked_again() {
     assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
     delivery.doubt_check();
     assert_eq!(delivery.checked(Some(true), NOW), None);
-    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check));
+    let later = NOW.after(FIRST_RETRY);
+    assert_eq!(delivery.next(later, |_| true), Some(Task::Check));
+}
+
+#[test]
+fn what_is_touched_whenever_it_is_checked_is_checked_ever_more_rarely_and_told_once() {
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], true), wanted(b"0", NOW), |_| None);
+    delivery.join(7, |_| None);
+    let mut now = NOW;
+    let mut rows = Vec::new();
+    for _ in 0..5 {
+        assert_eq!(delivery.next(now, |_| true), Some(Task::Check));
+        delivery.doubt_check();
+        let told = delivery.checked(Some(true), now);
+        let next = delivery.next_at().unwrap().max(now);
+        rows.push((told, next.since(now).as_millis()));
+        now = next;
+    }
+    let news = Some(News::New);
+    assert_eq!(rows, [(None, 0), (None, 500), (news, 1000), (None, 2000), (None, 4000)]);
+    delivery.want(wanted(b"1", now));
+    assert_eq!(delivery.next(NOW, |_| true), Some(Task::Check), "at once");
 }
 
 #[test]
