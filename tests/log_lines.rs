@@ -21,7 +21,7 @@ use crate::support::{
 
 /// The fields of each event, sorted, beside `event`, `level` and `time`.
 const FIELDS: &[(&str, &[&str])] = &[
-    ("ready", &["after_ms", "rules", "source", "strategy", "targets", "watches"]),
+    ("ready", &["after_ms", "listen", "rules", "source", "strategy", "targets", "watches"]),
     ("changed", &["by", "paths", "rule"]),
     ("unchanged", &["by", "rule"]),
     ("reloaded", &["action", "change_to_signal_us", "dry_run", "object", "pid", "rule", "signal"]),

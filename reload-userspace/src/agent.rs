@@ -2,12 +2,14 @@
 
 mod crew;
 mod deliver;
+mod heritage;
 mod places;
 mod proof;
 mod recall;
 mod reloader;
 mod roster;
 mod setup;
+mod share;
 mod tell;
 mod watched;
 mod work;
@@ -15,6 +17,7 @@ mod work;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::Future,
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -85,6 +88,8 @@ pub struct Outlets {
     pub teller: Teller,
     /// Those who ask whether it is well.
     pub probes: Probes,
+    /// Where they ask, if anywhere.
+    pub listen: Option<SocketAddr>,
     /// Whether it is ready, for those who ask.
     pub readiness: Readiness,
 }
@@ -138,12 +143,13 @@ impl<S: Source> Agent<S> {
         started: Boot,
         stop: impl Future<Output = &'static str>,
     ) -> Result<()> {
+        // Whoever reads that it is ready may ask.
+        self.tell_of_readiness();
         self.tell_of_source(started);
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
         self.tell_of_pins();
         self.tell_whether_anybody_is_there();
-        self.tell_of_readiness();
         let mut stop = std::pin::pin!(stop);
         let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         loop {
@@ -297,14 +303,14 @@ impl<S: Source> Agent<S> {
     fn deadline(&self, now: Boot) -> Boot {
         let mut deadline = self.reconcile_at;
         let mut is_open = false;
-        for reloader in self.reloaders.values() {
+        for (&id, reloader) in &self.reloaders {
             let held = reloader.delivery.held_until(now);
             is_open |= held.is_none();
             if let Some(at) = reloader.look_at(now) {
                 deadline = deadline.min(held.unwrap_or(at));
             }
-            if reloader.is_idle(now) && !reloader.is_blocked {
-                deadline = deadline.min(reloader.delivery.next_at().unwrap_or(Boot::MAX));
+            if reloader.is_idle(now) {
+                deadline = deadline.min(self.next_at(id, now).unwrap_or(Boot::MAX));
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);

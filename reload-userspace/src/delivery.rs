@@ -159,6 +159,8 @@ struct Entry<K> {
     denied: Option<Digest>,
     /// The content of which it has been told that it was refused or failed.
     told: Option<Digest>,
+    /// The content of which it has been told that others keep it from it.
+    told_kept: Option<Digest>,
     phase: Phase,
     /// Nothing before that, for the last reload was only just.
     rests_until: Boot,
@@ -284,6 +286,23 @@ impl<K: Copy + Eq> Delivery<K> {
         }
     }
 
+    /// A receiver takes the place of one of another rule: it has what is wanted if that has had what was
+    /// wanted there, it is at rest as long, and what is being confirmed still is. What was refused or
+    /// has failed may be tried again at once.
+    pub fn succeed(&mut self, receiver: Receiver<K>, other: &Self, predecessor: Receiver<K>) {
+        let (digest, interval) = (self.wanted.digest, self.plan.min_interval);
+        let Some(old) = other.entry(predecessor) else { return };
+        let Some(entry) = self.entry_mut(receiver) else { return };
+        entry.has = (old.has == Some(other.wanted.digest)).then_some(digest);
+        if old.rests_until != Boot::ZERO {
+            let last = old.rests_until.0.saturating_sub(other.plan.min_interval);
+            entry.rests_until = Boot(last).after(interval);
+        }
+        if old.phase == Phase::Confirming {
+            entry.phase = Phase::Confirming;
+        }
+    }
+
     /// Nobody knows what a receiver has: it is owed what is wanted.
     pub fn doubt(&mut self, receiver: Receiver<K>) {
         if let Some(entry) = self.entry_mut(receiver) {
@@ -311,6 +330,16 @@ impl<K: Copy + Eq> Delivery<K> {
         self.entries.iter().filter(move |entry| entry.is_owed(digest)).map(|entry| entry.receiver)
     }
 
+    /// A target is owed the content that is wanted at `now`, and others keep it. Says whether that is
+    /// news.
+    pub fn withheld(&mut self, target: K, now: Boot) -> bool {
+        let digest = self.wanted.digest;
+        let is_it = |entry: &Entry<K>| entry.receiver.target == Some(target);
+        let is_due = |entry: &Entry<K>| entry.is_owed(digest) && entry.ready_at() <= now;
+        let mut due = self.entries.iter_mut().filter(|it| is_it(it) && is_due(it));
+        due.next().is_some_and(|it| it.told_kept.replace(digest) != Some(digest))
+    }
+
     /// Whether a target must not be reloaded by others now, for they would have it read content that
     /// has not passed the check, or it is being reloaded.
     #[must_use]
@@ -329,7 +358,8 @@ impl<K: Copy + Eq> Delivery<K> {
     }
 
     /// What to do at `now`, of which each is to be told of when it is done; `is_free` says whether a
-    /// target may be reloaded as far as others are concerned.
+    /// target may be reloaded as far as others are concerned. A check waits for nobody: two rules would
+    /// wait for each other's.
     pub fn next(&mut self, now: Boot, is_free: impl Fn(K) -> bool) -> Option<Task<K>> {
         let digest = self.wanted.digest;
         let ready = |entry: &Entry<K>| {
@@ -350,9 +380,10 @@ impl<K: Copy + Eq> Delivery<K> {
         Some(Task::Act(entry.receiver))
     }
 
-    /// When there will be something to do although nothing happens, if ever.
+    /// When there will be something to do although nothing happens, if ever, with `is_free` as in
+    /// [`Delivery::next`].
     #[must_use]
-    pub fn next_at(&self) -> Option<Boot> {
+    pub fn next_at(&self, is_free: impl Fn(K) -> bool) -> Option<Boot> {
         let digest = self.wanted.digest;
         let check = match self.check {
             Check::Failed(failed, again) if failed == digest => again,
@@ -361,6 +392,8 @@ impl<K: Copy + Eq> Delivery<K> {
         };
         let entries = self.candidates().map(|index| &self.entries[index]);
         let owed = entries.filter(|it| it.is_owed(digest) && it.phase == Phase::Rest);
+        let is_to_be_checked = self.is_unchecked();
+        let owed = owed.filter(|it| is_to_be_checked || it.receiver.target.is_none_or(&is_free));
         owed.map(|entry| entry.ready_at().max(check)).min()
     }
 
@@ -487,6 +520,7 @@ impl<K> Entry<K> {
             has,
             denied: None,
             told: None,
+            told_kept: None,
             phase: Phase::Rest,
             rests_until: Boot::ZERO,
             retry_at: Boot::ZERO,

@@ -140,12 +140,13 @@ fn outlets(settings: &Settings, log: Log) -> Result<Outlets> {
     let readiness = Readiness::default();
     let Some(address) = settings.listen else {
         let teller = Teller { log, metrics: None };
-        return Ok(Outlets { teller, probes: Probes::none(), readiness });
+        return Ok(Outlets { teller, probes: Probes::none(), listen: None, readiness });
     };
     let metrics = Arc::new(Metrics::new());
     let server = Server::bind(&address.to_string())?;
+    let listen = Some(server.address());
     let probes = server.start(Arc::clone(&metrics), readiness.clone())?;
-    Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, readiness })
+    Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, listen, readiness })
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {

@@ -37,7 +37,7 @@ pub enum Refusal {
     Zombie,
     /// The content did not pass the check.
     CheckFailed,
-    /// The target would also read what another rule watches, which did not pass the check of that one.
+    /// The content of another rule about the same process did not pass its check.
     OtherCheckFailed,
 }
 
@@ -67,7 +67,9 @@ impl Refusal {
             }
             Self::Zombie => "the process has ended; its parent must reap it",
             Self::CheckFailed => "mend the content: good content goes through at once",
-            Self::OtherCheckFailed => "mend that content: then the process reads both",
+            Self::OtherCheckFailed => {
+                "mend the content of that rule: the signal would have the process read it"
+            }
         }
     }
 }
@@ -85,7 +87,7 @@ impl fmt::Display for Refusal {
             Self::Zombie => "the process is a zombie",
             Self::CheckFailed => "the content did not pass the check",
             Self::OtherCheckFailed => {
-                "the process would also read content that did not pass the check of another rule"
+                "the content of another rule about the process did not pass its check"
             }
         })
     }

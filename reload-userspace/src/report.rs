@@ -6,6 +6,7 @@ pub use text::one_line;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
@@ -38,6 +39,8 @@ pub enum Decision {
         watches: usize,
         /// How many processes there are to reload now.
         targets: usize,
+        /// Where metrics and health are served, with the port that the kernel chose where it was 0.
+        listen: Option<SocketAddr>,
         /// How long it took from the start of the agent, in milliseconds.
         #[serde(rename = "after_ms", serialize_with = "millis")]
         after: Duration,

@@ -159,6 +159,7 @@ int main(int count, char **arguments)
     const char *read_path = NULL;
     const char *handler = "now";
     int number = SIGHUP;
+    int other = 0;
     int workers = 0;
     for (int i = 1; i + 1 < count; i += 2) {
         if (strcmp(arguments[i], "--read") == 0)
@@ -167,6 +168,8 @@ int main(int count, char **arguments)
             handler = arguments[i + 1];
         else if (strcmp(arguments[i], "--signal") == 0)
             number = atoi(arguments[i + 1]);
+        else if (strcmp(arguments[i], "--other-signal") == 0)
+            other = atoi(arguments[i + 1]);
         else if (strcmp(arguments[i], "--workers") == 0)
             workers = atoi(arguments[i + 1]);
         else
@@ -188,6 +191,8 @@ int main(int count, char **arguments)
     }
     sigemptyset(&blocked);
     sigaddset(&blocked, number);
+    if (other)
+        sigaddset(&blocked, other);
     int waits = strcmp(handler, "signalfd") == 0 || strcmp(handler, "sigwait") == 0;
     int headless = strcmp(handler, "headless") == 0;
     if (waits || headless || strcmp(handler, "now") == 0)
@@ -202,6 +207,8 @@ int main(int count, char **arguments)
     }
     if (headless || strcmp(handler, "now") == 0) {
         handle(number, on_signal);
+        if (other)
+            handle(other, on_signal);
     } else if (strcmp(handler, "ignore") == 0) {
         handle(number, SIG_IGN);
     }

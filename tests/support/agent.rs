@@ -126,6 +126,14 @@ pub(crate) fn unhurried_arguments(watch: &Path, process: &str) -> Vec<String> {
         .to_vec()
 }
 
+/// The arguments of a run with the rules in the file `config`; what they do not say themselves is as in
+/// [`arguments`].
+pub(crate) fn rules_arguments(config: &Path) -> Vec<String> {
+    let options = ["--min-interval", "0", "--confirm-timeout", "0"];
+    let run = ["run", "--log-format", "json", "--config", config.to_str().unwrap()];
+    run.into_iter().chain(options).map(str::to_owned).collect()
+}
+
 /// An agent that runs.
 #[derive(Debug)]
 pub(crate) struct Agent {
@@ -153,6 +161,14 @@ impl Agent {
         Self::ready(source, &rule.into_iter().chain(options).collect::<Vec<_>>())
     }
 
+    /// Starts an agent with the rules in the file `config`, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn with_rules(source: Source, config: &Path, options: &[impl AsRef<OsStr>]) -> Self {
+        let rules = ["--config".as_ref(), config.as_os_str()];
+        let options = options.iter().map(AsRef::as_ref);
+        Self::ready(source, &rules.into_iter().chain(options).collect::<Vec<_>>())
+    }
+
     /// Starts an agent with these options and no other rule, and waits until it is ready. It is in a
     /// hurry as far as they do not say otherwise, for no option may be given twice.
     #[track_caller]
@@ -165,6 +181,16 @@ impl Agent {
         let ready = agent.wait_for("ready");
         assert_eq!(ready.text("source"), source.name(), "{ready}");
         agent
+    }
+
+    /// Takes events up to the one that says that the file with rules was read, and checks that it is
+    /// heeded.
+    #[track_caller]
+    pub(crate) fn heeds_rules(&mut self) -> Vec<Event> {
+        let events = self.events_until("rules");
+        let rules = events.last().unwrap();
+        assert!(rules.field("error").is_null(), "{rules}");
+        events
     }
 
     /// Starts `command`, which runs an agent that logs JSON.

@@ -30,6 +30,8 @@ pub(crate) const WRITER: Program =
 pub(crate) const RESPAWN: Program =
     Program { name: "respawn", source: include_str!("../programs/respawn.c") };
 
+pub(crate) const HALT: Program =
+    Program { name: "halt", source: include_str!("../programs/halt.c") };
 pub(crate) const REFUSE: Program =
     Program { name: "refuse", source: include_str!("../programs/refuse.c") };
 

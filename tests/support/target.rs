@@ -66,6 +66,11 @@ impl Recipe {
         self.with("--signal", number.to_string())
     }
 
+    /// It handles the signal of this number as well.
+    pub(crate) fn other_signal(self, number: i32) -> Self {
+        self.with("--other-signal", number.to_string())
+    }
+
     /// It has so many children of its own name.
     pub(crate) fn workers(self, count: usize) -> Self {
         self.with("--workers", count.to_string())

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::{self, Boot},
-    delivery::{Acted, Receiver, Task, Withheld},
+    delivery::{Acted, Receiver, Task},
     preflight::Refusal,
     report::{ActionName, Decision},
     rule::{Action, SignalNumber},
@@ -58,7 +58,7 @@ impl<S: Source> Agent<S> {
         has_done
     }
 
-    fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {
+    pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {
         completed.contains(&id) || self.reloaders.get(&id).is_some_and(|it| it.is_idle(now))
     }
 
@@ -72,7 +72,7 @@ impl<S: Source> Agent<S> {
                 self.reloaders.iter().any(|(&rule, it)| {
                     it.crew == Some(id)
                         && self.is_settled(rule, completed, now)
-                        && it.delivery.next_at().is_some_and(|at| at <= now)
+                        && it.delivery.next_at(|_| true).is_some_and(|at| at <= now)
                 })
             };
             let is_due = |at: Boot| at <= now || (crew.is_stale(&self.procfs) && is_about_to_be());
@@ -86,51 +86,6 @@ impl<S: Source> Agent<S> {
             }
         }
         !due.is_empty()
-    }
-
-    /// What a rule is to do next, if no other forbids it.
-    fn next_task(
-        &mut self,
-        id: RuleId,
-        completed: &HashSet<RuleId>,
-        now: Boot,
-    ) -> Option<Task<Target>> {
-        let reloader = self.reloaders.get_mut(&id)?;
-        reloader.is_blocked = false;
-        if reloader.delivery.next_at().is_none_or(|at| at > now) {
-            return None;
-        }
-        let reloader = self.reloaders.get(&id)?;
-        let targets: Vec<_> = reloader.delivery.targets().collect();
-        let others = || self.reloaders.iter().filter(|(other, _)| **other != id);
-        let is_taken = |target: &Target| {
-            others().any(|(&other, it)| {
-                it.delivery.knows(*target)
-                    && (!self.is_settled(other, completed, now)
-                        || it.delivery.withholds(*target).is_some())
-            })
-        };
-        let taken: HashSet<_> = targets.iter().copied().filter(is_taken).collect();
-        // What passes no check is no transient matter, and worth a word.
-        let bad = others().find_map(|(_, it)| {
-            let is_bad = |target| it.delivery.withholds(target) == Some(Withheld::Bad);
-            let target = taken.iter().copied().find(|&target| is_bad(target))?;
-            Some((target, it.name().to_owned()))
-        });
-        let has_no_place =
-            reloader.is_checked_in_target() && self.targets_of(reloader).next().is_none();
-        let reloader = self.reloaders.get_mut(&id)?;
-        // Where there is nobody yet in whose place it could be checked, that is waited for.
-        let task = if has_no_place && reloader.delivery.is_unchecked() {
-            None
-        } else {
-            reloader.delivery.next(now, |target| !taken.contains(&target))
-        };
-        reloader.is_blocked = task.is_none();
-        if let (None, Some((target, other))) = (task, bad) {
-            reloader.tell_blocked(target, &other);
-        }
-        task
     }
 
     /// Carries out a step for a receiver.

@@ -1,6 +1,6 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{future, rc::Rc};
+use std::{future, mem, rc::Rc};
 
 use super::{Agent, crew::Crew, reloader::RuleId};
 use crate::{
@@ -131,6 +131,29 @@ impl<S: Source> Agent<S> {
         }
     }
 
+    /// Another rule takes the place of one: what was sent for that was sent for this, as far as it has
+    /// the step, too.
+    pub(super) fn hand_on_proofs(
+        &mut self,
+        from: RuleId,
+        to: RuleId,
+        step: impl Fn(usize) -> Option<usize>,
+    ) {
+        for proof in &mut self.proofs {
+            proof.serves = mem::take(&mut proof.serves)
+                .into_iter()
+                .filter_map(|served| {
+                    let Served { rule, receiver, digest } = served;
+                    if rule != from {
+                        return Some(served);
+                    }
+                    let receiver = Receiver { step: step(receiver.step)?, ..receiver };
+                    Some(Served { rule: to, receiver, digest })
+                })
+                .collect();
+        }
+    }
+
     /// When to look next whether a reload took.
     pub(super) fn proof_at(&self) -> Option<Boot> {
         self.proofs.iter().map(|proof| proof.confirm.next_at()).min()
@@ -207,11 +230,11 @@ impl<S: Source> Agent<S> {
                     Decision::Failed { rule, pid, reason }
                 }
             };
-            self.teller.tell(&decision);
             let is_confirmed = matches!(decision, Decision::Confirmed { .. });
             if is_confirmed && reloader.delivery.wanted().digest == digest {
                 self.teller.measure(|metrics| metrics.set_content(reloader.name(), &digest));
             }
+            self.teller.tell(&decision);
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {
             let now = clock::now();

@@ -17,7 +17,6 @@ use crate::{
     content::{Content, Digest},
     delivery::{Delivery, Plan, Reach, Wanted},
     event::Actor,
-    preflight::Refusal,
     report::Decision,
     rule::{CheckIn, Rule},
     settle::Next,
@@ -57,12 +56,8 @@ pub(super) struct Reloader {
     began: Option<Boot>,
     /// The files that have changed since everybody last had the content.
     pub(super) changed: BTreeSet<PathBuf>,
-    /// Whether something is due that waits for others: then it is not its own clock that says when.
-    pub(super) is_blocked: bool,
     /// The content for which a target was last ended, so that another starts with it.
     pub(super) ended_for: Option<Digest>,
-    /// The content of which it has been told that it waits for another rule's to be mended.
-    pub(super) told_blocked: Option<Digest>,
     /// What is under way for it beside the loop.
     pub(super) jobs: Jobs,
     /// What has been decided and will be told when the signals are out.
@@ -109,8 +104,6 @@ impl Reloader {
             active,
             began: None,
             changed: BTreeSet::new(),
-            is_blocked: false,
-            told_blocked: None,
             ended_for: None,
             jobs: Jobs::default(),
             untold: Vec::new(),
@@ -355,22 +348,6 @@ impl Reloader {
     /// Whether its check is to run in the place of a target.
     pub(super) fn is_checked_in_target(&self) -> bool {
         self.rule.check().is_some_and(|check| check.place == CheckIn::Target)
-    }
-
-    /// Tells once of the content that is wanted that it waits for what another rule watches.
-    pub(super) fn tell_blocked(&mut self, target: Target, other: &str) {
-        let digest = self.delivery.wanted().digest;
-        if self.told_blocked.replace(digest) == Some(digest) {
-            return;
-        }
-        let reason = Refusal::OtherCheckFailed;
-        self.untold.push(Decision::Refused {
-            rule: self.name().to_owned(),
-            pid: Some(target.pid.as_raw()),
-            reason,
-            remedy: reason.remedy(),
-            detail: Some(format!("the content of the rule {other}")),
-        });
     }
 
     /// When what the paths mean last changed, in time since 1970.

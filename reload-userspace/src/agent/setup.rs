@@ -13,17 +13,17 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     Agent,
     crew::{Crew, CrewId},
+    heritage::Heritage,
     places::Index,
     recall::recall,
     reloader::{Reloader, RuleId},
     watched::Watched,
 };
 use crate::{
-    delivery::{Receiver, Wanted},
     report::Decision,
     rule::{self, Rule, RulesFile},
     source::{Follows, Source},
-    target::{Selector, Target},
+    target::Selector,
     telemetry::Confirms,
     watch::Obstacle,
 };
@@ -47,6 +47,9 @@ impl<S: Source> Agent<S> {
         };
         let draft = self.draft(Rule::about(file.path.clone(), pace))?;
         self.rules_file = Some(self.put_to_work(draft, None));
+        // They have been read, and are heeded.
+        let (path, rules) = (String::new(), Vec::new());
+        self.teller.count(&Decision::Rules { path, rules, error: None });
         Ok(())
     }
 
@@ -57,6 +60,8 @@ impl<S: Source> Agent<S> {
         let applied = read.and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
         let path = path.to_string_lossy().into_owned();
+        // Whoever reads that they are applied may ask.
+        self.tell_of_readiness();
         self.teller.tell(&Decision::Rules { path, rules: self.rule_names(), error });
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
@@ -83,6 +88,7 @@ impl<S: Source> Agent<S> {
                 Err(error) => {
                     let fresh = drafts.into_iter().flat_map(|draft| draft.fresh.into_values());
                     self.unwatch(fresh.map(|(index, _)| index));
+                    self.dismiss_crews();
                     return Err(error);
                 }
             }
@@ -90,8 +96,11 @@ impl<S: Source> Agent<S> {
         let mut old = std::mem::take(&mut self.reloaders);
         self.reloaders = kept.iter().filter_map(|id| Some((*id, old.remove(id)?))).collect();
         for draft in drafts {
-            let before = draft.before.and_then(|id| old.remove(&id));
-            self.put_to_work(draft, before);
+            let before = draft.before.and_then(|id| Some((id, old.remove(&id)?)));
+            let id = self.put_to_work(draft, before);
+            if let Some(it) = self.reloaders.get(&id) {
+                self.teller.measure(|metrics| metrics.add_rule(it.name(), confirms(&it.rule)));
+            }
         }
         for reloader in old.into_values() {
             self.teller.measure(|metrics| metrics.forget_rule(reloader.name()));
@@ -99,8 +108,7 @@ impl<S: Source> Agent<S> {
         }
         let names: Vec<_> = self.reloaders.values().map(Reloader::name).collect();
         self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
-        let reloaders = &self.reloaders;
-        self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
+        self.dismiss_crews();
         let crews: Vec<_> = self.crews.keys().copied().collect();
         for crew in crews {
             if let Err(error) = self.call_roll(crew) {
@@ -112,8 +120,8 @@ impl<S: Source> Agent<S> {
 
     /// Looks at the new paths of a rule, and takes care of being told of its processes.
     fn draft(&mut self, rule: Rule) -> Result<Draft> {
-        let before = self.reloaders.iter().find(|(_, it)| it.name() == rule.name());
-        let before = before.map(|(&id, _)| id);
+        let mut others = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
+        let before = others.find(|(_, it)| it.name() == rule.name()).map(|(&id, _)| id);
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
@@ -142,11 +150,11 @@ impl<S: Source> Agent<S> {
     }
 
     /// Makes a rule of a draft, which inherits what is known from the one before it.
-    fn put_to_work(&mut self, draft: Draft, before: Option<Reloader>) -> RuleId {
+    fn put_to_work(&mut self, draft: Draft, before: Option<(RuleId, Reloader)>) -> RuleId {
         let Draft { rule, mut fresh, crew, .. } = draft;
         let id = RuleId(self.number());
-        let heritage = before.as_ref().map(Heritage::of);
-        let mut known = before.map(Reloader::into_watches).unwrap_or_default();
+        let heritage = before.as_ref().map(|(id, it)| (*id, Heritage::of(it)));
+        let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
         let mut watches: Vec<(Index, Watched)> = Vec::new();
         for path in rule.watches() {
             let inherited = known.iter().find(|(_, it)| it.path() == path).map(|(&index, _)| index);
@@ -160,12 +168,11 @@ impl<S: Source> Agent<S> {
         self.unwatch(known.into_keys());
         let mut reloader = Reloader::new(rule, crew, watches);
         match heritage {
-            Some(heritage) => heritage.leave_to(&mut reloader),
+            Some((before, heritage)) => {
+                heritage.leave_to(&mut reloader);
+                self.hand_on_proofs(before, id, |step| heritage.step(step, &reloader.rule));
+            }
             None => recall(self.ledger.as_ref(), &mut reloader),
-        }
-        if !reloader.rule.is_about_rules() {
-            let confirms = confirms(&reloader.rule);
-            self.teller.measure(|metrics| metrics.add_rule(reloader.name(), confirms));
         }
         self.reloaders.insert(id, reloader);
         self.remember(id);
@@ -177,6 +184,12 @@ impl<S: Source> Agent<S> {
             self.places.remove(index);
             self.owners.remove(&index);
         }
+    }
+
+    /// Forgets whom no rule means any more.
+    fn dismiss_crews(&mut self) {
+        let reloaders = &self.reloaders;
+        self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
     }
 
     /// A number that nothing else has.
@@ -199,48 +212,6 @@ impl<S: Source> Agent<S> {
         let id = CrewId(self.number());
         self.crews.insert(id, Crew::new(selector, follows));
         Ok(id)
-    }
-}
-
-/// What is known of a rule that another takes the place of: who has got what by which action.
-struct Heritage {
-    crew: Option<CrewId>,
-    wanted: Wanted,
-    actions: Vec<String>,
-    /// The receivers that have what is wanted, and those that have not.
-    receivers: Vec<(Receiver<Target>, bool)>,
-}
-
-impl Heritage {
-    fn of(reloader: &Reloader) -> Self {
-        let wanted = reloader.delivery.wanted();
-        let has_it = |it: &Receiver<_>| reloader.delivery.has(*it) == Some(wanted.digest);
-        Self {
-            crew: reloader.crew,
-            wanted,
-            actions: reloader.rule.actions().iter().map(ToString::to_string).collect(),
-            receivers: reloader.delivery.receivers().map(|it| (it, has_it(&it))).collect(),
-        }
-    }
-
-    /// Whoever was owed a reload still is.
-    fn leave_to(self, reloader: &mut Reloader) {
-        let digest = reloader.delivery.wanted().digest;
-        reloader.delivery.want(Wanted { digest, ..self.wanted });
-        let actions: Vec<_> = reloader.rule.actions().iter().map(ToString::to_string).collect();
-        for (step, action) in actions.iter().enumerate() {
-            let Some(old) = self.actions.iter().position(|old| old == action) else { continue };
-            let of_step = self.receivers.iter().filter(|(it, _)| it.step == old);
-            for &(Receiver { target, .. }, has_it) in of_step {
-                let is_same_crew = self.crew == reloader.crew;
-                if let Some(target) = target.filter(|_| is_same_crew) {
-                    reloader.delivery.join(target, |_| Some(digest));
-                }
-                if !has_it {
-                    reloader.delivery.doubt(Receiver { step, target });
-                }
-            }
-        }
     }
 }
 

@@ -59,6 +59,7 @@ impl<S: Source> Agent<S> {
                 rules: self.rule_names(),
                 watches: self.reloaders.values().map(|it| it.watches().len()).sum(),
                 targets: self.targets().len(),
+                listen: self.outlets.listen,
                 after: clock::now().since(since),
             });
         }

@@ -220,7 +220,7 @@ impl World {
             }
             self.play(Step::Begin);
             if self.tasks.is_empty() {
-                match self.delivery.next_at() {
+                match self.delivery.next_at(|_| true) {
                     Some(at) if at > self.now => self.now = at,
                     Some(at) => {
                         panic!("it is due since {at:?}, and was not begun at {:?}", self.now)
@@ -307,7 +307,7 @@ fn a_failed_action_is_tried_again_ever_more_slowly_until_newer_content_replaces_
         assert_eq!(delivery.next(now, |_| true), Some(Task::Act(receiver)));
         let is_news = delivery.acted(receiver, Acted::Failed, now);
         assert_eq!(is_news, attempt == 0);
-        let next = delivery.next_at().unwrap();
+        let next = delivery.next_at(|_| true).unwrap();
         waits.push(next.since(now).as_millis());
         now = next;
     }
@@ -330,10 +330,10 @@ fn bad_content_is_withheld_and_a_roll_back_is_nothing_new() {
     assert_eq!(delivery.next(NOW, |_| true), None);
     // The same again, for the check itself may have been amiss; and slower each time.
     let again = NOW.after(FIRST_RECHECK);
-    assert_eq!(delivery.next_at(), Some(again));
+    assert_eq!(delivery.next_at(|_| true), Some(again));
     assert_eq!(delivery.next(again, |_| true), Some(Task::Check));
     assert_eq!(delivery.checked(Some(false), again), Some(News::Old));
-    assert_eq!(delivery.next_at(), Some(again.after(FIRST_RECHECK * 2)));
+    assert_eq!(delivery.next_at(|_| true), Some(again.after(FIRST_RECHECK * 2)));
 
     delivery.want(good);
     assert_eq!(delivery.next(again, |_| true), None, "it has that");
@@ -374,7 +374,7 @@ fn what_is_touched_whenever_it_is_checked_is_checked_ever_more_rarely_and_told_o
         assert_eq!(delivery.next(now, |_| true), Some(Task::Check));
         delivery.doubt_check();
         let told = delivery.checked(Some(true), now);
-        let next = delivery.next_at().unwrap().max(now);
+        let next = delivery.next_at(|_| true).unwrap().max(now);
         rows.push((told, next.since(now).as_millis()));
         now = next;
     }
@@ -407,7 +407,7 @@ fn a_target_that_is_reloaded_for_another_rule_is_waited_for() {
     let later = NOW.after(INTERVAL);
     delivery.spare(7, later);
     assert_eq!(delivery.next(NOW, |_| true), None);
-    assert_eq!(delivery.next_at(), Some(later));
+    assert_eq!(delivery.next_at(|_| true), Some(later));
     assert_eq!(delivery.next(later, |_| true), Some(Task::Act(receiver)));
     assert_eq!(delivery.withholds(7), Some(Withheld::Busy));
     delivery.acted(receiver, Acted::Applied(Then::Confirm), later);
@@ -416,4 +416,42 @@ fn a_target_that_is_reloaded_for_another_rule_is_waited_for() {
     delivery.confirmed(receiver);
     assert_eq!(delivery.withholds(7), None);
     assert_eq!(delivery.held_until(later), Some(later.after(INTERVAL)));
+}
+
+#[test]
+fn a_check_waits_for_nobody_and_what_others_keep_is_not_due() {
+    let mut delivery = Delivery::new(plan(&[Reach::Targets], true), wanted(b"0", NOW), |_| None);
+    delivery.join(7, |_| None);
+    assert!(delivery.next_at(|_| false).is_some(), "the check is due");
+    assert_eq!(delivery.next(NOW, |_| false), Some(Task::Check));
+    delivery.checked(Some(true), NOW);
+    assert_eq!(delivery.next(NOW, |_| false), None);
+    assert_eq!(delivery.next_at(|_| false), None);
+    assert!(delivery.withheld(7, NOW), "it is news");
+    assert!(!delivery.withheld(7, NOW), "it is none");
+    assert!(delivery.next(NOW, |_| true).is_some());
+}
+
+#[test]
+fn a_receiver_that_takes_the_place_of_another_rests_and_is_owed_as_that() {
+    let receiver = Receiver { step: 0, target: Some(7) };
+    let next = |then: Then, owes: bool, min_interval: Duration| {
+        let mut old = Delivery::new(plan(&[Reach::Targets], false), wanted(b"0", NOW), |_| None);
+        old.join(7, |_| None);
+        old.next(NOW, |_| true).unwrap();
+        old.acted(receiver, Acted::Applied(then), NOW);
+        if owes {
+            old.want(wanted(b"1", NOW));
+        }
+        let plan = Plan { min_interval, ..plan(&[Reach::Targets], false) };
+        let mut new = Delivery::new(plan, wanted(b"new", NOW), |_| None);
+        new.join(7, |_| None);
+        new.succeed(receiver, &old, receiver);
+        new.next_at(|_| true)
+    };
+    assert_eq!(next(Then::Rest, false, INTERVAL), None, "it has it");
+    assert_eq!(next(Then::Rest, true, INTERVAL), Some(NOW.after(INTERVAL)));
+    assert_eq!(next(Then::Rest, true, INTERVAL * 3), Some(NOW.after(INTERVAL * 3)));
+    assert_eq!(next(Then::Rest, true, Duration::ZERO), Some(NOW));
+    assert_eq!(next(Then::Confirm, true, INTERVAL), None, "it is being confirmed");
 }

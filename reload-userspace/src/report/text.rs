@@ -6,11 +6,12 @@ use crate::{confirm::Evidence, event::Actor};
 /// A decision in words, on one line whatever the names in it.
 pub(super) fn sentence(decision: &Decision) -> String {
     let text = match decision {
-        Decision::Ready { source, strategy, rules, watches, targets, after } => format!(
-            "ready after {} ms: source {source}{}, rules {}, {watches} watched, {targets} to reload",
+        Decision::Ready { source, strategy, rules, watches, targets, listen, after } => format!(
+            "ready after {} ms: source {source}{}, rules {}, {watches} watched, {targets} to reload{}",
             after.as_millis(),
             strategy.map(|strategy| format!(" ({strategy})")).unwrap_or_default(),
-            rules.join(", ")
+            rules.join(", "),
+            listen.map(|address| format!(", metrics at {address}")).unwrap_or_default()
         ),
         Decision::Changed { rule, paths, by } => {
             let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();

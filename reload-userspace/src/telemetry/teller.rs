@@ -17,8 +17,9 @@ pub struct Teller {
 impl Teller {
     /// Tells of a decision.
     pub fn tell(&self, decision: &Decision) {
-        self.log.tell(decision);
+        // Whoever reads the line and then asks finds it counted.
         self.count(decision);
+        self.log.tell(decision);
     }
 
     /// Only counts a decision, for it has been told of.

@@ -76,7 +76,8 @@ fn rules(error: Option<&str>) -> Decision {
 
 fn ready(source: SourceName, strategy: Option<&'static str>) -> Decision {
     let after = Duration::ZERO;
-    Decision::Ready { source, strategy, rules: Vec::new(), watches: 1, targets: 1, after }
+    let (rules, listen) = (Vec::new(), None);
+    Decision::Ready { source, strategy, rules, watches: 1, targets: 1, listen, after }
 }
 
 /// Metrics of which every series is there that there can be.

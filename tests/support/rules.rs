@@ -1,0 +1,73 @@
+//! Files with rules, and what is watched by them.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+/// A file with these rules, each a map in one line.
+pub(crate) fn text(rules: &[String]) -> String {
+    let mut text = "rules:\n".to_owned();
+    for rule in rules {
+        writeln!(text, "- {{{rule}}}").unwrap();
+    }
+    text
+}
+
+/// A directory with a file of rules and files that they are about.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    /// A directory with the files `names`, which contain `0`.
+    pub(crate) fn new(names: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::write(dir.path().join(name), "0").unwrap();
+        }
+        Self { dir }
+    }
+
+    /// A file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The file with rules.
+    pub(crate) fn rules(&self) -> PathBuf {
+        // A directory of its own: what happens to it is nothing to the other files.
+        let dir = self.file("rules");
+        fs::create_dir_all(&dir).unwrap();
+        dir.join("rules.yaml")
+    }
+
+    /// Writes the file with rules in place, and gives its path.
+    pub(crate) fn write(&self, rules: &[String]) -> PathBuf {
+        let path = self.rules();
+        fs::write(&path, text(rules)).unwrap();
+        path
+    }
+
+    /// A rule of that name that reloads `process` when `file` has changed, with other keys.
+    pub(crate) fn rule(&self, name: &str, file: &str, process: &str, more: &[&str]) -> String {
+        let watch = self.file(file);
+        let own = [
+            format!("name: {name}"),
+            format!("watch: {}", watch.display()),
+            format!("process: {process}"),
+        ];
+        own.into_iter().chain(more.iter().map(|&key| key.to_owned())).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// How many places a process watches by inotify.
+pub(crate) fn inotify_watches(pid: i32) -> usize {
+    let infos = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fdinfo")).unwrap();
+    let infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    infos.map(|info| info.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
+}
