@@ -4,6 +4,7 @@ mod screen;
 mod script;
 mod server;
 mod stage;
+mod tell;
 mod volume;
 
 use std::time::{Duration, Instant};

@@ -34,6 +34,8 @@ pub(crate) enum Then {
     Forgets(&'static str),
     /// No signal, and the server is left alone.
     Nothing,
+    /// No signal, for the server would not take it.
+    Withheld,
 }
 
 /// What the files say at the beginning.
@@ -44,7 +46,7 @@ pub(crate) const HOST: (&str, &str) = ("/host", "revision 1");
 pub(crate) const DRAFT: (&str, &str) = ("/host", "revision 3");
 
 /// The changes that the server is to follow.
-pub(crate) const SCENES: [Scene; 6] = [
+pub(crate) const SCENES: [Scene; 8] = [
     Scene {
         title: "ConfigMap updated",
         act: Act::Kubelet { key: "site.conf", page: Some(("/site", "revision 2")) },
@@ -74,6 +76,21 @@ pub(crate) const SCENES: [Scene; 6] = [
         title: "The same content again",
         act: Act::Command(&["cp", "draft.conf", "host/host.conf"]),
         then: Then::Nothing,
+    },
+    Scene {
+        title: "A mistake in the file",
+        act: Act::Command(&["sed", "-i", "s/return/retrun/", "host/host.conf"]),
+        then: Then::Withheld,
+    },
+    Scene {
+        title: "The mistake mended",
+        act: Act::Command(&[
+            "sed",
+            "-i",
+            "s/retrun/return/; s/revision 3/revision 4/",
+            "host/host.conf",
+        ]),
+        then: Then::Serves("/host", "revision 4"),
     },
 ];
 

@@ -65,6 +65,20 @@ impl Kind {
         Ok(Self { program: STAND_IN.compile(place)?, name, is_nginx: false })
     }
 
+    /// The command by which it judges its configuration in the folder `home`.
+    pub(crate) fn check(&self, home: &Path, include: [&Path; 2]) -> Command {
+        let mut command = Command::new(&self.program);
+        if self.is_nginx {
+            command
+                .args(["-t", "-q", "-e", "error.log", "-p"])
+                .arg(home)
+                .args(["-c", "nginx.conf"]);
+        } else {
+            command.arg("-t").args(include);
+        }
+        command
+    }
+
     /// What to call it in a word.
     pub(crate) fn label(&self) -> &'static str {
         if self.is_nginx { "nginx" } else { "server" }

@@ -11,13 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use super::{
-    screen::{Screen, Tone, millis},
+    screen::{Screen, Tone},
     script::{self, Act, Scene, Then},
     server::{self, Answer, Kind, Server},
+    tell::{Cast, since, tell},
     volume::{Step, Volume},
 };
 use crate::{
-    agent::{Agent, Event, Recipe},
+    agent::{Agent, Recipe},
     child::{Ask, Child},
     patience::Patience,
     show,
@@ -60,6 +61,8 @@ pub(crate) struct Outcome {
     pub(crate) served: Option<Duration>,
     /// Whether the signal was withheld on purpose.
     pub(crate) is_refused: bool,
+    /// Whether the agent has seen that the reload took.
+    pub(crate) is_confirmed: bool,
     /// What was not as expected.
     pub(crate) faults: Vec<String>,
 }
@@ -102,14 +105,17 @@ impl Stage {
             .fact("volume", &format!("{}, written as the kubelet does", volume.folder().display()));
         screen.fact("files", &format!("{}, written by commands", host.display()));
 
+        let check = show(&kind.check(home.path(), [volume.folder(), &host]));
         let recipe = Recipe {
             binary: binary.clone(),
             watch: vec![volume.folder().to_owned(), host],
             process: name,
             // Each change is to show its own reload, however quickly they follow each other.
-            options: ["--min-interval", "0s", "--source", source].map(str::to_owned).to_vec(),
+            options: ["--check", &check, "--min-interval", "0s", "--source", source]
+                .map(str::to_owned)
+                .to_vec(),
         };
-        screen.fact("agent", &format!("reload-agent {}", recipe.arguments().join(" ")));
+        screen.fact("agent", &show(Command::new("reload-agent").args(recipe.arguments())));
         let (agent, ready) = Agent::start(&recipe, &patience)?;
         let strategy = ready.text("/strategy");
         let strategy =
@@ -174,8 +180,10 @@ impl Stage {
             }
             let is_done = match scene.then {
                 Then::Nothing => is_unchanged,
+                Then::Withheld => outcome.is_refused,
                 Then::Serves(..) | Then::Forgets(_) => {
                     outcome.served.is_some()
+                        && outcome.is_confirmed
                         && !outcome.signals.is_empty()
                         && self.server.has_replaced(&self.workers)
                 }
@@ -197,7 +205,7 @@ impl Stage {
         let mut faults = Vec::new();
         let signals = outcome.signals.len();
         match then {
-            Then::Nothing => {
+            Then::Nothing | Then::Withheld => {
                 if !is_done {
                     faults.push(format!("nothing was seen in {PATIENCE:?}"));
                 }
@@ -217,6 +225,9 @@ impl Stage {
                 }
                 if signals != 1 {
                     faults.push(format!("{signals} signals, where one was due"));
+                }
+                if !outcome.is_confirmed {
+                    faults.push(format!("the reload was not confirmed in {PATIENCE:?}"));
                 }
                 if outcome.served.is_none() {
                     faults.push(format!("{path} is not what it should be after {PATIENCE:?}"));
@@ -324,66 +335,13 @@ impl Stage {
     }
 }
 
-/// Whom the agent's decisions are about.
-struct Cast<'a> {
-    home: &'a Path,
-    master: &'a str,
-    pid: u32,
-}
-
-/// Writes a decision of the agent as a row, and notes what it means.
-fn tell(screen: Screen, zero: SystemTime, cast: &Cast<'_>, event: &Event, outcome: &mut Outcome) {
-    let at = since(zero, event.at);
-    let seen = match event.text("/by/comm") {
-        "" => "seen, not by whom".to_owned(),
-        comm => format!("{} by {comm}", event.text("/by/operation")),
-    };
-    let pid = event.number("/by/pid").map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    let target = event.number("/pid").unwrap_or_default();
-    match event.name() {
-        "changed" => {
-            let home = format!("{}/", cast.home.display());
-            let paths = event.texts("/paths").join(" ").replace(&home, "");
-            screen.row(at, Tone::Kernel, "kernel", &format!("{seen}{pid}: {paths}"));
-            outcome.seen.get_or_insert(seen);
-        }
-        "unchanged" => {
-            screen.row(at, Tone::Kernel, "kernel", &format!("{seen}{pid}"));
-            screen.row(at, Tone::Signal, "agent", "the content is what it was: no signal");
-            outcome.seen.get_or_insert(seen);
-        }
-        "reloaded" => {
-            let micros = event.number("/change_to_signal_us").unwrap_or_default();
-            let took = Duration::from_micros(micros);
-            let signal = event.text("/signal");
-            let whom = format!("{} {target}", cast.master);
-            let text = format!("{signal} to {whom}, {} after the change", millis(took));
-            screen.row(at, Tone::Signal, "signal", &text);
-            outcome.signals.push(took);
-            if target != u64::from(cast.pid) {
-                outcome.faults.push(format!("the signal went to pid {target}, not {}", cast.pid));
-            }
-        }
-        "refused" => {
-            let reason = event.text("/reason");
-            let text = format!("refused ({reason}): no signal sent to {} {target}", cast.master);
-            screen.row(at, Tone::Signal, "agent", &text);
-            outcome.is_refused = reason == "not_caught";
-        }
-        _ => {
-            let text = format!("the agent says {}", event.fields());
-            outcome.faults.push(text);
-        }
-    }
-}
-
 /// What shows that the server has the new content, if it has.
 fn served(server: &Server, then: Then) -> Option<String> {
     let (path, wanted) = match then {
         Then::Serves(path, text) => (path, Answer { status: 200, body: text.to_owned() }),
         // What else it says is the server's own affair.
         Then::Forgets(path) => (path, Answer { status: 404, body: String::new() }),
-        Then::Nothing => return None,
+        Then::Nothing | Then::Withheld => return None,
     };
     let answer = server.get(path)?;
     let is_it = answer.status == wanted.status && (answer.status == 404 || answer == wanted);
@@ -391,10 +349,6 @@ fn served(server: &Server, then: Then) -> Option<String> {
         Then::Forgets(_) => format!("GET {path}: 404, the page is gone"),
         _ => format!("GET {path}: {}", answer.body),
     })
-}
-
-fn since(zero: SystemTime, at: SystemTime) -> Duration {
-    at.duration_since(zero).unwrap_or_default()
 }
 
 fn page((path, text): (&str, &str)) -> String {

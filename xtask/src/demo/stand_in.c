@@ -3,6 +3,8 @@
  * stand-in PORT FOLDER...: reads the lines `location = PATH { return 200 "TEXT"; }` of every file
  * *.conf in the folders, and answers PATH with TEXT. On SIGHUP the master reads again, starts new
  * workers, and ends the old ones.
+ *
+ * stand-in -t FOLDER...: says which line is none of those.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,8 +24,9 @@ static struct page {
 } pages[PAGES];
 static int count;
 
-static void load(int folders, char **folder)
+static int load(int folders, char **folder)
 {
+    int mistakes = 0;
     count = 0;
     for (int i = 0; i < folders; i++) {
         char pattern[4096], line[512];
@@ -33,14 +36,20 @@ static void load(int folders, char **folder)
             continue;
         for (size_t j = 0; j < found.gl_pathc; j++) {
             FILE *file = fopen(found.gl_pathv[j], "r");
-            while (file && count < PAGES && fgets(line, sizeof line, file))
-                count += sscanf(line, " location = %127s { return 200 \"%127[^\"]\"",
-                                pages[count].path, pages[count].text) == 2;
+            while (file && count < PAGES && fgets(line, sizeof line, file)) {
+                int is_page = sscanf(line, " location = %127s { return 200 \"%127[^\"]\"",
+                                     pages[count].path, pages[count].text) == 2;
+                if (!is_page && mistakes++ == 0)
+                    fprintf(stderr, "stand-in: %s has a line that is no page: %s",
+                            found.gl_pathv[j], line);
+                count += is_page;
+            }
             if (file)
                 fclose(file);
         }
         globfree(&found);
     }
+    return mistakes;
 }
 
 static void serve(int listener)
@@ -87,6 +96,8 @@ int main(int arguments, char **argument)
 {
     if (arguments < 3)
         return 2;
+    if (strcmp(argument[1], "-t") == 0)
+        return load(arguments - 2, argument + 2) != 0;
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(argument[1])) };
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
