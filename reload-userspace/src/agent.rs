@@ -217,8 +217,12 @@ impl<S: Source> Agent<S> {
 
     fn touch(&mut self, touched: Vec<Touched>) {
         for touched in touched {
+            let owner = self.owners.get(&touched.index).copied();
             if let Some(reloader) = self.reloader_of(touched.index) {
                 reloader.touch(touched);
+            }
+            if let Some(id) = owner {
+                self.follow_opens(id);
             }
         }
     }

@@ -100,6 +100,8 @@ pub struct Confirm {
     is_replaced: bool,
     /// Whether it was seen to have ended, and nobody has said how.
     has_ended: bool,
+    /// Whether what it was to open was moved elsewhere before it was seen to do so.
+    is_moved: bool,
     stage: Stage,
 }
 
@@ -147,6 +149,7 @@ impl Confirm {
             pause: FIRST_LOOK,
             is_replaced: false,
             has_ended: false,
+            is_moved: false,
             stage: Stage::Open,
         }
     }
@@ -187,6 +190,18 @@ impl Confirm {
     /// is nobody's replacement.
     pub fn replaced(&mut self, by: Target) {
         self.is_replaced |= workers::may_have_started_since(by, self.deed.sent);
+    }
+
+    /// Notes that the content was moved elsewhere: the target may have opened it there before anybody
+    /// looked, so that it says nothing if no more is seen.
+    pub fn moved(&mut self) {
+        self.is_moved = true;
+    }
+
+    /// Whether evidence is still waited for.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.stage == Stage::Open
     }
 
     /// When to look next.
@@ -247,7 +262,7 @@ impl Confirm {
         if children.is_some_and(|children| self.workers.are_replaced(children, sent)) {
             return Some(Verdict::Confirmed(Evidence::Workers, self.age(now)));
         }
-        if self.deed.sees_opens {
+        if self.deed.sees_opens && !self.is_moved {
             return self.too_late(now, NOT_OPENED);
         }
         // That its children are the same says nothing: databases keep theirs.
@@ -420,6 +435,16 @@ mod tests {
         assert_eq!(it.judge(at(1000), new_children()), None);
         assert!(it.is_over());
         assert_eq!(it.judge(at(1001), ended()), None);
+    }
+
+    #[test]
+    fn what_was_moved_may_have_been_opened_unseen() {
+        let mut it = confirm(Aim::Reload, true, 0);
+        it.moved();
+        assert!(it.is_expecting());
+        let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
+        assert_eq!(it.judge(at(999), runs()), None);
+        assert_eq!(it.judge(at(1000), runs()), Some(expected));
     }
 
     #[test]

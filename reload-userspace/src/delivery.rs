@@ -162,6 +162,8 @@ struct Entry<K> {
     /// The content of which it has been told that others keep it from it.
     told_kept: Option<Digest>,
     phase: Phase,
+    /// When it was last handed anything.
+    applied_at: Boot,
     /// Nothing before that, for the last reload was only just.
     rests_until: Boot,
     /// No other attempt before that.
@@ -263,6 +265,18 @@ impl<K: Copy + Eq> Delivery<K> {
     #[must_use]
     pub fn knows(&self, target: K) -> bool {
         self.entries.iter().any(|entry| entry.receiver.target == Some(target))
+    }
+
+    /// Since when whoever reads anew has what a step would have him read: since the content is what it is
+    /// and the steps before are done. `None` where they are not.
+    #[must_use]
+    pub fn readable_since(&self, step: usize) -> Option<Boot> {
+        let digest = self.wanted.digest;
+        let mut before = self.entries.iter().filter(|entry| entry.receiver.step < step);
+        before.try_fold(self.wanted.since, |since, entry| {
+            let is_done = entry.has == Some(digest) && entry.phase == Phase::Rest;
+            is_done.then(|| since.max(entry.applied_at))
+        })
     }
 
     /// Everybody who is reached by any step.
@@ -454,6 +468,7 @@ impl<K: Copy + Eq> Delivery<K> {
         match acted {
             Acted::Applied(then) => {
                 entry.has = Some(digest);
+                entry.applied_at = now;
                 entry.told = None;
                 entry.failures = 0;
                 entry.rests_until = now.after(min_interval);
@@ -522,6 +537,7 @@ impl<K> Entry<K> {
             told: None,
             told_kept: None,
             phase: Phase::Rest,
+            applied_at: Boot::ZERO,
             rests_until: Boot::ZERO,
             retry_at: Boot::ZERO,
             failures: 0,

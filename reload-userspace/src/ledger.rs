@@ -47,6 +47,13 @@ pub struct Ledger {
     is_told: bool,
 }
 
+/// A fact that is not one yet.
+#[derive(Debug)]
+pub struct Draft {
+    fact: Fact,
+    line: Vec<u8>,
+}
+
 /// Why there is no ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -144,8 +151,13 @@ impl Ledger {
         target: Option<Target>,
         digest: Digest,
     ) {
-        let to = target.map(Into::into);
-        self.note(Fact::Applied { rule: rule.to_owned(), action: action.to_owned(), to, digest });
+        self.note_draft(draft(rule, action, target, digest));
+    }
+
+    /// Notes what was written before.
+    pub fn note_draft(&mut self, draft: Draft) {
+        let Draft { fact, line } = draft;
+        self.append(fact, &line);
     }
 
     /// Forgets the targets that no longer live.
@@ -200,12 +212,16 @@ impl Ledger {
 
     fn note(&mut self, fact: Fact) {
         let line = fact::line(&fact);
+        self.append(fact, &line);
+    }
+
+    fn append(&mut self, fact: Fact, line: &[u8]) {
         if !self.memory.learn(fact) {
             return;
         }
         let attended = self.journal.attend();
         self.judge(attended);
-        let done = self.journal.append(&line);
+        let done = self.journal.append(line);
         self.judge(done);
         if !self.journal.is_open() || self.journal.is_overgrown(self.memory.len()) {
             let done = self.replace();
@@ -228,6 +244,15 @@ impl Ledger {
             Ok(()) => {}
         }
     }
+}
+
+/// Writes down that a target, or the receiver of the action itself, has this content, before that is so:
+/// between a signal and what is noted of it there is no time to lose.
+#[must_use]
+pub fn draft(rule: &str, action: &str, target: Option<Target>, digest: Digest) -> Draft {
+    let (rule, action, to) = (rule.to_owned(), action.to_owned(), target.map(Into::into));
+    let fact = Fact::Applied { rule, action, to, digest };
+    Draft { line: fact::line(&fact), fact }
 }
 
 impl Here {

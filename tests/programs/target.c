@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -137,8 +138,42 @@ static void wait_for_signal(const sigset_t *set, int descriptor)
 
 static struct {
     const char *read_path;
+    const char *reader;
+    const char *end;
     sigset_t open_mask;
 } orders;
+
+/* Waits until it is told to go on. */
+static void wait_for_word(void)
+{
+    char byte;
+    if (read(STDIN_FILENO, &byte, 1) != 1)
+        exit(1);
+}
+
+/* Does upon a signal what it is told to: reads, or has a child read, or waits first. */
+static void reload(void)
+{
+    if (strcmp(orders.reader, "late") == 0)
+        wait_for_word();
+    if (strcmp(orders.reader, "child") == 0 && fork() != 0)
+        return;
+    report("signal", handled_ns, orders.read_path);
+    if (strcmp(orders.reader, "child") == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    if (strcmp(orders.end, "late") == 0)
+        wait_for_word();
+    if (strcmp(orders.end, "crash") == 0) {
+        struct rlimit none = { 0, 0 };
+        setrlimit(RLIMIT_CORE, &none);
+        abort();
+    }
+    if (strcmp(orders.end, "never") != 0)
+        exit(3);
+}
 
 /* Tells of signals for good, in whichever thread. */
 static void *attend(void *nothing)
@@ -148,7 +183,7 @@ static void *attend(void *nothing)
         sigsuspend(&orders.open_mask);
         if (signals != seen) {
             seen = signals;
-            report("signal", handled_ns, orders.read_path);
+            reload();
         }
     }
     return nothing;
@@ -161,6 +196,8 @@ int main(int count, char **arguments)
     int number = SIGHUP;
     int other = 0;
     int workers = 0;
+    orders.reader = "itself";
+    orders.end = "never";
     for (int i = 1; i + 1 < count; i += 2) {
         if (strcmp(arguments[i], "--read") == 0)
             read_path = arguments[i + 1];
@@ -172,6 +209,10 @@ int main(int count, char **arguments)
             other = atoi(arguments[i + 1]);
         else if (strcmp(arguments[i], "--workers") == 0)
             workers = atoi(arguments[i + 1]);
+        else if (strcmp(arguments[i], "--reader") == 0)
+            orders.reader = arguments[i + 1];
+        else if (strcmp(arguments[i], "--end") == 0)
+            orders.end = arguments[i + 1];
         else
             return 2;
     }
@@ -184,9 +225,7 @@ int main(int count, char **arguments)
 
     if (strcmp(handler, "later") == 0) {
         /* Until told so, the signal would kill, as it does any program that has just started. */
-        char byte;
-        if (read(STDIN_FILENO, &byte, 1) != 1)
-            return 1;
+        wait_for_word();
         handler = "now";
     }
     sigemptyset(&blocked);

@@ -114,8 +114,18 @@ const HURRY: [[&str; 2]; 2] = [["--min-interval", "0"], ["--confirm-timeout", "0
 
 /// The arguments of a run that logs JSON and is in a hurry, with whatever source is best.
 pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
-    let hurry = HURRY.concat().into_iter().map(str::to_owned);
-    unhurried_arguments(watch, process).into_iter().chain(hurry).collect()
+    arguments_beside(watch, process, &[] as &[&str])
+}
+
+/// Those of them that `options` do not give another value: no option may be given twice.
+pub(crate) fn arguments_beside(
+    watch: &Path,
+    process: &str,
+    options: &[impl AsRef<OsStr>],
+) -> Vec<String> {
+    let is_given = |name: &str| options.iter().any(|option| option.as_ref() == name);
+    let hurry = HURRY.into_iter().filter(|[name, _]| !is_given(name)).flatten();
+    unhurried_arguments(watch, process).into_iter().chain(hurry.map(str::to_owned)).collect()
 }
 
 /// The same of one that gives a process the usual time between two reloads.
@@ -148,7 +158,7 @@ impl Agent {
         Self::with(source, watch, process, &[] as &[&str])
     }
 
-    /// The same, with more options.
+    /// The same, with more options, which go before those that tests have by default.
     #[track_caller]
     pub(crate) fn with(
         source: Source,
@@ -212,7 +222,11 @@ impl Agent {
 
     /// Takes events up to the first that is `wanted`, and gives them all.
     #[track_caller]
-    pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+    pub(crate) fn until(
+        &mut self,
+        what: &str,
+        mut wanted: impl FnMut(&Event) -> bool,
+    ) -> Vec<Event> {
         let mut events = Vec::new();
         self.lines.until(what, |line| {
             events.push(Event::parse(line)?);

@@ -61,6 +61,17 @@ impl Recipe {
         self.with("--handler", handler)
     }
 
+    /// Who reads upon a signal: `itself`, `late` (when told to), or a `child`, which then lives on.
+    pub(crate) fn reader(self, reader: &str) -> Self {
+        self.with("--reader", reader)
+    }
+
+    /// How it ends upon a signal, once it has read: `exit` or `late` (when told to) with exit status 3,
+    /// or `crash`.
+    pub(crate) fn end(self, end: &str) -> Self {
+        self.with("--end", end)
+    }
+
     /// It handles the signal of this number in place of HUP.
     pub(crate) fn signal(self, number: i32) -> Self {
         self.with("--signal", number.to_string())
@@ -177,8 +188,14 @@ impl Running {
     /// Lets a target whose handler comes `later` install it.
     #[track_caller]
     pub(crate) fn install_handler(&mut self) {
-        self.process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.go_on();
         self.wait_until_ready();
+    }
+
+    /// Lets one that waits to be told so go on.
+    #[track_caller]
+    pub(crate) fn go_on(&mut self) {
+        self.process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     }
 
     /// Takes the next signal that it has handled.

@@ -1,4 +1,4 @@
-//! Deadlines and pauses.
+//! Deadlines and pauses, and numbers to make them of.
 
 use std::time::{Duration, Instant};
 
@@ -37,5 +37,25 @@ pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         pause(PACE);
+    }
+}
+
+/// Numbers that look random, from a seed that is printed.
+#[derive(Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new() -> Self {
+        let seed = boot_ns() | 1;
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    /// A number from 0 to `end`, which it never is.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
     }
 }

@@ -24,7 +24,7 @@ const HANDLER_POLL: Duration = Duration::from_millis(10);
 const ROLL_CALL_DELAY: Duration = Duration::from_millis(20);
 
 /// How exactly the start of a process is known: `USER_HZ` is 100 on every architecture.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// How long before it forks a daemon may have read its configuration.
 const DAEMON_START: Duration = Duration::from_secs(5);
@@ -42,6 +42,8 @@ pub(super) struct Crew {
     selector: Selector,
     /// Whether the starts and ends of processes are announced.
     follows: Follows,
+    /// Since when.
+    since: Boot,
     members: HashMap<Target, Rc<Held>>,
     /// When processes were seen to start a program.
     started: HashMap<Pid, Boot>,
@@ -90,10 +92,11 @@ pub(super) fn latest_start(target: Target) -> Boot {
 }
 
 impl Crew {
-    pub(super) fn new(selector: Selector, follows: Follows) -> Self {
+    pub(super) fn new(selector: Selector, follows: Follows, now: Boot) -> Self {
         Self {
             selector,
             follows,
+            since: now,
             members: HashMap::new(),
             started: HashMap::new(),
             awaited: HashSet::new(),
@@ -130,6 +133,11 @@ impl Crew {
         self.started.insert(pid, at);
         self.expect_change(at);
         self.members.keys().copied().find(|target| target.pid == pid)
+    }
+
+    /// Whether it was seen that the process started a program.
+    pub(super) fn has_started_program(&self, target: Target) -> bool {
+        self.started.contains_key(&target.pid)
     }
 
     /// Notes that the processes are probably not those that we know.
@@ -243,13 +251,13 @@ impl Crew {
     ///
     /// Only the start of a program proves that it was read later. A process that was merely forked, as
     /// a daemon is, has what its parent has read: its parent is the last of that name that started a
-    /// program before, or one that started before anybody looked. Where starts are not announced a
-    /// process that may be a daemon is given less credit.
+    /// program before, or one that started before anybody looked. Where starts are not announced, or
+    /// were not yet, a process that may be a daemon is given less credit.
     pub(super) fn read_at(&self, procfs: &Procfs, target: Target) -> Boot {
         if let Some(&exec) = self.started.get(&target.pid) {
             return exec;
         }
-        if self.follows == Follows::No {
+        if self.follows == Follows::No || target.start() < self.since {
             let is_own = procfs.is_forked_by_stranger(target.pid, &self.selector);
             let before = if is_own { Duration::ZERO } else { DAEMON_START };
             return Boot(target.start().0.saturating_sub(before));

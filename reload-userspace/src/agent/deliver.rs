@@ -111,6 +111,7 @@ impl<S: Source> Agent<S> {
         now: Boot,
     ) {
         let ticket = self.expect_opens(id);
+        let draft = self.draft_wanted(id, receiver);
         let Some(reloader) = self.reloaders.get_mut(&id) else { return };
         let Some(crew) = reloader.crew.and_then(|crew| self.crews.get_mut(&crew)) else { return };
         let earnest = if self.settings.is_dry { Earnest::Dry } else { Earnest::Real };
@@ -118,6 +119,11 @@ impl<S: Source> Agent<S> {
         // Whatever is seen from here on may come of it: the agent may not go on at once when it is out.
         let sending = clock::now();
         let signalled = crew.signal(&self.procfs, target, signal, caution, now, earnest);
+        if let (Signalled::Sent, Some(ledger), Some(draft)) = (&signalled, &mut self.ledger, draft)
+        {
+            // Whoever is killed between the two has the signal sent once more.
+            ledger.note_draft(draft);
+        }
         let at = clock::now();
         let rule = reloader.name().to_owned();
         let pid = Some(target.pid.as_raw());
@@ -132,7 +138,6 @@ impl<S: Source> Agent<S> {
                 if action.ends() {
                     reloader.ended_for = Some(reloader.delivery.wanted().digest);
                 }
-                self.remember_applied(id, receiver);
                 self.tell_all_served(id, receiver, action, at);
             }
             Signalled::NotYet(until) => {
@@ -185,7 +190,9 @@ impl<S: Source> Agent<S> {
                 let served = Receiver { step, target: Some(target) };
                 let is_own = other == id && step == receiver.step;
                 if !is_own {
-                    if other == id || !reloader.delivery.owed().any(|owed| owed == served) {
+                    let is_next = reloader.delivery.readable_since(step).is_some();
+                    let is_owed = reloader.delivery.owed().any(|owed| owed == served);
+                    if other == id || !is_next || !is_owed {
                         continue;
                     }
                     reloader.delivery.has_got(served, until);

@@ -1,6 +1,6 @@
 //! What is known of a rule that another takes the place of: who has got what by which action.
 
-use super::{crew::CrewId, reloader::Reloader};
+use super::{crew::CrewId, recall::key, reloader::Reloader};
 use crate::{
     clock::Boot,
     delivery::{Delivery, Receiver, Wanted},
@@ -60,7 +60,7 @@ impl Heritage {
     }
 }
 
-/// The actions of a rule, as far as they can be told apart.
+/// What the actions of a rule are called, each by a name of its own.
 fn actions(rule: &Rule) -> Vec<String> {
-    rule.actions().iter().map(ToString::to_string).collect()
+    (0..rule.actions().len()).map(|step| key(rule, step)).collect()
 }

@@ -60,6 +60,14 @@ impl Witness {
         }
     }
 
+    /// Looks also at what takes the place of the files of that, and says whether it is elsewhere.
+    fn follow(&mut self, ticket: Option<Ticket>) -> bool {
+        match (self, ticket) {
+            (Self::There(opens), Some(ticket)) => opens.follow(ticket),
+            _ => false,
+        }
+    }
+
     fn get(&mut self) -> Option<&mut Opens> {
         if matches!(self, Self::Untried) {
             *self = Opens::open().map_or_else(
@@ -116,7 +124,11 @@ impl<S: Source> Agent<S> {
         let digest = reloader.delivery.wanted().digest;
         let serves = vec![Served { rule: id, receiver, digest }];
         // What the last one was to prove nobody will know.
-        self.proofs.retain(|it| it.held.target() != held.target());
+        let Self { proofs, witness, .. } = self;
+        for last in proofs.extract_if(.., |it| it.held.target() == held.target()) {
+            witness.forget(last.ticket);
+        }
+        witness.follow(ticket);
         self.proofs.push(Proof { confirm, held, serves, ticket });
         then
     }
@@ -170,9 +182,13 @@ impl<S: Source> Agent<S> {
         {
             self.opened(&opened);
         }
-        let Self { proofs, procfs, crews, reloaders, .. } = self;
+        let Self { proofs, procfs, crews, reloaders, witness, .. } = self;
         let mut verdicts = Vec::new();
         for (index, proof) in proofs.iter_mut().enumerate() {
+            let is_due = proof.confirm.is_open() && proof.confirm.next_at() <= now;
+            if is_due && witness.follow(proof.ticket) {
+                proof.confirm.moved();
+            }
             let crew = |id: &RuleId| crews.get(&reloaders.get(id)?.crew?);
             let others =
                 proof.serves.iter().filter_map(|it| crew(&it.rule)).flat_map(Crew::targets);
@@ -207,6 +223,21 @@ impl<S: Source> Agent<S> {
         }
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
+            // Nothing that is opened is news any more.
+            if let Some(proof) = self.proofs.get_mut(index) {
+                self.witness.forget(proof.ticket.take());
+            }
+        }
+    }
+
+    /// Has those that a rule's signals were for looked at now, for its content may be moving.
+    pub(super) fn follow_opens(&mut self, id: RuleId) {
+        let Self { proofs, witness, .. } = self;
+        let open = proofs.iter_mut().filter(|proof| proof.confirm.is_open());
+        for proof in open.filter(|proof| proof.serves.iter().any(|it| it.rule == id)) {
+            if witness.follow(proof.ticket) {
+                proof.confirm.moved();
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     clock::{self, Boot},
     delivery::{Receiver, Wanted},
-    ledger::Ledger,
+    ledger::{self, Draft, Ledger},
     report::Decision,
     rule::{Action, OnStart, Rule},
     source::Source,
@@ -28,6 +28,7 @@ impl<S: Source> Agent<S> {
         if let Some(reason) = bad {
             self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
         }
+        self.tell_of_ledger();
         Ok(())
     }
 
@@ -37,6 +38,21 @@ impl<S: Source> Agent<S> {
         if let Some(reloader) = reloaders.get(&id) {
             remember(ledger, reloader, receiver);
         }
+    }
+
+    /// Writes down that a receiver has got what is wanted, for when it has.
+    pub(super) fn draft_wanted(&self, id: RuleId, receiver: Receiver<Target>) -> Option<Draft> {
+        let reloader = self.ledger.as_ref().and(self.reloaders.get(&id))?;
+        let action = key(&reloader.rule, receiver.step);
+        let digest = reloader.delivery.wanted().digest;
+        Some(ledger::draft(reloader.name(), &action, receiver.target, digest))
+    }
+
+    /// Forgets whoever has ended.
+    pub(super) fn forget_the_dead(&mut self) {
+        let Self { ledger: Some(ledger), procfs, .. } = self else { return };
+        ledger
+            .retain(|target| !matches!(procfs.target(target.pid), Ok(now) if now != Some(target)));
     }
 
     /// Notes what the files of a rule contain, and who has that.

@@ -6,14 +6,13 @@ use super::{
     Agent,
     crew::{CrewId, Roll, latest_start},
     recall::{key, remember},
-    reloader::Reloader,
 };
 use crate::{
     clock::{self, Boot},
     delivery::Receiver,
     rule::Action,
     source::Source,
-    target::{Target, TargetError},
+    target::TargetError,
 };
 
 impl<S: Source> Agent<S> {
@@ -33,6 +32,8 @@ impl<S: Source> Agent<S> {
             let known = crew.targets().filter(|target| !joined.contains(target));
             let new_here = known.filter(|&target| !reloader.delivery.knows(target));
             let joined: Vec<_> = joined.iter().copied().chain(new_here).collect();
+            let steps = 0..reloader.rule.actions().len();
+            let since: Vec<_> = steps.map(|step| reloader.delivery.readable_since(step)).collect();
             for &target in &joined {
                 let read_at = crew.read_at(&self.procfs, target);
                 let (ledger, rule) = (&self.ledger, &reloader.rule);
@@ -41,15 +42,26 @@ impl<S: Source> Agent<S> {
                 let is_successor = |step| ends(step) && reloader.ended_for == Some(wanted.digest);
                 let latest = read_at.max(latest_start(target));
                 let read_at = |step| if is_successor(step) { latest } else { read_at };
-                let has_read = |step| is_settled && read_at(step) >= wanted.since;
+                let has_read =
+                    |step| let since = since.get(step).copied().flatten();
+                    is_settled && since.is_some_and(|since| read_at(step) >= since);
                 let applied =
                     |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
-                let has = |step| has_read(step).then_some(wanted.digest).or_else(|| applied(step));
+                // What it was last sent it has, whatever it has read before; only another program in
+                // it has read what is there since.
+                let is_anew = crew.has_started_program(target);
+                let has = |step| {
+                    let read = has_read(step).then_some(wanted.digest);
+                    applied(step).filter(|_| !is_anew || read.is_none()).or(read)
+                };
                 reloader.delivery.join(target, has);
             }
             for receiver in reloader.delivery.receivers().filter(|_| !joined.is_empty()) {
                 self.ledger.as_mut().into_iter().for_each(|it| remember(it, reloader, receiver));
             }
+        }
+        if !left.is_empty() {
+            self.forget_the_dead();
         }
         Ok(())
     }
@@ -58,17 +70,19 @@ impl<S: Source> Agent<S> {
     pub(super) fn started(&mut self, pid: Pid, at: Boot) {
         for (&id, crew) in &mut self.crews {
             let Some(target) = crew.started(pid, at) else { continue };
-            let of_crew = self.reloaders.values_mut().filter(|it| it.crew == Some(id));
-            of_crew.filter(|it| at >= it.delivery.wanted().since).for_each(|it| it.has_got(target));
-        }
-    }
-}
-
-impl Reloader {
-    /// A target has what is wanted, and not from us.
-    pub(super) fn has_got(&mut self, target: Target) {
-        for step in 0..self.rule.actions().len() {
-            self.delivery.has_got(Receiver { step, target: Some(target) }, Boot::ZERO);
+            for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
+                for step in 0..reloader.rule.actions().len() {
+                    let since = reloader.delivery.readable_since(step);
+                    if since.is_some_and(|since| at >= since) {
+                        let receiver = Receiver { step, target: Some(target) };
+                        reloader.delivery.has_got(receiver, Boot::ZERO);
+                        self.ledger
+                            .as_mut()
+                            .into_iter()
+                            .for_each(|it| remember(it, reloader, receiver));
+                    }
+                }
+            }
         }
     }
 }

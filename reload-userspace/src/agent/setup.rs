@@ -20,6 +20,7 @@ use super::{
     watched::Watched,
 };
 use crate::{
+    clock,
     report::Decision,
     rule::{self, Rule, RulesFile},
     source::{Follows, Source},
@@ -115,6 +116,7 @@ impl<S: Source> Agent<S> {
                 self.tell_of_roll_call(crew, error);
             }
         }
+        self.forget_the_dead();
         Ok(())
     }
 
@@ -210,7 +212,7 @@ impl<S: Source> Agent<S> {
             None => Follows::No,
         };
         let id = CrewId(self.number());
-        self.crews.insert(id, Crew::new(selector, follows));
+        self.crews.insert(id, Crew::new(selector, follows, clock::now()));
         Ok(id)
     }
 }

@@ -1,11 +1,17 @@
 //! Who opens the content: a fanotify group of its own, for as long as reloads are being confirmed.
 //!
 //! It is told who, and so needs `CAP_SYS_ADMIN`; without it there is less evidence, and nothing else.
+//!
+//! A target that takes its time may find other files than those that were there when it was signalled.
+//! They are known by their names, in the same directories or where symlinks lead meanwhile.
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
-    os::fd::{AsFd as _, OwnedFd},
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -21,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys::{
     self, FileHandle,
-    fanotify::{GROUP, Record, group, mark, records, unmark},
+    fanotify::{GROUP, NAMES, Record, group, mark, records, unmark},
 };
 
 /// How many files of one reload are watched: a mark takes some microseconds, just before the signal.
@@ -39,21 +45,24 @@ pub struct Opens {
     ready: AsyncFd<OwnedFd>,
     group: Fanotify,
     marks: HashMap<FileHandle, Mark>,
+    /// What each reload is about.
+    tickets: HashMap<Ticket, Vec<PathBuf>>,
     next: u64,
     heard: VecDeque<Opened>,
 }
 
-/// A mark of ours.
+/// A mark of ours, on a file or a directory.
 #[derive(Debug)]
 struct Mark {
     /// Where the inode was when it was marked: a mark is only taken away from a file at hand.
     path: PathBuf,
-    /// On whose behalf.
-    tickets: Vec<Ticket>,
+    mask: MaskFlags,
+    /// On whose behalf, and for a directory for which name in it.
+    wanted: Vec<(Ticket, Option<Vec<u8>>)>,
 }
 
-/// The files that were watched for one reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The files that are watched for one reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
 /// Somebody has opened a file.
@@ -74,11 +83,12 @@ impl Opens {
     /// then confirmed by lesser evidence.
     pub fn open() -> io::Result<Self> {
         // Only a privileged group may have so many marks, and only it is told who did it.
-        let group = group(GROUP | InitFlags::FAN_UNLIMITED_MARKS)?;
+        let group = group(GROUP | NAMES | InitFlags::FAN_UNLIMITED_MARKS)?;
         Ok(Self {
             ready: sys::readable(&group)?,
             group,
             marks: HashMap::new(),
+            tickets: HashMap::new(),
             next: 0,
             heard: VecDeque::new(),
         })
@@ -95,26 +105,53 @@ impl Opens {
         }
         let ticket = Ticket(self.next);
         self.next += 1;
-        let marked = paths.into_iter().take(MOST_FILES).filter(|path| {
-            let path = path.as_ref();
-            let done = self.mark(path, ticket);
+        let paths = paths.into_iter().take(MOST_FILES).map(|path| path.as_ref().to_owned());
+        let paths: Vec<_> = paths.collect();
+        let marked = paths.iter().filter(|path| {
+            let done = self.mark(path, MaskFlags::FAN_OPEN, (ticket, None));
             if let Err(error) = &done {
                 tracing::debug!(path = %path.display(), %error, "cannot see who opens it");
             }
             done.is_ok()
         });
-        (marked.count() > 0).then_some(ticket)
+        let is_any = marked.count() > 0;
+        is_any.then(|| {
+            self.tickets.insert(ticket, paths);
+            ticket
+        })
+    }
+
+    /// Watches also what may take the place of the files, by their names in the directories in which
+    /// they are now, and says whether these are others than at the last call. To be called when the
+    /// signal is out, and from time to time, for a symlink may lead elsewhere.
+    pub fn follow(&mut self, ticket: Ticket) -> bool {
+        let mut is_new = false;
+        for path in self.tickets.get(&ticket).cloned().unwrap_or_default() {
+            // One that is not there any more is not opened either.
+            let Ok(path) = fs::canonicalize(path) else { continue };
+            let Some((directory, name)) = path.parent().zip(path.file_name()) else { continue };
+            let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_EVENT_ON_CHILD;
+            let done = self.mark(directory, mask, (ticket, Some(name.as_bytes().to_vec())));
+            is_new |= done.unwrap_or_else(|error| {
+                tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
+                false
+            });
+        }
+        is_new
     }
 
     /// Watches the files no longer, unless somebody else needs it.
     pub fn forget(&mut self, ticket: Ticket) {
+        if self.tickets.remove(&ticket).is_none() {
+            return;
+        }
         let group = &self.group;
         self.marks.retain(|id, mark| {
-            mark.tickets.retain(|&it| it != ticket);
-            if mark.tickets.is_empty() {
-                unmark(group, MaskFlags::FAN_OPEN, &mark.path, id);
+            mark.wanted.retain(|(it, _)| *it != ticket);
+            if mark.wanted.is_empty() {
+                unmark(group, mark.mask, &mark.path, id);
             }
-            !mark.tickets.is_empty()
+            !mark.wanted.is_empty()
         });
     }
 
@@ -141,18 +178,27 @@ impl Opens {
         }
     }
 
-    fn mark(&mut self, path: &Path, ticket: Ticket) -> io::Result<()> {
+    /// Says whether it is news that this is wanted.
+    fn mark(
+        &mut self,
+        path: &Path,
+        mask: MaskFlags,
+        wanted: (Ticket, Option<Vec<u8>>),
+    ) -> io::Result<bool> {
         let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let id = sys::file_handle(file.as_fd())?;
-        // Added also where it is there: the kernel takes all marks away when it unmounts.
-        mark(&self.group, MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN, file.as_fd())?;
-        let path = || Mark { path: path.to_owned(), tickets: Vec::new() };
-        let tickets = &mut self.marks.entry(id).or_insert_with(path).tickets;
+        let known = self.marks.get(&id);
         // Two paths may lead to one file.
-        if !tickets.contains(&ticket) {
-            tickets.push(ticket);
+        if known.is_some_and(|mark| mark.wanted.contains(&wanted)) {
+            return Ok(false);
         }
-        Ok(())
+        // Added also where it is there: the kernel takes all marks away when it unmounts.
+        mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file.as_fd())?;
+        let path = || Mark { path: path.to_owned(), mask, wanted: Vec::new() };
+        let marked = self.marks.entry(id).or_insert_with(path);
+        marked.mask |= mask;
+        marked.wanted.push(wanted);
+        Ok(true)
     }
 
     fn read(&mut self) -> bool {
@@ -185,16 +231,30 @@ fn opened(record: &Record, marks: &HashMap<FileHandle, Mark>) -> Option<Opened> 
     if record.mask.contains(MaskFlags::FAN_Q_OVERFLOW) {
         tracing::debug!("the queue was full: somebody may have opened the content unseen");
     }
-    let mark = marks.get(record.id.as_ref()?)?;
     let pid = Pid::from_raw(record.pid);
-    let is_somebody = record.pid > 0 && pid != Pid::this();
-    is_somebody.then(|| Opened { pid, tickets: mark.tickets.clone() })
+    if record.pid <= 0 || pid == Pid::this() {
+        return None;
+    }
+    let wanted = |id: Option<&FileHandle>| id.and_then(|id| marks.get(id)).map(|mark| &mark.wanted);
+    let (directory, name) = match &record.entry {
+        Some((directory, name)) => (Some(directory), Some(name)),
+        None => (None, None),
+    };
+    let itself = wanted(record.id.as_ref()).into_iter().flatten();
+    let by_name = wanted(directory).into_iter().flatten();
+    let mut tickets: Vec<_> = itself
+        .filter(|(_, of)| of.is_none())
+        .chain(by_name.filter(|(_, of)| of.is_some() && of.as_ref() == name))
+        .map(|&(ticket, _)| ticket)
+        .collect();
+    tickets.sort_unstable();
+    tickets.dedup();
+    (!tickets.is_empty()).then_some(Opened { pid, tickets })
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        fs,
         os::unix::fs::symlink,
         process::{Command, Stdio},
         time::Duration,
@@ -248,6 +308,42 @@ mod tests {
         assert_eq!(opens.try_next(), None);
         opens.forget(third);
         assert!(opens.marks.is_empty());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn what_takes_the_place_of_a_file_is_known_by_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let [old, new, link, draft] =
+            ["old", "new", "link", "draft"].map(|name| root.path().join(name));
+        for directory in [&old, &new] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("a"), "").unwrap();
+            fs::write(directory.join("b"), "").unwrap();
+        }
+        symlink("old", &link).unwrap();
+        let mut opens = Opens::open().unwrap();
+        let ticket = opens.watch([link.join("a")]).unwrap();
+        assert!(opens.follow(ticket));
+        assert!(!opens.follow(ticket));
+        let expected = |pid| Some(Opened { pid, tickets: vec![ticket] });
+
+        fs::write(&draft, "").unwrap();
+        fs::rename(&draft, link.join("a")).unwrap();
+        let pid = open_elsewhere(&link.join("a"));
+        assert_eq!(opens.try_next(), expected(pid));
+        open_elsewhere(&link.join("b"));
+        assert_eq!(opens.try_next(), None);
+
+        symlink("new", &draft).unwrap();
+        fs::rename(&draft, &link).unwrap();
+        assert!(opens.follow(ticket));
+        let pid = open_elsewhere(&link.join("a"));
+        assert_eq!(opens.try_next(), expected(pid));
+        opens.forget(ticket);
+        open_elsewhere(&link.join("a"));
+        assert_eq!(opens.try_next(), None);
+        assert!(opens.marks.is_empty() && opens.tickets.is_empty());
     }
 
     #[tokio::test]

@@ -34,8 +34,11 @@ pub(super) struct Workers {
 impl Workers {
     /// Those among the children right after the signal.
     pub(super) fn new(own: Option<&[u8]>, mut children: Vec<Child>, sent: Boot) -> Self {
-        // One that was forked between the signal and this look is new already.
-        children.retain(|child| child.target.start() <= sent);
+        // One that was forked between the signal and this look is new already. Of those that started in
+        // the tick of the signal nobody knows: they are new where there are others that are not.
+        let is_new = |child: &Child| may_have_started_since(child.target, sent);
+        let is_any_old = children.iter().any(|child| !is_new(child));
+        children.retain(|child| !is_new(child) || (!is_any_old && child.target.start() <= sent));
         if let Some(own) = own.filter(|&own| children.iter().any(|child| child.name == own)) {
             children.retain(|child| child.name == own);
         }
@@ -109,10 +112,14 @@ mod tests {
         check(&[], &[&[new_a], &[new_a]], None);
         // A pid is handed out again.
         check(&[a], &[&[(1, "x", 101)], &[(1, "x", 101)]], Some(1));
+        // All have only just started.
+        check(&[new_a, (4, "x", 100)], &[&[new_b, new_c], &[new_b, new_c]], Some(1));
         // Another, that the first look has missed.
         check(&[a], &[&[a, (9, "x", 99)], &[a, (9, "x", 99)]], None);
-        // Forked before the first look.
+        // Forked before the first look, and most of them in the tick of the signal.
         check(&[a, (9, "x", 101)], &[&[a, (9, "x", 101)], &[(9, "x", 101)]], Some(1));
+        check(&[a, b, new_a, new_b], &[&[a, b, new_a, new_b], &[new_a, new_b]], Some(1));
+        check(&[a, b, new_a], &[&[a, new_a, new_b], &[new_a, new_b]], Some(1));
         // Some tool.
         check(&[a], &[&[a, (9, "sh", 101)], &[a, (9, "sh", 101)]], None);
         check(&[a, (9, "sh", 7)], &[&[a, (8, "sh", 101)], &[a, (8, "sh", 101)]], None);

@@ -67,7 +67,12 @@ pub struct Record {
     pub pid: i32,
     /// What it happened to; nothing where the queue was full.
     pub id: Option<FileHandle>,
+    /// By which name in which directory, where the group asks for that and the kernel knows it.
+    pub entry: Option<(FileHandle, Vec<u8>)>,
 }
+
+/// What a group is besides that is told of the name by which something is opened.
+pub const NAMES: InitFlags = InitFlags::from_bits_retain(libc::FAN_REPORT_DFID_NAME);
 
 /// `struct fanotify_event_metadata` (`fanotify(7)`), where `own_len` is `metadata_len`.
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
@@ -117,18 +122,26 @@ fn record(bytes: &[u8]) -> Option<(Record, usize)> {
     }
     let infos = bytes.get(..length)?.get(start..)?;
     let mask = MaskFlags::from_bits_retain(metadata.mask);
-    Some((Record { mask, pid: metadata.pid, id: file_id(infos) }, length))
+    let id = handle(infos, libc::FAN_EVENT_INFO_TYPE_FID).map(|(id, _)| id);
+    let entry = handle(infos, libc::FAN_EVENT_INFO_TYPE_DFID_NAME).and_then(|(directory, rest)| {
+        let name = rest.split(|&byte| byte == 0).next().filter(|name| !name.is_empty())?;
+        Some((directory, name.to_vec()))
+    });
+    Some((Record { mask, pid: metadata.pid, id, entry }, length))
 }
 
-/// The handle in the first information record that has one.
-fn file_id(mut infos: &[u8]) -> Option<FileHandle> {
+/// The handle in the first information record of that kind, and what follows it there.
+fn handle(mut infos: &[u8], kind: u8) -> Option<(FileHandle, &[u8])> {
     loop {
         let (info, rest) = Info::read_from_prefix(infos).ok()?;
-        if info.kind == libc::FAN_EVENT_INFO_TYPE_FID {
-            let bytes = rest.get(..usize::try_from(info.handle_bytes).ok()?)?.to_vec();
-            return Some(FileHandle { filesystem: info.filesystem, kind: info.handle_type, bytes });
+        let length = usize::from(info.len);
+        if info.kind == kind {
+            let rest = &rest[..rest.len().min(length.saturating_sub(size_of::<Info>()))];
+            let (bytes, rest) = rest.split_at_checked(usize::try_from(info.handle_bytes).ok()?)?;
+            let (filesystem, kind) = (info.filesystem, info.handle_type);
+            return Some((FileHandle { filesystem, kind, bytes: bytes.to_vec() }, rest));
         }
-        infos = infos.get(usize::from(info.len).max(1)..)?;
+        infos = infos.get(length.max(1)..)?;
     }
 }
 
@@ -138,28 +151,57 @@ mod tests {
 
     /// An event as the kernel writes it, with a handle of 8 bytes.
     fn event(mask: u64, pid: i32) -> Vec<u8> {
+        event_with(mask, pid, &info(libc::FAN_EVENT_INFO_TYPE_FID, b""))
+    }
+
+    fn event_with(mask: u64, pid: i32, infos: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let info_len: u16 = 4 + 8 + 8 + 8;
-        bytes.extend((24 + u32::from(info_len)).to_ne_bytes());
+        bytes.extend((24 + u32::try_from(infos.len()).unwrap()).to_ne_bytes());
         bytes.extend([libc::FANOTIFY_METADATA_VERSION, 0]);
         bytes.extend(24_u16.to_ne_bytes());
         bytes.extend(mask.to_ne_bytes());
         bytes.extend((-1_i32).to_ne_bytes());
         bytes.extend(pid.to_ne_bytes());
-        bytes.extend([libc::FAN_EVENT_INFO_TYPE_FID, 0]);
-        bytes.extend(info_len.to_ne_bytes());
+        bytes.extend(infos);
+        bytes
+    }
+
+    fn info(kind: u8, name: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![kind, 0];
+        let length = (4 + 8 + 8 + 8 + name.len()).next_multiple_of(4);
+        bytes.extend(u16::try_from(length).unwrap().to_ne_bytes());
         bytes.extend(1_i32.to_ne_bytes());
         bytes.extend(2_i32.to_ne_bytes());
         bytes.extend(8_u32.to_ne_bytes());
         bytes.extend(3_i32.to_ne_bytes());
         bytes.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+        bytes.extend(name);
+        bytes.resize(length, 0);
         bytes
+    }
+
+    #[test]
+    fn a_name_in_a_directory_is_read_besides() {
+        let id = FileHandle { filesystem: [1, 2], kind: 3, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] };
+        let file = info(libc::FAN_EVENT_INFO_TYPE_FID, b"");
+        let check = |infos: &[u8], expected: Option<&[u8]>| {
+            let read: Vec<_> = records(&event_with(32, 7, infos)).flatten().collect();
+            let entry = expected.map(|name| (id.clone(), name.to_vec()));
+            assert_eq!(read[0].entry, entry);
+            assert_eq!(read[0].id.is_some(), infos.ends_with(&file));
+        };
+        let named = |name: &[u8]| info(libc::FAN_EVENT_INFO_TYPE_DFID_NAME, name);
+        check(&[named(b"a.conf\0"), file.clone()].concat(), Some(b"a.conf"));
+        check(&named(b"abc\0"), Some(b"abc"));
+        check(&named(b"abc"), Some(b"abc"));
+        check(&named(b"\0"), None);
+        check(&file, None);
     }
 
     #[test]
     fn records_are_read_one_after_the_other() {
         let id = FileHandle { filesystem: [1, 2], kind: 3, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] };
-        let record = |mask, pid| Record { mask, pid, id: Some(id.clone()) };
+        let record = |mask, pid| Record { mask, pid, id: Some(id.clone()), entry: None };
         let bytes = [event(2, 7), event(8, 0)].concat();
         let read: Vec<_> = records(&bytes).collect();
         let expected =
@@ -171,7 +213,7 @@ mod tests {
     fn an_overflow_is_of_nothing() {
         let mut bytes = event(MaskFlags::FAN_Q_OVERFLOW.bits(), 0)[..24].to_vec();
         bytes[..4].copy_from_slice(&24_u32.to_ne_bytes());
-        let expected = Record { mask: MaskFlags::FAN_Q_OVERFLOW, pid: 0, id: None };
+        let expected = Record { mask: MaskFlags::FAN_Q_OVERFLOW, pid: 0, id: None, entry: None };
         assert_eq!(records(&bytes).collect::<Vec<_>>(), [Some(expected)]);
     }
 
