@@ -22,10 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::{signal::unix::Signal, task::JoinSet};
 
 use self::{
     crew::{Crew, CrewId},
@@ -60,6 +57,10 @@ pub struct Agent<S> {
     reloaders: BTreeMap<RuleId, Reloader>,
     /// The one that is about the rules themselves, if they come from a file.
     rules_file: Option<RuleId>,
+    /// Why the rules in it are not heeded, if so.
+    rules_fault: Option<String>,
+    /// Whether they are to be read although they are the same.
+    is_asked_for_rules: bool,
     /// Whose path it is.
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
@@ -115,6 +116,8 @@ impl<S: Source> Agent<S> {
             places: Places::new(),
             reloaders: BTreeMap::new(),
             rules_file: None,
+            rules_fault: None,
+            is_asked_for_rules: false,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
@@ -128,12 +131,12 @@ impl<S: Source> Agent<S> {
         };
         // It waits for the disk, so it comes before anything is watched.
         agent.open_ledger()?;
-        agent.watch_rules_file(&rules)?;
+        let rules = agent.watch_rules_file(rules)?;
         agent.set_up(rules)?;
         Ok(agent)
     }
 
-    /// Reloads until `stop` says why not to go on.
+    /// Reloads until `stop` says why not to go on; at a `hangup` everything is looked at.
     ///
     /// # Errors
     ///
@@ -142,6 +145,7 @@ impl<S: Source> Agent<S> {
         mut self,
         started: Boot,
         stop: impl Future<Output = &'static str>,
+        mut hangup: Signal,
     ) -> Result<()> {
         // Whoever reads that it is ready may ask.
         self.tell_of_readiness();
@@ -151,7 +155,6 @@ impl<S: Source> Agent<S> {
         self.tell_of_pins();
         self.tell_whether_anybody_is_there();
         let mut stop = std::pin::pin!(stop);
-        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         loop {
             let deadline = self.step()?;
             let pause = tokio::time::sleep(deadline.since(clock::now()));
@@ -161,7 +164,10 @@ impl<S: Source> Agent<S> {
                     self.close(reason);
                     return Ok(());
                 }
-                Some(()) = hangup.recv() => self.look_at_everything(),
+                Some(()) = hangup.recv() => {
+                    self.is_asked_for_rules = true;
+                    self.reconcile_at = clock::now();
+                }
                 event = self.source.next() => {
                     self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
                 }
@@ -285,15 +291,11 @@ impl<S: Source> Agent<S> {
         Ok(self.deadline(now))
     }
 
-    /// Does at once what is done now and then, for somebody has asked for it.
-    fn look_at_everything(&mut self) {
-        self.read_rules_again();
-        self.reconcile_at = clock::now();
-    }
-
     /// Does without any event what events are for.
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
+        // What forbade the rules may be gone.
+        self.is_asked_for_rules |= self.rules_fault.is_some();
         for reloader in self.reloaders.values_mut() {
             reloader.verify(now);
             reloader.delivery.forgive();
@@ -351,7 +353,9 @@ impl<S: Source> Agent<S> {
         let crew = reloader.crew;
         if self.rules_file == Some(id) {
             reloader.untold.clear();
-            if conclusion == Conclusion::Changed {
+            let is_settled = conclusion != Conclusion::NotYet;
+            let is_asked = is_settled && std::mem::take(&mut self.is_asked_for_rules);
+            if conclusion == Conclusion::Changed || is_asked {
                 self.read_rules_again();
             }
             return Ok(conclusion != Conclusion::NotYet);
@@ -359,6 +363,9 @@ impl<S: Source> Agent<S> {
         match conclusion {
             Conclusion::NotYet => return Ok(false),
             Conclusion::Changed => {
+                if reloader.delivery.is_everybody_served() {
+                    self.teller.measure(|metrics| metrics.set_settled(reloader.name()));
+                }
                 if let Some(crew) = crew.and_then(|crew| self.crews.get_mut(&crew)) {
                     crew.look_around(now);
                 }

@@ -180,6 +180,13 @@ impl Confirm {
         Some(Verdict::Confirmed(Evidence::Reopened, self.age(now)))
     }
 
+    /// What can be said where nobody looks any longer, if nothing has been said: the target lives.
+    #[must_use]
+    pub fn give_up(&self, now: Boot) -> Option<Verdict> {
+        let is_open = self.stage == Stage::Open && self.deed.aim == Aim::Reload;
+        is_open.then(|| Verdict::Confirmed(Evidence::Alive, self.age(now)))
+    }
+
     /// Whether there is nothing more to come, so that it may be dropped.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -344,6 +344,12 @@ impl<K: Copy + Eq> Delivery<K> {
         self.entries.iter().filter(move |entry| entry.is_owed(digest)).map(|entry| entry.receiver)
     }
 
+    /// Whether there is anybody, and nobody is owed anything.
+    #[must_use]
+    pub fn is_everybody_served(&self) -> bool {
+        !self.entries.is_empty() && self.owed().next().is_none()
+    }
+
     /// A target is owed the content that is wanted at `now`, and others keep it. Says whether that is
     /// news.
     pub fn withheld(&mut self, target: K, now: Boot) -> bool {
@@ -376,8 +382,17 @@ impl<K: Copy + Eq> Delivery<K> {
     /// wait for each other's.
     pub fn next(&mut self, now: Boot, is_free: impl Fn(K) -> bool) -> Option<Task<K>> {
         let digest = self.wanted.digest;
+        // One thing at a time for a target, whichever step it is about.
+        let is_idle = |entry: &Entry<K>| {
+            let target = entry.receiver.target;
+            let mut same = self.entries.iter().filter(|it| it.receiver.target == target);
+            target.is_none() || same.all(|it| it.phase == Phase::Rest)
+        };
         let ready = |entry: &Entry<K>| {
-            entry.is_owed(digest) && entry.phase == Phase::Rest && entry.ready_at() <= now
+            entry.is_owed(digest)
+                && entry.phase == Phase::Rest
+                && entry.ready_at() <= now
+                && is_idle(entry)
         };
         let due: Vec<_> = self.candidates().filter(|&index| ready(&self.entries[index])).collect();
         if self.is_unchecked() {

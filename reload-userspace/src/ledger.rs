@@ -132,6 +132,12 @@ impl Ledger {
         self.memory.content(rule)
     }
 
+    /// Whether anything is known of an action of a rule.
+    #[must_use]
+    pub fn knows(&self, rule: &str, action: &str) -> bool {
+        self.memory.knows(rule, action)
+    }
+
     /// What a target has, or without one what the receiver of the action itself has.
     #[must_use]
     pub fn applied(&self, rule: &str, action: &str, target: Option<Target>) -> Option<Digest> {

@@ -123,6 +123,7 @@ async fn run(args: &RunArgs) -> Result<()> {
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -132,7 +133,7 @@ async fn run(args: &RunArgs) -> Result<()> {
 
     let outlets = outlets(&settings, log)?;
     let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, rules, settings, outlets)?.run(started, stop).await
+    Agent::new(source, rules, settings, outlets)?.run(started, stop, hangup).await
 }
 
 /// The log, and the metrics and the health if they are to be served.

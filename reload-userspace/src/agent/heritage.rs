@@ -1,5 +1,10 @@
 //! What is known of a rule that another takes the place of: who has got what by which action.
 
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::PathBuf,
+};
+
 use super::{crew::CrewId, recall::key, reloader::Reloader};
 use crate::{
     clock::Boot,
@@ -13,12 +18,24 @@ pub(super) struct Heritage {
     crew: Option<CrewId>,
     delivery: Delivery<Target>,
     actions: Vec<String>,
+    /// What has changed since everybody last had the content.
+    changed: BTreeSet<PathBuf>,
+    /// What has been told.
+    has_told_waiting: bool,
+    unreadable: HashSet<PathBuf>,
 }
 
 impl Heritage {
     pub(super) fn of(reloader: &Reloader) -> Self {
         let (crew, delivery) = (reloader.crew, reloader.delivery.clone());
-        Self { crew, delivery, actions: actions(&reloader.rule) }
+        Self {
+            crew,
+            delivery,
+            actions: actions(&reloader.rule),
+            changed: reloader.changed.clone(),
+            has_told_waiting: reloader.has_told_waiting,
+            unreadable: reloader.unreadable.clone(),
+        }
     }
 
     /// Which step of the rule is that step of the one before it.
@@ -29,7 +46,10 @@ impl Heritage {
 
     /// Whoever was owed a reload still is, be it by another action; nobody else is.
     pub(super) fn leave_to(&self, reloader: &mut Reloader) {
-        let Self { crew, delivery: old, actions: old_actions } = self;
+        let Self { crew, delivery: old, actions: old_actions, .. } = self;
+        reloader.changed.clone_from(&self.changed);
+        reloader.unreadable.clone_from(&self.unreadable);
+        reloader.has_told_waiting = self.has_told_waiting && *crew == reloader.crew;
         let is_same_crew = *crew == reloader.crew;
         let new = &mut reloader.delivery;
         let digest = new.wanted().digest;

@@ -123,12 +123,16 @@ impl<S: Source> Agent<S> {
         let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
         let digest = reloader.delivery.wanted().digest;
         let serves = vec![Served { rule: id, receiver, digest }];
-        // What the last one was to prove nobody will know.
-        let Self { proofs, witness, .. } = self;
-        for last in proofs.extract_if(.., |it| it.held.target() == held.target()) {
-            witness.forget(last.ticket);
+        // What the last one was to prove nobody will know, but that the target lives.
+        let is_last = |it: &Proof| it.held.target() == held.target();
+        while let Some(index) = self.proofs.iter().position(is_last) {
+            if let Some(verdict) = self.proofs.get(index).and_then(|it| it.confirm.give_up(sent)) {
+                self.conclude(index, &verdict);
+            }
+            let last = self.proofs.remove(index);
+            self.witness.forget(last.ticket);
         }
-        witness.follow(ticket);
+        self.witness.follow(ticket);
         self.proofs.push(Proof { confirm, held, serves, ticket });
         then
     }

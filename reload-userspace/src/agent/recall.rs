@@ -115,23 +115,36 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     let wanted = reloader.delivery.wanted();
     let known = ledger.and_then(|ledger| ledger.content(reloader.name()));
     let since = match (known, reloader.rule.pace().on_start) {
-        (Some((digest, since)), _) if digest == wanted.digest => since,
+        (Some((digest, since)), _) if digest == wanted.digest => {
+            // It may have been another in between.
+            since.max(since_boot(reloader.latest_change(), now))
+        }
         (Some(_), _) => since_boot(reloader.latest_change(), now),
         (None, OnStart::Skip) => Boot::ZERO,
         (None, OnStart::Reload) => now,
     };
     reloader.delivery.want(Wanted { changed: now, since, ..wanted });
     let is_owed = known.is_some() || since == now;
+    let is_same = known.is_some_and(|(digest, _)| digest == wanted.digest);
+    reloader.new_steps = (0..reloader.rule.actions().len())
+        .filter(|&step| {
+            let action = key(&reloader.rule, step);
+            is_same && ledger.is_some_and(|it| !it.knows(reloader.name(), &action))
+        })
+        .collect();
     if known.is_some_and(|(digest, _)| digest != wanted.digest) {
         // Which of them it was nobody has noted.
         let files = reloader.watches().values().flat_map(|watched| watched.content().paths());
-        let (rule, paths) = (reloader.name().to_owned(), files.cloned().collect());
+        let paths: Vec<_> = files.cloned().collect();
+        reloader.changed = paths.iter().cloned().collect();
+        let rule = reloader.name().to_owned();
         reloader.untold.push(Decision::Changed { rule, paths, by: None });
     }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = key(&reloader.rule, receiver.step);
         let applied = ledger.and_then(|it| it.applied(reloader.name(), &action, receiver.target));
-        if is_owed && applied != Some(wanted.digest) {
+        let is_new = reloader.new_steps.contains(&receiver.step);
+        if is_owed && applied != Some(wanted.digest) && !is_new {
             reloader.delivery.doubt(receiver);
         }
     }

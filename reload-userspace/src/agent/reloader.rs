@@ -58,6 +58,9 @@ pub(super) struct Reloader {
     pub(super) changed: BTreeSet<PathBuf>,
     /// The content for which a target was last ended, so that another starts with it.
     pub(super) ended_for: Option<Digest>,
+    /// The steps of which the ledger knows nothing, although it knows the content: whoever was there
+    /// when they were said has it.
+    pub(super) new_steps: BTreeSet<usize>,
     /// What is under way for it beside the loop.
     pub(super) jobs: Jobs,
     /// What has been decided and will be told when the signals are out.
@@ -105,6 +108,7 @@ impl Reloader {
             began: None,
             changed: BTreeSet::new(),
             ended_for: None,
+            new_steps: BTreeSet::new(),
             jobs: Jobs::default(),
             untold: Vec::new(),
             has_told_waiting: false,
@@ -216,6 +220,11 @@ impl Reloader {
         self.active().all(|watched| watched.next(now) == Next::Idle)
     }
 
+    /// Whether something has happened that nobody has looked at yet.
+    pub(super) fn is_touched(&self) -> bool {
+        self.active().any(Watched::is_out_of_date)
+    }
+
     /// When to look at anything although nothing happens, if ever.
     pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
         let looks = self.active().filter_map(|watched| watched.look_at(now));
@@ -309,9 +318,7 @@ impl Reloader {
             self.delivery.want(Wanted { digest, changed, since: clock::now() });
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
-            let is_known =
-                self.delivery.receivers().next().is_some() && self.delivery.owed().next().is_none();
-            self.untold.push(if is_known {
+            self.untold.push(if self.delivery.is_everybody_served() {
                 Decision::Unchanged { rule, by }
             } else {
                 Decision::Changed { rule, paths, by }

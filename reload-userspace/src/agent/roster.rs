@@ -42,9 +42,10 @@ impl<S: Source> Agent<S> {
                 let is_successor = |step| ends(step) && reloader.ended_for == Some(wanted.digest);
                 let latest = read_at.max(latest_start(target));
                 let read_at = |step| if is_successor(step) { latest } else { read_at };
-                let has_read =
-                    |step| let since = since.get(step).copied().flatten();
-                    is_settled && since.is_some_and(|since| read_at(step) >= since);
+                let has_read = |step| {
+                    let since = since.get(step).copied().flatten();
+                    is_settled && since.is_some_and(|since| read_at(step) >= since)
+                };
                 let applied =
                     |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
                 // What it was last sent it has, whatever it has read before; only another program in
@@ -52,7 +53,9 @@ impl<S: Source> Agent<S> {
                 let is_anew = crew.has_started_program(target);
                 let has = |step| {
                     let read = has_read(step).then_some(wanted.digest);
-                    applied(step).filter(|_| !is_anew || read.is_none()).or(read)
+                    let applied = applied(step).filter(|_| !is_anew || read.is_none());
+                    let is_first = reloader.new_steps.contains(&step);
+                    applied.or(read).or_else(|| is_first.then_some(wanted.digest))
                 };
                 reloader.delivery.join(target, has);
             }

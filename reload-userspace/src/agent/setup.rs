@@ -40,26 +40,37 @@ struct Draft {
 }
 
 impl<S: Source> Agent<S> {
-    /// Watches the file that the rules come from, if they do.
-    pub(super) fn watch_rules_file(&mut self, rules: &[Rule]) -> Result<()> {
+    /// Watches the file that the rules come from, if they do, and gives those that are in it from here
+    /// on: it may have changed since it was read.
+    pub(super) fn watch_rules_file(&mut self, rules: Vec<Rule>) -> Result<Vec<Rule>> {
         let pace = rules.first().map(Rule::pace);
-        let Some((file, pace)) = self.settings.config.as_ref().zip(pace) else {
-            return Ok(());
+        let Some((RulesFile { path, defaults }, pace)) = self.settings.config.clone().zip(pace)
+        else {
+            return Ok(rules);
         };
-        let draft = self.draft(Rule::about(file.path.clone(), pace))?;
+        let draft = self.draft(Rule::about(path.clone(), pace))?;
         self.rules_file = Some(self.put_to_work(draft, None));
         // They have been read, and are heeded.
-        let (path, rules) = (String::new(), Vec::new());
-        self.teller.count(&Decision::Rules { path, rules, error: None });
-        Ok(())
+        let heeded = Decision::Rules { path: String::new(), rules: Vec::new(), error: None };
+        self.teller.count(&heeded);
+        Ok(rule::read_file(&path, &defaults)?)
     }
 
     /// Reads the rules again, for their file has changed. Bad ones are told of, and not heeded.
     pub(super) fn read_rules_again(&mut self) {
         let Some(RulesFile { path, defaults }) = self.settings.config.clone() else { return };
+        // What has been decided is told while there is somebody to tell it.
+        self.tell_what_was_decided();
+        let before: Vec<_> = self.reloaders.keys().copied().collect();
         let read = rule::read_file(&path, &defaults).map_err(anyhow::Error::new);
         let applied = read.and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
+        let is_same = before.iter().eq(self.reloaders.keys());
+        let is_news = self.rules_fault != error || !is_same;
+        self.rules_fault.clone_from(&error);
+        if !is_news {
+            return;
+        }
         let path = path.to_string_lossy().into_owned();
         // Whoever reads that they are applied may ask.
         self.tell_of_readiness();

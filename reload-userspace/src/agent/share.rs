@@ -68,7 +68,9 @@ impl<S: Source> Agent<S> {
             let mut keepers =
                 others.filter(|(_, it)| it.delivery.knows(target)).filter_map(|(&other, it)| {
                     match it.delivery.withholds(target) {
-                        _ if !self.is_settled(other, completed, now) => Some((other, None)),
+                        _ if !self.is_settled(other, completed, now) || it.is_touched() => {
+                            Some((other, None))
+                        }
                         None => None,
                         why => Some((other, why)),
                     }

@@ -57,7 +57,14 @@ enum What {
     /// A check, in the place of that target if it was in one: why the content is withheld, if it is.
     Check(Option<Target>, Result<(), Fault>),
     /// An action that was begun at that moment: why it was not carried out, if so.
-    Action(Receiver<Target>, Boot, Result<(), String>),
+    Action(Receiver<Target>, Begun, Result<(), String>),
+}
+
+/// When an action was begun, and when what it is about has changed.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    at: Boot,
+    changed: Boot,
 }
 
 /// Why a command is not taken for a success.
@@ -103,7 +110,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn begin_action(&mut self, id: RuleId, receiver: Receiver<Target>, action: Action) {
         let Some(reloader) = self.reloaders.get(&id) else { return };
         let environment = environment(reloader);
-        let begun = clock::now();
+        let begun = Begun { at: clock::now(), changed: reloader.delivery.wanted().changed };
         let done = move |result| Done { rule: id, what: What::Action(receiver, begun, result) };
         match action {
             _ if self.settings.is_dry => self.finish_action(id, receiver, begun, Ok(())),
@@ -185,7 +192,7 @@ impl<S: Source> Agent<S> {
         &mut self,
         id: RuleId,
         receiver: Receiver<Target>,
-        begun: Boot,
+        begun: Begun,
         result: Result<(), String>,
     ) {
         let now = clock::now();
@@ -211,11 +218,11 @@ impl<S: Source> Agent<S> {
             pid: None,
             signal: None,
             object: Some(object),
-            change_to_signal: begun.since(reloader.delivery.wanted().changed),
+            change_to_signal: begun.at.since(begun.changed),
             dry_run,
         });
         if !dry_run {
-            let after = now.since(begun);
+            let after = now.since(begun.at);
             let evidence = Evidence::Accepted;
             reloader.untold.push(Decision::Confirmed { rule, pid: None, evidence, after });
             self.remember_applied(id, receiver);

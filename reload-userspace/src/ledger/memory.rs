@@ -53,6 +53,11 @@ impl Memory {
         self.rules.get(rule)?.applied.get(action)?.get(&target).copied()
     }
 
+    /// Whether anything is known of an action.
+    pub(super) fn knows(&self, rule: &str, action: &str) -> bool {
+        self.rules.get(rule).is_some_and(|rule| rule.applied.contains_key(action))
+    }
+
     /// Takes a fact in, and says whether that is news.
     pub(super) fn learn(&mut self, fact: Fact) -> bool {
         match fact {

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-use super::series::{By, Confirms, Families, Outcome, Series};
+use super::series::{By, CHECK, Confirms, Families, Outcome, Series};
 use crate::{
     confirm::Evidence,
     content::Digest,
@@ -181,7 +181,8 @@ impl Metrics {
                 self.with(rule, |series| series.count(Outcome::Unconfirmed, *pid));
             }
             Decision::Refused { rule, pid, reason, .. } => self.with(rule, |series| {
-                series.count(Outcome::Refused, *pid);
+                let is_check = *reason == Refusal::CheckFailed && pid.is_none();
+                series.count(Outcome::Refused, if is_check { CHECK } else { *pid });
                 series.count_refusal(word(reason));
                 if *reason == Refusal::CheckFailed {
                     series.check_failures.inc();
@@ -229,6 +230,11 @@ impl Metrics {
         self.with(rule, |series| {
             series.watches.set(number(count));
         });
+    }
+
+    /// Says that everybody has the content of a rule, though nothing was done: it was rolled back.
+    pub fn set_settled(&self, rule: &str) {
+        self.with(rule, Series::settle);
     }
 
     /// Says which content everybody has: to be called when it has been confirmed, and not before.

@@ -30,6 +30,9 @@ pub enum Confirms {
     No,
 }
 
+/// Stands among those to whom the content could not be given for its check: nobody has that pid.
+pub(super) const CHECK: Option<i32> = Some(0);
+
 /// What became of an action in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -152,6 +155,8 @@ impl Series {
         let Some(is_success) = outcome.is_success() else { return };
         if is_success {
             self.failing.remove(&pid);
+            // What is carried out has passed its check.
+            self.failing.remove(&CHECK);
         } else {
             self.failing.insert(pid);
         }
@@ -161,6 +166,13 @@ impl Series {
         if is_well {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             self.families.success_at.get_or_create(&labels).set(now.as_secs_f64());
+        }
+    }
+
+    /// Everybody has the content that there is, for what could not be given was rolled back.
+    pub(super) fn settle(&mut self) {
+        if !std::mem::take(&mut self.failing).is_empty() {
+            self.families.successful.get_or_create(&self.labels()).set(1);
         }
     }
 
