@@ -14,11 +14,12 @@ mod sealed;
 
 use std::{
     collections::BTreeSet,
+    env,
     ffi::OsString,
     io::{self, ErrorKind},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::net::UnixStream as Socket,
+        unix::{ffi::OsStrExt as _, net::UnixStream as Socket},
     },
     path::Path,
     process::{Command, Stdio},
@@ -193,6 +194,11 @@ impl Helper {
             // The helper will be within reach of the target's user, so it knows nothing of ours.
             command.env_clear();
         }
+        // What the agent was told is the agent's own, passwords above all.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"RELOAD_"))
+        {
+            command.env_remove(name);
+        }
         command.arg("--").arg(job.command.program()).args(job.command.arguments());
         command.envs(job.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -219,7 +225,12 @@ impl Helper {
                 () = output.collect(&pipe) => None,
             }
         };
+        // Whoever was suspended for long may find both: then what was said counts.
         let word = timeout(limit, word).await;
+        let word = match word {
+            Err(elapsed) => said(&line).map(Some).ok_or(elapsed),
+            word => word,
+        };
         drop(line);
         let ended = timeout(GRACE, process.wait()).await;
         if ended.is_err() {
@@ -236,6 +247,13 @@ impl Helper {
             Ok(None) => Outcome::NotRun(NotRun::Silent),
         }
     }
+}
+
+/// The helper's word, if it is there whole.
+fn said(line: &UnixStream) -> Option<Word> {
+    let mut bytes = vec![0; MOST_SAID];
+    let count = line.try_read(&mut bytes).ok()?;
+    serde_json::from_slice(bytes.get(..count)?).ok()
 }
 
 /// Waits for the helper's word, or gives `None` where it has ended without one.

@@ -180,6 +180,12 @@ impl Confirm {
         Some(Verdict::Confirmed(Evidence::Reopened, self.age(now)))
     }
 
+    /// Whether the target is to end, and another to start in its place.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.deed.aim == Aim::End
+    }
+
     /// What can be said where nobody looks any longer, if nothing has been said: the target lives.
     #[must_use]
     pub fn give_up(&self, now: Boot) -> Option<Verdict> {

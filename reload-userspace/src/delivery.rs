@@ -12,8 +12,11 @@
 //!   while its last reload is being carried out or confirmed, nor before its time.
 //! - No receiver is reached by a step before all receivers of the steps before have the content.
 
+mod entry;
+
 use std::time::Duration;
 
+use self::entry::{Entry, Phase, backoff};
 use crate::{clock::Boot, content::Digest};
 
 /// How long after a failure the action is tried again, the first time; then it doubles.
@@ -111,8 +114,10 @@ pub struct Delivery<K> {
     check: Check,
     /// The content that has last failed the check, and how often.
     failed_check: Option<(Digest, u32)>,
-    /// How often in a row a check was of no use, though the content that is wanted is the same.
+    /// How often in a row a check was of no use, for the files were touched meanwhile.
     restless: u32,
+    /// No check before that, for the last ones were of no use.
+    check_rests_until: Boot,
     entries: Vec<Entry<K>>,
 }
 
@@ -149,37 +154,6 @@ enum Check {
     Failed(Digest, Boot),
 }
 
-/// A receiver, and what it has.
-#[derive(Clone, Copy, Debug)]
-struct Entry<K> {
-    receiver: Receiver<K>,
-    /// The content that it has, as far as we know.
-    has: Option<Digest>,
-    /// The content that was refused to it.
-    denied: Option<Digest>,
-    /// The content of which it has been told that it was refused or failed.
-    told: Option<Digest>,
-    /// The content of which it has been told that others keep it from it.
-    told_kept: Option<Digest>,
-    phase: Phase,
-    /// When it was last handed anything.
-    applied_at: Boot,
-    /// Nothing before that, for the last reload was only just.
-    rests_until: Boot,
-    /// No other attempt before that.
-    retry_at: Boot,
-    failures: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Rest,
-    /// That content is being handed to it.
-    Busy(Digest),
-    /// It was handed over, and it is to be seen whether it took.
-    Confirming,
-}
-
 impl<K: Copy + Eq> Delivery<K> {
     /// Nobody is there yet but the one receiver of each step that has one, which has `has`.
     #[must_use]
@@ -189,7 +163,15 @@ impl<K: Copy + Eq> Delivery<K> {
             (*reach == Reach::One).then(|| Entry::new(receiver, has(step)))
         };
         let entries = plan.steps.iter().enumerate().filter_map(one).collect();
-        Self { plan, wanted, check: Check::None, failed_check: None, restless: 0, entries }
+        Self {
+            plan,
+            wanted,
+            check: Check::None,
+            failed_check: None,
+            restless: 0,
+            check_rests_until: Boot::ZERO,
+            entries,
+        }
     }
 
     /// The content that everybody is to have.
@@ -206,7 +188,6 @@ impl<K: Copy + Eq> Delivery<K> {
                 entry.retry_at = Boot::ZERO;
             }
             self.failed_check = None;
-            self.restless = 0;
             self.doubt_check();
             if matches!(self.check, Check::Failed(..)) {
                 self.check = Check::None;
@@ -382,17 +363,8 @@ impl<K: Copy + Eq> Delivery<K> {
     /// wait for each other's.
     pub fn next(&mut self, now: Boot, is_free: impl Fn(K) -> bool) -> Option<Task<K>> {
         let digest = self.wanted.digest;
-        // One thing at a time for a target, whichever step it is about.
-        let is_idle = |entry: &Entry<K>| {
-            let target = entry.receiver.target;
-            let mut same = self.entries.iter().filter(|it| it.receiver.target == target);
-            target.is_none() || same.all(|it| it.phase == Phase::Rest)
-        };
         let ready = |entry: &Entry<K>| {
-            entry.is_owed(digest)
-                && entry.phase == Phase::Rest
-                && entry.ready_at() <= now
-                && is_idle(entry)
+            entry.is_owed(digest) && self.is_at_rest(entry) && entry.ready_at() <= now
         };
         let due: Vec<_> = self.candidates().filter(|&index| ready(&self.entries[index])).collect();
         if self.is_unchecked() {
@@ -420,9 +392,10 @@ impl<K: Copy + Eq> Delivery<K> {
             _ => Boot::ZERO,
         };
         let entries = self.candidates().map(|index| &self.entries[index]);
-        let owed = entries.filter(|it| it.is_owed(digest) && it.phase == Phase::Rest);
+        let owed = entries.filter(|it| it.is_owed(digest) && self.is_at_rest(it));
         let is_to_be_checked = self.is_unchecked();
         let owed = owed.filter(|it| is_to_be_checked || it.receiver.target.is_none_or(&is_free));
+        let check = if is_to_be_checked { check.max(self.check_rests_until) } else { check };
         owed.map(|entry| entry.ready_at().max(check)).min()
     }
 
@@ -455,8 +428,9 @@ impl<K: Copy + Eq> Delivery<K> {
             None if self.restless <= 1 => Check::None,
             // It may be the check itself that touches the files: then it would have no end.
             None => {
-                let again = now.after(backoff(FIRST_RETRY, LAST_RETRY, self.restless - 1));
-                self.check = Check::Failed(digest, again);
+                let pause = backoff(FIRST_RETRY, LAST_RETRY, self.restless - 1);
+                self.check_rests_until = now.after(pause);
+                self.check = Check::None;
                 return (self.restless == MOST_RESTLESS).then_some(News::New);
             }
             Some(true) => Check::Passed(digest),
@@ -530,8 +504,15 @@ impl<K: Copy + Eq> Delivery<K> {
         match self.check {
             Check::Running(_) | Check::Stale => false,
             Check::Failed(digest, again) if digest == self.wanted.digest => again <= now,
-            Check::None | Check::Passed(_) | Check::Failed(..) => true,
+            Check::None | Check::Passed(_) | Check::Failed(..) => self.check_rests_until <= now,
         }
+    }
+
+    /// Whether nothing is being done for whoever it is, whichever step it is about.
+    fn is_at_rest(&self, entry: &Entry<K>) -> bool {
+        let target = entry.receiver.target;
+        let mut same = self.entries.iter().filter(|it| it.receiver.target == target);
+        entry.phase == Phase::Rest && (target.is_none() || same.all(|it| it.phase == Phase::Rest))
     }
 
     fn entry(&self, receiver: Receiver<K>) -> Option<&Entry<K>> {
@@ -541,37 +522,6 @@ impl<K: Copy + Eq> Delivery<K> {
     fn entry_mut(&mut self, receiver: Receiver<K>) -> Option<&mut Entry<K>> {
         self.entries.iter_mut().find(|entry| entry.receiver == receiver)
     }
-}
-
-impl<K> Entry<K> {
-    fn new(receiver: Receiver<K>, has: Option<Digest>) -> Self {
-        Self {
-            receiver,
-            has,
-            denied: None,
-            told: None,
-            told_kept: None,
-            phase: Phase::Rest,
-            applied_at: Boot::ZERO,
-            rests_until: Boot::ZERO,
-            retry_at: Boot::ZERO,
-            failures: 0,
-        }
-    }
-
-    fn is_owed(&self, digest: Digest) -> bool {
-        self.has != Some(digest) && self.denied != Some(digest)
-    }
-
-    fn ready_at(&self) -> Boot {
-        self.rests_until.max(self.retry_at)
-    }
-}
-
-/// How long to wait after so many failures.
-fn backoff(first: Duration, last: Duration, failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    first.saturating_mul(1 << doublings).min(last)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{future, mem, rc::Rc};
+use std::{collections::BTreeSet, future, mem, rc::Rc};
 
 use super::{Agent, crew::Crew, reloader::RuleId};
 use crate::{
@@ -187,9 +187,12 @@ impl<S: Source> Agent<S> {
             self.opened(&opened);
         }
         let Self { proofs, procfs, crews, reloaders, witness, .. } = self;
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut successors) = (Vec::new(), BTreeSet::new());
         for (index, proof) in proofs.iter_mut().enumerate() {
             let is_due = proof.confirm.is_open() && proof.confirm.next_at() <= now;
+            if is_due && proof.confirm.is_ending() {
+                successors.insert(proof.serves.first().map(|served| served.rule));
+            }
             if is_due && witness.follow(proof.ticket) {
                 proof.confirm.moved();
             }
@@ -201,6 +204,12 @@ impl<S: Source> Agent<S> {
                 .for_each(|it| proof.confirm.replaced(it));
             let verdict = proof.confirm.poll(now, &proof.held, procfs);
             verdicts.extend(verdict.map(|verdict| (index, verdict)));
+        }
+        for rule in successors.into_iter().flatten() {
+            let crew = self.reloaders.get(&rule).and_then(|it| it.crew);
+            if let Some(crew) = crew.and_then(|crew| self.crews.get_mut(&crew)) {
+                crew.expect_change(now);
+            }
         }
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);

@@ -48,7 +48,7 @@ impl<S: Source> Agent<S> {
         else {
             return Ok(rules);
         };
-        let draft = self.draft(Rule::about(path.clone(), pace))?;
+        let draft = self.draft(Rule::about(path.clone(), pace), &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
         // They have been read, and are heeded.
         let heeded = Decision::Rules { path: String::new(), rules: Vec::new(), error: None };
@@ -88,14 +88,15 @@ impl<S: Source> Agent<S> {
     /// Fails where one of them cannot be; then everything is as it was.
     pub(super) fn set_up(&mut self, rules: Vec<Rule>) -> Result<()> {
         let mut kept: BTreeSet<_> = self.rules_file.into_iter().collect();
-        let mut drafts = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::new();
+        let names: Vec<_> = rules.iter().map(|rule| rule.name().to_owned()).collect();
         for rule in rules {
             let same = self.reloaders.iter().find(|(_, it)| it.rule == rule);
             if let Some((&id, _)) = same {
                 kept.insert(id);
                 continue;
             }
-            match self.draft(rule) {
+            match self.draft(rule, &names) {
                 Ok(draft) => drafts.push(draft),
                 Err(error) => {
                     let fresh = drafts.into_iter().flat_map(|draft| draft.fresh.into_values());
@@ -131,10 +132,20 @@ impl<S: Source> Agent<S> {
         Ok(())
     }
 
+    /// The rule that is called otherwise now: it watches the same, and none is called as it was.
+    fn renamed(&self, rule: &Rule, names: &[String]) -> Option<RuleId> {
+        let is_it = |it: &Reloader| {
+            it.rule.watches() == rule.watches() && !names.iter().any(|name| name == it.name())
+        };
+        let mut others = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
+        others.find(|(_, it)| is_it(it)).map(|(&id, _)| id)
+    }
+
     /// Looks at the new paths of a rule, and takes care of being told of its processes.
-    fn draft(&mut self, rule: Rule) -> Result<Draft> {
+    fn draft(&mut self, rule: Rule, names: &[String]) -> Result<Draft> {
         let mut others = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
         let before = others.find(|(_, it)| it.name() == rule.name()).map(|(&id, _)| id);
+        let before = before.or_else(|| self.renamed(&rule, names));
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()

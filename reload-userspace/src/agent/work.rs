@@ -2,12 +2,14 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fs,
     future::Future,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     time::Duration,
 };
 
-use tokio::task::AbortHandle;
+use rustix::process::geteuid;
+use tokio::{sync::Semaphore, task::AbortHandle};
 
 use super::{
     Agent,
@@ -28,6 +30,9 @@ use crate::{
 
 /// How long a command that is an action may take.
 const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How many commands run at a time.
+const MOST_COMMANDS: usize = 16;
 
 /// How long a request may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +97,9 @@ impl<S: Source> Agent<S> {
         let Some(Check { command, place, timeout }) = reloader.rule.check().cloned() else {
             return;
         };
-        let first = self.targets_of(reloader).min_by_key(|target| target.pid.as_raw());
+        let first = self
+            .targets_of(reloader)
+            .min_by_key(|target| (is_others(*target), target.pid.as_raw()));
         let (place, target) = match (place, first) {
             (CheckIn::Agent, _) => (Place::Agent, None),
             (CheckIn::Target, Some(target)) => (Place::Target(target), Some(target)),
@@ -101,7 +108,7 @@ impl<S: Source> Agent<S> {
         let shown = command.to_string();
         let job = Job { command, place, timeout, environment: environment(reloader) };
         self.begin(id, async move {
-            let verdict = verdict(child::run(job).await, &shown, timeout);
+            let verdict = verdict(run(job).await, &shown, timeout);
             Done { rule: id, what: What::Check(target, verdict) }
         });
     }
@@ -117,7 +124,7 @@ impl<S: Source> Agent<S> {
             Action::Exec(command) => self.begin(id, async move {
                 let shown = command.to_string();
                 let job = Job { command, place: Place::Agent, timeout: EXEC_TIMEOUT, environment };
-                let verdict = verdict(child::run(job).await, &shown, EXEC_TIMEOUT);
+                let verdict = verdict(run(job).await, &shown, EXEC_TIMEOUT);
                 done(verdict.map_err(|fault| fault.detail))
             }),
             Action::Post(endpoint) => self.begin(id, async move {
@@ -240,6 +247,20 @@ impl<S: Source> Agent<S> {
             self.teller.measure(|metrics| metrics.set_content(reloader.name(), &digest));
         }
     }
+}
+
+/// Whether a process is another user's: anybody may call his as he likes.
+fn is_others(target: Target) -> bool {
+    let owner = fs::metadata(format!("/proc/{}", target.pid)).map(|it| it.uid());
+    owner.is_ok_and(|owner| owner != geteuid().as_raw())
+}
+
+/// Runs a command when it is its turn: a file that many rules watch is not to start hundreds at once.
+async fn run(job: Job) -> Ended {
+    static SEATS: Semaphore = Semaphore::const_new(MOST_COMMANDS);
+    // It is never closed.
+    let _seat = SEATS.acquire().await.ok();
+    child::run(job).await
 }
 
 /// What a command is told of the change.

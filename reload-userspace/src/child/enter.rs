@@ -82,6 +82,15 @@ pub(super) enum EnterError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It has rights that whoever started it may not have.
+    #[error(
+        "the process {pid} has rights from its program (set-user-ID or file capabilities), and its \
+         environment from somebody else: nothing is run with both"
+    )]
+    Elevated {
+        /// Its number.
+        pid: Pid,
+    },
     /// We cannot be its user.
     #[error("cannot become the user {uid}:{gid} of the process {pid}")]
     User {
@@ -109,6 +118,7 @@ impl EnterError {
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Gone { .. } | Self::Drop { .. } => None,
+            Self::Elevated { .. } => Some("use --check-in agent"),
             Self::Copy { .. } => Some("give it memory for that, and set vm.memfd_noexec below 2"),
             Self::Look { .. } => Some(
                 "--check-in target needs CAP_SYS_PTRACE, or the uid of the process and no fewer \
@@ -162,6 +172,10 @@ pub(super) fn enter(target: Target) -> Result<Vec<(OsString, OsString)>, EnterEr
     let directory = home.directory("cwd").map_err(look("the working directory"))?;
     let status = home.read("status").map_err(look("the user"))?;
     let outside = rights(&status).ok_or_else(gone)?;
+    let owner = home.owner().map_err(look("the user"))?;
+    if outside.is_elevated(owner) {
+        return Err(EnterError::Elevated { pid });
+    }
 
     // By the numbers of our own user namespace: the target's may have none for them, and forbid it.
     let user = |source| EnterError::User { pid, uid: outside.uid, gid: outside.gid, source };

@@ -26,6 +26,8 @@ pub(super) struct Rights {
     pub(super) groups: Vec<u32>,
     /// The capabilities that it may use.
     permitted: CapabilitySet,
+    /// Whether its real, effective and saved users and groups are each the same.
+    is_of_one_user: bool,
 }
 
 impl Rights {
@@ -38,13 +40,24 @@ impl Rights {
             words.map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>()
         };
         let bits = u64::from_str_radix(field("CapPrm:")?.trim(), 16).ok()?;
+        let (uids, gids) = (numbers("Uid:")?, numbers("Gid:")?);
+        let is_one = |ids: &[u32]| ids.windows(2).all(|pair| pair.first() == pair.last());
         Some(Self {
+            is_of_one_user: is_one(&uids) && is_one(&gids),
             // The real one comes first.
-            uid: *numbers("Uid:")?.get(1)?,
-            gid: *numbers("Gid:")?.get(1)?,
+            uid: *uids.get(1)?,
+            gid: *gids.get(1)?,
             groups: numbers("Groups:")?,
             permitted: CapabilitySet::from_bits_retain(bits),
         })
+    }
+
+    /// Whether whoever started the process may have fewer rights than it has: its program gave them to
+    /// it (set-user-ID, capabilities of the file). Its environment is then that of somebody who must
+    /// not have them. `owner` is that of its directory in `/proc`, which is root's where the kernel
+    /// protects it from its user (`proc(5)`).
+    pub(super) fn is_elevated(&self, owner: u32) -> bool {
+        !self.is_of_one_user || (owner != self.uid && !self.permitted.is_empty())
     }
 
     /// Takes on the supplementary groups, but for those without a number in our user namespace, which
@@ -172,10 +185,28 @@ mod tests {
             gid: 51,
             groups: vec![4, 24, 1000],
             permitted: CapabilitySet::KILL | CapabilitySet::CHOWN,
+            is_of_one_user: false,
         };
         assert_eq!(Rights::parse(TEXT), Some(expected));
         let without = TEXT.replace("4 24 1000 ", "");
         assert_eq!(Rights::parse(&without).map(|it| it.groups), Some(Vec::new()));
+    }
+
+    /// `su` at its prompt has root's rights and somebody else's environment.
+    #[test]
+    fn what_has_rights_from_its_program_is_elevated() {
+        fn check(uids: &str, permitted: &str, owner: u32, expected: bool) {
+            let text = format!("Uid:\t{uids}\nGid:\t5\t5\t5\t5\nGroups:\t\nCapPrm:\t{permitted}\n");
+            let rights = Rights::parse(&text).unwrap();
+            assert_eq!(rights.is_elevated(owner), expected, "for {uids}, {permitted}, {owner}");
+        }
+        check("1000\t1000\t1000\t1000", "0", 1000, false);
+        check("0\t0\t0\t0", "1ffffffffff", 0, false);
+        check("1000\t0\t0\t0", "1ffffffffff", 0, true);
+        check("1000\t1000\t0\t1000", "0", 0, true);
+        // Capabilities of the file; and a daemon that has dropped root and all of its rights.
+        check("1000\t1000\t1000\t1000", "400", 0, true);
+        check("1000\t1000\t1000\t1000", "0", 0, false);
     }
 
     #[test]

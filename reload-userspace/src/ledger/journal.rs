@@ -20,7 +20,7 @@ pub(super) const HEIR: &str = "ledger.new";
 const MOST_SET_ASIDE: usize = 3;
 
 /// How large a ledger may be to be read, in bytes: ours are a thousand times smaller.
-const MOST_READ: u64 = 64 * 1024 * 1024;
+const MOST_READ: u64 = 16 * 1024 * 1024;
 
 /// From what size on a ledger is written anew where most of it is history, in bytes.
 const LARGE: usize = 64 * 1024;

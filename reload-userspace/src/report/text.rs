@@ -103,11 +103,17 @@ fn last(by: Option<&Actor>) -> String {
     by.map(|by| format!(", last: {by}")).unwrap_or_default()
 }
 
+/// Whether a character ends a line, or turns the direction of what follows, without being a control
+/// character.
+fn is_unseen(char: char) -> bool {
+    matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Escapes what would end the line or speak to the terminal: names of files and processes may hold it.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, char| {
-        if char.is_control() {
+        if char.is_control() || is_unseen(char) {
             line.extend(char.escape_default());
         } else {
             line.push(char);

@@ -206,7 +206,14 @@ fn bracketed(host: &str) -> String {
 /// A text that may be a URL, without what may be secret in it, whether or not it is one.
 ///
 /// A user without a password is hidden as well, for such a user is a token.
-fn redact(text: &str) -> String {
+pub(super) fn redact(text: &str) -> String {
+    // A user with a `?` or a `#` in it makes it no URL, and is hidden all the same.
+    if let Some((before, after)) = text.split_once("://")
+        && let Some((user, host)) = after.rsplit_once('@')
+        && user.contains(['?', '#'])
+    {
+        return redact(&format!("{before}://{HIDDEN}@{host}"));
+    }
     let text = text.split('#').next().unwrap_or_default();
     let (text, query) =
         text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));

@@ -158,6 +158,12 @@ pub enum RuleError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What is to hold the rules is no file.
+    #[error("{} is no regular file; give --config one", path.display())]
+    NoFile {
+        /// Where.
+        path: PathBuf,
+    },
     /// The file with rules is too large to be one.
     #[error("{} is larger than 1 MiB; give a file with rules", path.display())]
     Large {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use serde_saphyr::{MessageFormatter as _, Spanned, UserMessageFormatter};
 
@@ -84,7 +85,12 @@ impl RulesFile {
 pub fn read_file(path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
     let read = |source| RuleError::Read { path: path.to_owned(), source };
     let mut text = String::new();
-    let file = File::open(path).map_err(read)?;
+    // Without waiting: it may be a FIFO.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| read(errno.into()))?);
+    if !file.metadata().map_err(read)?.is_file() {
+        return Err(RuleError::NoFile { path: path.to_owned() });
+    }
     file.take(MOST_READ + 1).read_to_string(&mut text).map_err(read)?;
     if text.len() as u64 > MOST_READ {
         return Err(RuleError::Large { path: path.to_owned() });

@@ -137,7 +137,8 @@ fn named_by(procfs: &Procfs, path: &Path) -> Result<Option<Pid>, TargetError> {
         return Ok(None);
     }
     let started = Target { pid, started: stat.started }.start();
-    entry.verify(started, (clock::now(), SystemTime::now())).map_err(failed)?;
+    let user = fs::metadata(procfs.home(pid)).map_or(0, |it| it.uid());
+    entry.verify(started, user, (clock::now(), SystemTime::now())).map_err(failed)?;
     Ok(Some(pid))
 }
 

@@ -5,12 +5,16 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use nix::unistd::Pid;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::geteuid,
+};
 
 use crate::clock::Boot;
 
@@ -50,6 +54,19 @@ pub enum PidFileFault {
          ago; name the program in place of the file (--process, --exe)"
     )]
     Own(Pid),
+    /// Somebody else has written the file.
+    #[error(
+        "it is owned by uid {owner}, and pid {pid} is a process of uid {user}: whoever owns the file \
+         could have any process signalled; have it owned by root, or by the user of the process"
+    )]
+    Foreign {
+        /// The process that it names.
+        pid: Pid,
+        /// The owner of the file.
+        owner: u32,
+        /// The user of the process.
+        user: u32,
+    },
     /// The process is younger than the file.
     #[error(
         "it names pid {pid}, and that process started {} s after the file was written, so it is \
@@ -69,6 +86,7 @@ pub enum PidFileFault {
 pub(super) struct Entry {
     pub(super) pid: Pid,
     written: SystemTime,
+    owner: u32,
 }
 
 impl Entry {
@@ -88,7 +106,8 @@ impl Entry {
         let mut text = Vec::new();
         file.take(MOST_READ).read_to_end(&mut text).map_err(PidFileFault::Unreadable)?;
         let written = metadata.modified().map_err(PidFileFault::Unreadable)?;
-        Ok(parse(&text)?.map(|pid| Self { pid, written }))
+        let owner = metadata.uid();
+        Ok(parse(&text)?.map(|pid| Self { pid, written, owner }))
     }
 
     /// Makes sure that a process that started then can have written the file.
@@ -98,8 +117,13 @@ impl Entry {
     pub(super) fn verify(
         &self,
         started: Boot,
+        user: u32,
         now: (Boot, SystemTime),
     ) -> Result<(), PidFileFault> {
+        // Root's are root's, and our own are what we were told to rely on.
+        if ![0, geteuid().as_raw(), user].contains(&self.owner) {
+            return Err(PidFileFault::Foreign { pid: self.pid, owner: self.owner, user });
+        }
         let age = now.0.since(started);
         let after = (now.1.checked_sub(age)).and_then(|it| it.duration_since(self.written).ok());
         match after {
@@ -205,8 +229,8 @@ mod tests {
             let second = Duration::from_secs;
             let boot = SystemTime::UNIX_EPOCH + second(1_000_000);
             let now = (Boot(second(90)), boot + second(90));
-            let entry = Entry { pid: Pid::from_raw(7), written: boot + second(50) };
-            let verified = entry.verify(Boot(Duration::from_millis(started_ms)), now);
+            let entry = Entry { pid: Pid::from_raw(7), written: boot + second(50), owner: 0 };
+            let verified = entry.verify(Boot(Duration::from_millis(started_ms)), 0, now);
             assert_eq!(verified.is_err(), is_reused, "for {started_ms} ms");
         }
         check(0, false);
@@ -215,6 +239,25 @@ mod tests {
         check(51_010, false);
         check(51_020, true);
         check(90_000, true);
+    }
+
+    /// Whoever may write to the file could have any process signalled by the agent.
+    #[test]
+    fn only_root_the_agent_and_the_process_may_own_the_file() {
+        fn check(owner: u32, user: u32, is_foreign: bool) {
+            let entry = Entry { pid: Pid::from_raw(7), written: SystemTime::now(), owner };
+            let verified = entry.verify(Boot::ZERO, user, (Boot::ZERO, SystemTime::now()));
+            assert_eq!(
+                verified.is_err(),
+                is_foreign,
+                "for a file of {owner} and a process of {user}"
+            );
+        }
+        check(0, 0, false);
+        check(0, 4242, false);
+        check(4242, 4242, false);
+        check(4243, 4242, true);
+        check(4243, 0, true);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! it has one request, a small header and no body, and there are only so many of its kind.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
@@ -21,7 +22,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
 use super::{
     Metrics, Probes, Readiness,
@@ -171,20 +172,26 @@ impl Server {
 
 /// Lets clients in, for ever.
 async fn serve(listener: tokio::net::TcpListener, desk: &Arc<Desk>, limits: Limits) {
-    let seats = Arc::new(Semaphore::new(limits.connections));
+    let mut seated: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // It may be out of descriptors: to ask again at once would only keep the thread busy.
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else { continue };
+        // Whoever has been here for the longest makes room: who asks is answered in no time.
+        seated.retain(|client| !client.is_finished());
+        if seated.len() >= limits.connections
+            && let Some(oldest) = seated.pop_front()
+        {
+            oldest.abort();
+        }
         let desk = Arc::clone(desk);
-        tokio::spawn(async move {
+        let attended = tokio::spawn(async move {
             // What went wrong is the client's business, and it knows.
             drop(timeout(limits.whole, attend(stream, desk, limits)).await);
-            drop(seat);
         });
+        seated.push_back(attended.abort_handle());
     }
 }
 

@@ -56,6 +56,11 @@ impl Home {
         stat.and_then(|text| Procfs::start_tick(&text)) == Some(target.started)
     }
 
+    /// Whose it is: the effective user's, or root's where the kernel protects the process from him.
+    pub(super) fn owner(&self) -> io::Result<u32> {
+        Ok(fstat(&self.directory)?.st_uid)
+    }
+
     /// The handle on the process.
     ///
     /// # Errors
