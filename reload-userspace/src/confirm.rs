@@ -180,12 +180,6 @@ impl Confirm {
         Some(Verdict::Confirmed(Evidence::Reopened, self.age(now)))
     }
 
-    /// Whether the target is to end, and another to start in its place.
-    #[must_use]
-    pub fn is_ending(&self) -> bool {
-        self.deed.aim == Aim::End
-    }
-
     /// What can be said where nobody looks any longer, if nothing has been said: the target lives.
     #[must_use]
     pub fn give_up(&self, now: Boot) -> Option<Verdict> {
@@ -215,6 +209,13 @@ impl Confirm {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.stage == Stage::Open
+    }
+
+    /// Whether it is time to look for another process in its place.
+    #[must_use]
+    pub fn misses_another(&self, now: Boot) -> bool {
+        let is_open = self.stage == Stage::Open && now >= self.next;
+        is_open && self.deed.aim == Aim::End && !self.is_replaced
     }
 
     /// When to look next.

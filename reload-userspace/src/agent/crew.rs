@@ -128,6 +128,13 @@ impl Crew {
         is_gone
     }
 
+    /// Has a process looked for that is about to start, where nobody tells of it.
+    pub(super) fn await_another(&mut self, now: Boot) {
+        if self.follows == Follows::No {
+            self.look_around(now);
+        }
+    }
+
     /// Notes that a process has started a program, and gives the member that it is, if it is one.
     pub(super) fn started(&mut self, pid: Pid, at: Boot) -> Option<Target> {
         self.started.insert(pid, at);

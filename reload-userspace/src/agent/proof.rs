@@ -1,8 +1,8 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{collections::BTreeSet, future, mem, rc::Rc};
+use std::{future, mem, rc::Rc};
 
-use super::{Agent, crew::Crew, reloader::RuleId};
+use super::{Agent, reloader::RuleId};
 use crate::{
     clock::{self, Boot},
     confirm::{Aim, Confirm, Deed, Evidence, Opened, Opens, Ticket, Verdict, ending},
@@ -187,29 +187,23 @@ impl<S: Source> Agent<S> {
             self.opened(&opened);
         }
         let Self { proofs, procfs, crews, reloaders, witness, .. } = self;
-        let (mut verdicts, mut successors) = (Vec::new(), BTreeSet::new());
+        let mut verdicts = Vec::new();
         for (index, proof) in proofs.iter_mut().enumerate() {
             let is_due = proof.confirm.is_open() && proof.confirm.next_at() <= now;
-            if is_due && proof.confirm.is_ending() {
-                successors.insert(proof.serves.first().map(|served| served.rule));
-            }
             if is_due && witness.follow(proof.ticket) {
                 proof.confirm.moved();
             }
-            let crew = |id: &RuleId| crews.get(&reloaders.get(id)?.crew?);
-            let others =
-                proof.serves.iter().filter_map(|it| crew(&it.rule)).flat_map(Crew::targets);
-            others
-                .filter(|it| *it != proof.held.target())
-                .for_each(|it| proof.confirm.replaced(it));
+            for served in &proof.serves {
+                let crew = reloaders.get(&served.rule).and_then(|it| crews.get_mut(&it.crew?));
+                let Some(crew) = crew else { continue };
+                let others = crew.targets().filter(|it| *it != proof.held.target());
+                others.for_each(|it| proof.confirm.replaced(it));
+                if proof.confirm.misses_another(now) {
+                    crew.await_another(now);
+                }
+            }
             let verdict = proof.confirm.poll(now, &proof.held, procfs);
             verdicts.extend(verdict.map(|verdict| (index, verdict)));
-        }
-        for rule in successors.into_iter().flatten() {
-            let crew = self.reloaders.get(&rule).and_then(|it| it.crew);
-            if let Some(crew) = crew.and_then(|crew| self.crews.get_mut(&crew)) {
-                crew.expect_change(now);
-            }
         }
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
