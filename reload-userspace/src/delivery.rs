@@ -525,4 +525,6 @@ impl<K: Copy + Eq> Delivery<K> {
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;
