@@ -407,7 +407,7 @@ fn check_two_rules(source: Source, check: &str) {
     let refused = agent.wait_for("refused");
     assert_eq!(refused.text("rule"), "other");
     assert_eq!(refused.text("reason"), "other_check_failed");
-    assert_eq!(refused.text("detail"), "the content of the rule checked");
+    assert_eq!(refused.text("detail"), "rule checked");
     assert_eq!(refused.pid(), scene.target.pid);
     // It waits for the other rule's content, and not in a circle.
     let before = agent.wake_ups();

@@ -1,6 +1,6 @@
 //! What the ledger remembers, and what it is told.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
     Agent,
@@ -135,10 +135,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     if known.is_some_and(|(digest, _)| digest != wanted.digest) {
         // Which of them it was nobody has noted.
         let files = reloader.watches().values().flat_map(|watched| watched.content().paths());
-        let paths: Vec<_> = files.cloned().collect();
-        reloader.changed = paths.iter().cloned().collect();
-        let rule = reloader.name().to_owned();
-        reloader.untold.push(Decision::Changed { rule, paths, by: None });
+        reloader.changed = files.cloned().collect();
     }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = key(&reloader.rule, receiver.step);
@@ -150,9 +147,12 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     }
 }
 
-/// A time since 1970 as one since boot.
-fn since_boot(time: std::time::Duration, now: Boot) -> Boot {
+/// A time since 1970, by which a file has changed, as one since boot: rather too late than too early.
+fn since_boot(time: Duration, now: Boot) -> Boot {
+    /// By how much the times of files may be behind: a tick of the slowest clock that is usual.
+    const BEHIND: Duration = Duration::from_millis(5);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    // The clock may have been set: then nobody knows.
-    wall.checked_sub(time).map_or(now, |ago| Boot(now.0.saturating_sub(ago)))
+    // The clock may have been set: then nobody knows. Asked for after the other, it errs on the late side.
+    let ago = wall.checked_sub(time);
+    ago.map_or(now, |ago| Boot(clock::now().0.saturating_sub(ago)).after(BEHIND))
 }

@@ -177,6 +177,9 @@ impl<S: Source> Agent<S> {
     fn put_to_work(&mut self, draft: Draft, before: Option<(RuleId, Reloader)>) -> RuleId {
         let Draft { rule, mut fresh, crew, .. } = draft;
         let id = RuleId(self.number());
+        if let Some((_, before)) = before.as_ref().filter(|(_, it)| it.name() != rule.name()) {
+            self.teller.measure(|metrics| metrics.forget_rule(before.name()));
+        }
         let heritage = before.as_ref().map(|(id, it)| (*id, Heritage::of(it)));
         let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
         let mut watches: Vec<(Index, Watched)> = Vec::new();
