@@ -85,7 +85,8 @@ pub trait Source {
     /// Whether somebody has the file behind `handle`, which is watched as `place`, open for writing.
     fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers;
 
-    /// Yields the starts and ends of processes that bear one of these names.
+    /// Yields the starts and ends of processes that bear one of these names, and of no others from here
+    /// on.
     ///
     /// The names are those of tasks and executables, compared up to their 15th byte: an event may
     /// be of another process whose longer name begins alike.

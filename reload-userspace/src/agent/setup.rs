@@ -152,7 +152,7 @@ impl<S: Source> Agent<S> {
             .flat_map(|it| it.watches().values())
             .map(|watched| watched.path().to_owned())
             .collect();
-        let crew = rule.selector().cloned().map(|selector| self.crew(selector)).transpose()?;
+        let crew = rule.selector().cloned().map(|selector| self.crew(selector));
         let mut fresh = BTreeMap::new();
         for path in rule.watches() {
             if known.contains(path) || fresh.contains_key(path) {
@@ -216,7 +216,11 @@ impl<S: Source> Agent<S> {
     /// Forgets whom no rule means any more.
     fn dismiss_crews(&mut self) {
         let reloaders = &self.reloaders;
+        let before = self.crews.len();
         self.crews.retain(|id, _| reloaders.values().any(|it| it.crew == Some(*id)));
+        if self.crews.len() != before {
+            self.follow(None);
+        }
     }
 
     /// A number that nothing else has.
@@ -225,20 +229,31 @@ impl<S: Source> Agent<S> {
         self.next
     }
 
+    /// Has it told when processes of the crews' names, and of one more, start and end. Where there are
+    /// too many of them, those of that one are looked for without being told.
+    fn follow(&mut self, more: Option<&str>) -> Follows {
+        let names = self.crews.values().filter_map(|crew| crew.selector().name()).chain(more);
+        let names: Vec<_> = names.map(str::to_owned).collect();
+        self.source.follow(&names).unwrap_or_else(|error| {
+            let reason = format!("cannot follow processes: {:#}", anyhow::Error::new(error));
+            self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
+            Follows::No
+        })
+    }
+
     /// The crew of a selector; two rules may have the same.
-    fn crew(&mut self, selector: Selector) -> Result<CrewId> {
+    fn crew(&mut self, selector: Selector) -> CrewId {
         let known = self.crews.iter().find(|(_, crew)| *crew.selector() == selector);
         if let Some((&id, _)) = known {
-            return Ok(id);
+            return id;
         }
-        let name = selector.name().map(str::to_owned);
-        let follows = match name {
-            Some(name) => self.source.follow(&[name]).context("cannot follow the process")?,
+        let follows = match selector.name() {
+            Some(name) => self.follow(Some(name)),
             None => Follows::No,
         };
         let id = CrewId(self.number());
         self.crews.insert(id, Crew::new(selector, follows, clock::now()));
-        Ok(id)
+        id
     }
 }
 

@@ -149,6 +149,10 @@ impl World {
                 assert!(!life.is_busy, "and confirmed");
             }
         }
+        for (&(_, other), life) in &self.lives {
+            let is_same = target.is_some() && other == target;
+            assert!(!is_same || !life.is_busy, "one thing at a time for a target");
+        }
         let life = self.lives.get_mut(&(step, target)).unwrap();
         assert_ne!(life.has, Some(self.digest), "nobody is given what he has");
         assert_ne!(life.refused, Some(self.digest), "nor what was refused to him");

@@ -241,6 +241,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_may_be_secret_is_hidden_in_what_is_no_url_too() {
+        fn check(text: &str, expected: &str) {
+            assert_eq!(redact(text), expected, "for {text}");
+        }
+        check("http://u:s3cret@h/x", "http://u:***@h/x");
+        check("http://u:s3c?et@h/x", "http://***@h/x");
+        check("http://u:s3c#et@h/x?a=b", "http://***@h/x?a=***");
+        check("post http://u:s3cret@h/x", "post http://u:***@h/x");
+        check("h/x?a=b", "h/x?a=***");
+    }
+
+    #[test]
     fn a_url_is_taken_apart() {
         #[track_caller]
         fn check(text: &str, scheme: Scheme, host: &str, port: u16, target: &str, authority: &str) {

@@ -13,6 +13,7 @@ use serde_saphyr::{MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::{
     Rule, RuleError,
+    endpoint::redact,
     error::Speaker,
     sketch::{self, absolute},
 };
@@ -154,6 +155,8 @@ fn syntax(text: &str, path: &Path, error: &serde_saphyr::Error) -> RuleError {
             None => said.into_owned(),
         },
     };
+    // A password may stand where none belongs.
+    let problem = if problem.contains("://") { redact(&problem) } else { problem };
     RuleError::Syntax { path: path.to_owned(), line, column, problem }
 }
 
@@ -188,6 +191,15 @@ mod tests {
     fn rule(lines: &[&str]) -> String {
         let lines = lines.iter().map(|line| format!("  {line}\n"));
         format!("rules:\n- watch: /a\n{}", lines.collect::<String>())
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_the_file_does_not_hold_the_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rules.yaml");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = read_file(&path, &RuleArgs::default()).unwrap_err().to_string();
+        assert_eq!(error, format!("{} is no regular file; give --config one", path.display()));
     }
 
     #[test]

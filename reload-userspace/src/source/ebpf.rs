@@ -234,11 +234,13 @@ impl Source for EbpfSource {
     }
 
     fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
-        for name in names {
-            let mut comm = [0; COMM_LEN];
-            let length = name.len().min(COMM_LEN - 1);
-            comm[..length].copy_from_slice(&name.as_bytes()[..length]);
-            self.names.insert(comm, 1, 0).map_err(full(MAX_NAMES, "process names"))?;
+        let wanted: Vec<_> = names.iter().map(|name| comm(name)).collect();
+        let followed: Vec<_> = self.names.keys().filter_map(Result::ok).collect();
+        for gone in followed.iter().filter(|it| !wanted.contains(it)) {
+            self.names.remove(gone).map_err(refused)?;
+        }
+        for new in wanted.iter().filter(|it| !followed.contains(it)) {
+            self.names.insert(new, 1, 0).map_err(full(MAX_NAMES, "process names"))?;
         }
         Ok(Follows::Yes)
     }
@@ -351,6 +353,14 @@ fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReaso
     let news = news.collect();
     *told = counts;
     news
+}
+
+/// A name as the kernel keeps it: cut, and ended by a zero.
+fn comm(name: &str) -> [u8; COMM_LEN] {
+    let mut comm = [0; COMM_LEN];
+    let bytes = name.bytes().take(COMM_LEN - 1);
+    comm.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+    comm
 }
 
 fn armed(interest: Interest) -> Armed {
