@@ -122,7 +122,7 @@ fn new_workers_confirm_a_reload_where_opens_are_not_seen() {
     replace(&path, &server(&servers, "revision 0"));
     let nginx = Nginx::start(&servers);
     let mut agent = blind_agent(&path, nginx.name(), &UNHURRIED);
-    for n in 1..=5 {
+    for n in 1..=20 {
         let revision = format!("revision {n}");
         let before = nginx.workers();
         replace(&path, &server(&servers, &revision));
@@ -221,10 +221,11 @@ fn what_was_confirmed_may_yet_die(source: Source) {
 }
 
 promise!(a_target_that_is_started_anew_is_restarted);
-/// By `--restart`, or by whatever signal ends it.
+/// By `--restart`, or by whatever signal ends it; at once or after a while.
 fn a_target_that_is_started_anew_is_restarted(source: Source) {
-    let ways: [&[&str]; 2] = [&["--restart"], &["--signal", "TERM"]];
-    for way in ways {
+    let ways: [(&[&str], bool); 3] =
+        [(&["--restart"], false), (&["--signal", "TERM"], false), (&["--restart"], true)];
+    for (way, is_late) in ways {
         let (_dir, path) = config();
         let recipe = Recipe::new().reading(&path).handler("none");
         let mut first = recipe.start();
@@ -233,6 +234,9 @@ fn a_target_that_is_started_anew_is_restarted(source: Source) {
         replace(&path, "1");
         assert_eq!(agent.wait_for("reloaded").pid(), first.pid);
         poll("it ends", || (!first.lives()).then_some(()));
+        if is_late {
+            agent.wait_for("waiting");
+        }
         let mut second = recipe.start();
         assert_eq!(second.content, "1");
         let events = agent.events_until("confirmed");

@@ -150,7 +150,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
 /// A time since 1970, by which a file has changed, as one since boot: rather too late than too early.
 fn since_boot(time: Duration, now: Boot) -> Boot {
     /// By how much the times of files may be behind: a tick of the slowest clock that is usual.
-    const BEHIND: Duration = Duration::from_millis(5);
+    const BEHIND: Duration = Duration::from_millis(10);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // The clock may have been set: then nobody knows. Asked for after the other, it errs on the late side.
     let ago = wall.checked_sub(time);
