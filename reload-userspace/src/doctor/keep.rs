@@ -121,8 +121,8 @@ fn listener(address: SocketAddr) -> Finding {
 
 /// Whether whoever listens there is an agent.
 fn is_agent(address: SocketAddr) -> bool {
-    let ask = || -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&reachable(address), PATIENCE)?;
+    let ask = |address| -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
@@ -130,15 +130,19 @@ fn is_agent(address: SocketAddr) -> bool {
         stream.take(MOST_READ).read_to_string(&mut answer)?;
         Ok(answer)
     };
-    ask().is_ok_and(|answer| answer.contains(INTRODUCTION))
+    let mut answers = reachable(address).into_iter().filter_map(|address| ask(address).ok());
+    answers.any(|answer| answer.contains(INTRODUCTION))
 }
 
-/// All addresses of a machine are none to connect to, but its own is one of them.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// All addresses of a machine are none to connect to, but its own are among them; a container need not
+/// have one of version 6.
+fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
+    let own: &[IpAddr] = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            &[IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)]
+        }
+        ip => &[ip],
     };
-    SocketAddr::new(ip, address.port())
+    own.iter().map(|&ip| SocketAddr::new(ip, address.port())).collect()
 }
