@@ -86,7 +86,9 @@ impl Container {
             let output = docker(&["inspect", "--format", template, &self.name]).output().unwrap();
             let said = String::from_utf8(output.stdout).unwrap();
             let (status, log) = said.split_once(' ')?;
-            (status == wanted).then(|| log.to_owned())
+            // Until the engine has set the checks up, it calls the container unhealthy unchecked.
+            let checked = log.trim_end() != "[]";
+            (checked && status == wanted).then(|| log.to_owned())
         })
     }
 }
