@@ -100,9 +100,9 @@ fn the_health_check_tells_whether_run_works() {
     let _agent = Process::spawn(command.stderr(Stdio::null()));
     container.wait_for_health("healthy");
 
-    // Of another uid, and with no right to signal.
+    // Of another uid, and with no right to signal; the pod's port is the first one's.
     let options = [often, "--health-retries=1", "--health-start-period=0s", "--cap-drop=ALL"];
-    let (mut command, container) = pod.usual_agent(&options, &[]);
+    let (mut command, container) = pod.usual_agent(&options, &["run", "--listen=127.0.0.1:0"]);
     let _agent = Process::spawn(command.stderr(Stdio::null()));
     let said = container.wait_for_health("unhealthy");
     assert!(said.contains("HUP is not allowed"), "{said}");
