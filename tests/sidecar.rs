@@ -202,7 +202,7 @@ fn the_usual_environment_is_enough() {
     let mut agent = Process::spawn(command.stderr(std::process::Stdio::piped()));
     let mut lines = Lines::of("agent", agent.stderr.take().unwrap());
     let ready = ": source inotify, rules nginx, 1 watched, 1 to reload";
-    lines.until(ready, |line| line.ends_with(ready).then_some(()));
+    lines.until(ready, |line| line.contains(ready).then_some(()));
     for revision in 2..=3 {
         pod.update(revision);
         let sent = "nginx: sent HUP to pid ";

@@ -135,10 +135,14 @@ impl Pod {
         self.attached(&parts.concat())
     }
 
-    /// The same, started, with a log in JSON.
+    /// The same, started, with a log in JSON, and in a hurry.
     pub(crate) fn sidecar(&self, options: &[&str], arguments: &[&str]) -> Sidecar {
-        let json = ["--env=RELOAD_LOG_FORMAT=json", "--env=RELOAD_MIN_INTERVAL=0s"];
-        let (mut command, container) = self.usual_agent(&[&json, options].concat(), arguments);
+        let usual = [
+            "--env=RELOAD_LOG_FORMAT=json",
+            "--env=RELOAD_MIN_INTERVAL=0s",
+            "--env=RELOAD_CONFIRM_TIMEOUT=0s",
+        ];
+        let (mut command, container) = self.usual_agent(&[&usual, options].concat(), arguments);
         Sidecar { agent: Agent::spawn(&mut command), container }
     }
 
