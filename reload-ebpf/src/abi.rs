@@ -43,6 +43,20 @@ pub const NO_SYSCALL: i64 = -1;
 /// How many places can be watched, that of the canary included.
 pub const MAX_PLACES: u32 = 65_536;
 
+/// How many words of 64 bits the map of superblocks has.
+pub const SUPERBLOCK_WORDS: u32 = 1024;
+
+/// Where a superblock has its bit in the map of superblocks: the word, and the bit in it.
+///
+/// Devices without hardware (tmpfs, overlayfs, btrfs) are numbered in a row from 1, so 65,536 of them
+/// have a bit of their own; the major number, above the 20 bits of the minor one, keeps disks apart.
+#[must_use]
+#[inline]
+pub const fn superblock_slot(device: u32) -> (u32, u64) {
+    let number = device ^ device >> 20;
+    ((number >> 6) % SUPERBLOCK_WORDS, 1 << (number % 64))
+}
+
 /// How many process names can be looked for.
 pub const MAX_NAMES: u32 = 256;
 
@@ -60,6 +74,8 @@ pub enum Armed {
     /// Any but those of system calls that create: a name that exists can only be taken away or
     /// replaced.
     Replacement = 2,
+    /// Of a file that somebody writes to, any that does not go on with that: that it is closed above all.
+    End = 3,
 }
 
 /// An inode as the kernel sees it.
@@ -113,6 +129,8 @@ pub enum RecordKind {
     Exec = 2,
     /// A process with one of the configured names ended: a [`ProcessRecord`].
     Exit = 3,
+    /// Somebody opens a file of which that is expected: an [`OpenRecord`].
+    Open = 4,
 }
 
 /// The start of every record.
@@ -138,6 +156,18 @@ pub struct ChangeRecord {
     pub header: RecordHeader,
     /// The system call that did it, by its number on this architecture, or [`NO_SYSCALL`].
     pub syscall: i64,
+    /// The number that the agent gave the place when it registered the inode.
+    pub place: u32,
+    /// The [`Hook`] that tells of it.
+    pub hook: u32,
+}
+
+/// Somebody opens a watched file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct OpenRecord {
+    /// Its `kind` is [`RecordKind::Open`].
+    pub header: RecordHeader,
     /// The number that the agent gave the place when it registered the inode.
     pub place: u32,
     /// Always zero.
@@ -166,27 +196,56 @@ pub enum Hook {
     Exec = 3,
     /// A task ended.
     Exit = 4,
+    /// A file is about to be written to.
+    Write = 5,
+    /// A file is about to be mapped for stores.
+    Map = 6,
+    /// A file that was open for writing is closed.
+    Close = 7,
+    /// The size or another attribute of a file was set.
+    Attributes = 8,
+    /// A name for a new file is about to be made.
+    Create = 9,
+    /// A file got another name.
+    Link = 10,
+    /// A symlink was made.
+    Symlink = 11,
+    /// A directory was made.
+    Mkdir = 12,
+    /// A name was moved or exchanged.
+    Rename = 13,
+    /// A name was removed.
+    Unlink = 14,
+    /// A directory was removed.
+    Rmdir = 15,
+    /// A file is opened.
+    Open = 16,
 }
 
 impl Hook {
     /// How many hooks there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 17;
 
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::CtimeSwap, Self::CtimeSkip, Self::CtimeSet, Self::Exec, Self::Exit];
-
-    /// The kernel's tracepoint that the hook is attached to.
-    #[must_use]
-    pub const fn tracepoint(self) -> &'static str {
-        match self {
-            Self::CtimeSwap => "ctime_ns_xchg",
-            Self::CtimeSkip => "ctime_xchg_skip",
-            Self::CtimeSet => "inode_set_ctime_to_ts",
-            Self::Exec => "sched_process_exec",
-            Self::Exit => "sched_process_exit",
-        }
-    }
+    pub const ALL: [Self; 17] = [
+        Self::CtimeSwap,
+        Self::CtimeSkip,
+        Self::CtimeSet,
+        Self::Exec,
+        Self::Exit,
+        Self::Write,
+        Self::Map,
+        Self::Close,
+        Self::Attributes,
+        Self::Create,
+        Self::Link,
+        Self::Symlink,
+        Self::Mkdir,
+        Self::Rename,
+        Self::Unlink,
+        Self::Rmdir,
+        Self::Open,
+    ];
 
     /// The eBPF program that the hook runs.
     #[must_use]
@@ -197,7 +256,33 @@ impl Hook {
             Self::CtimeSet => "on_ctime_set",
             Self::Exec => "on_exec",
             Self::Exit => "on_exit",
+            Self::Write => "on_write",
+            Self::Map => "on_map",
+            Self::Close => "on_close",
+            Self::Attributes => "on_attributes",
+            Self::Create => "on_create",
+            Self::Link => "on_link",
+            Self::Symlink => "on_symlink",
+            Self::Mkdir => "on_mkdir",
+            Self::Rename => "on_rename",
+            Self::Unlink => "on_unlink",
+            Self::Rmdir => "on_rmdir",
+            Self::Open => "on_open",
         }
+    }
+
+    /// Whether it tells that a file is being written to, and so of what a close will follow.
+    #[must_use]
+    #[inline]
+    pub const fn is_under_way(self) -> bool {
+        matches!(self, Self::Write | Self::Map)
+    }
+
+    /// Whether it tells of a name that is added to a directory, and of nothing else.
+    #[must_use]
+    #[inline]
+    pub const fn is_creating(self) -> bool {
+        matches!(self, Self::Create | Self::Link | Self::Symlink | Self::Mkdir)
     }
 }
 
@@ -209,7 +294,8 @@ const _: () = {
     assert!(offset_of!(RecordHeader, kind) == 8 && offset_of!(RecordHeader, pid) == 12);
     assert!(offset_of!(RecordHeader, comm) == 16);
     assert!(size_of::<ChangeRecord>() == 48 && offset_of!(ChangeRecord, syscall) == 32);
-    assert!(offset_of!(ChangeRecord, place) == 40);
+    assert!(offset_of!(ChangeRecord, place) == 40 && offset_of!(ChangeRecord, hook) == 44);
+    assert!(size_of::<OpenRecord>() == 40 && offset_of!(OpenRecord, place) == 32);
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(Hook::ALL.len() == Hook::COUNT as usize);
     let mut number = 0;

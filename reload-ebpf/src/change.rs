@@ -1,38 +1,28 @@
 //! Changes of watched inodes.
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     bindings::task_struct,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
-    },
-    programs::BtfTracePointContext,
+    helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
 };
-use reload_ebpf::{Armed, CANARY, ChangeRecord, Hook, Key, NO_SYSCALL, RecordKind, SYSCALLS};
+use reload_ebpf::{Armed, CANARY, ChangeRecord, Hook, NO_SYSCALL, RecordKind, SYSCALLS};
 
 use crate::{
-    emit::{Priority, emit, header},
-    maps::{ARMED, CREATING, OBSERVER, PLACES},
-    offsets::{OFF_INODE_INO, OFF_INODE_SB, OFF_REGS_SYSCALL, OFF_SB_DEV, member, peek},
+    emit::{Priority, emit, header, is_own},
+    maps::{ARMED, CREATING},
+    offsets::{OFF_REGS_SYSCALL, peek},
+    place,
 };
 
-/// Sends a [`ChangeRecord`] if the inode, the hook's first argument, is watched and armed.
+/// Sends a [`ChangeRecord`] if the inode is watched, and armed for what the hook tells of.
 ///
-/// Everything before the look-up runs for every inode of the machine: three loads.
+/// # Safety
+///
+/// `inode` is a `struct inode`, as the verifier knows it.
 #[inline]
-pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
-    let inode: *const u8 = ctx.arg(0);
-    // SAFETY: the hook's first argument is a `struct inode`.
-    let number = unsafe { member::<u64>(inode, &OFF_INODE_INO) };
-    // SAFETY: as above.
-    let superblock = unsafe { member::<*const u8>(inode, &OFF_INODE_SB) };
-    // SAFETY: `superblock` is the pointer that was just read from the inode.
-    let device = unsafe { member::<u32>(superblock, &OFF_SB_DEV) };
-    let key = Key { inode: number, device: u64::from(device) };
-    // SAFETY: the value is copied at once. Numbers are handed out again and entries reused, so it
-    // may be that of another place: then that one is looked at in vain.
-    let Some(place) = (unsafe { PLACES.get(key) }).copied() else {
+pub(crate) unsafe fn record(ctx: &impl EbpfContext, inode: *const u8, hook: Hook) {
+    // SAFETY: the caller says what it is.
+    let Some(place) = (unsafe { place::of(inode) }) else {
         return;
     };
     let Some(armed) = ARMED.get_ptr_mut(place) else {
@@ -44,24 +34,22 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook) {
     if state == Armed::Silent as u32 || (place != CANARY && is_own()) {
         return;
     }
-    let syscall = syscall(ctx);
-    if state == Armed::Replacement as u32 && is_creating(syscall) {
+    if state == Armed::End as u32 && hook.is_under_way() {
         return;
     }
-    let record =
-        ChangeRecord { header: header(ctx, RecordKind::Change), syscall, place, reserved: 0 };
+    let syscall = syscall(ctx);
+    if state == Armed::Replacement as u32 && (hook.is_creating() || is_creating(syscall)) {
+        return;
+    }
+    let header = header(ctx, RecordKind::Change);
+    let record = ChangeRecord { header, syscall, place, hook: hook as u32 };
+    let priority = if hook.is_under_way() { Priority::Repeated } else { Priority::Change };
     // Silent once there is room for the record, so that a place whose record is dropped stays armed;
     // and before the record can be seen, so that it cannot undo the agent's next arming.
-    emit(ctx, record, hook, Priority::Low, || {
+    emit(ctx, record, hook, priority, || {
         // SAFETY: as above.
         unsafe { armed.write_volatile(Armed::Silent as u32) };
     });
-}
-
-/// Whether the agent itself is the process that acts.
-fn is_own() -> bool {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    OBSERVER.get(0).is_some_and(|observer| observer.tgid == tgid)
 }
 
 /// Whether a system call only ever adds names.
@@ -74,7 +62,7 @@ fn is_creating(syscall: i64) -> bool {
 ///
 /// A worker of `io_uring` is in none: its registers are a copy of those of the task that it was made
 /// for.
-fn syscall(ctx: &BtfTracePointContext) -> i64 {
+fn syscall(ctx: &impl EbpfContext) -> i64 {
     if ctx.command().is_ok_and(|name| name.starts_with(b"iou-")) {
         return NO_SYSCALL;
     }

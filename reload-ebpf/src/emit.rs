@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{
-        bpf_get_current_task,
+        bpf_get_current_pid_tgid, bpf_get_current_task,
         generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_query},
     },
 };
@@ -19,13 +19,28 @@ use crate::{
 };
 
 /// Which records still find room when the ring runs full.
+///
+/// Each kind leaves room for those after it: the busiest writer takes nothing from a rename, and both
+/// nothing from an exec.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Changes of files leave the last quarter of the ring to the others: they can be repeated by
-    /// looking, an exec cannot.
-    Low,
-    /// Processes.
-    High,
+    /// What is bound to be followed by more: a write by a close, an open by another.
+    Repeated,
+    /// What happens once, but can be found by looking.
+    Change,
+    /// What nobody could find out later: processes.
+    Process,
+}
+
+impl Priority {
+    /// How many bytes may wait in the ring already.
+    const fn limit(self) -> u64 {
+        match self {
+            Self::Repeated => RING_BYTES as u64 / 2,
+            Self::Change => RING_BYTES as u64 / 4 * 3,
+            Self::Process => u64::MAX,
+        }
+    }
 }
 
 /// Sends `record` to the agent, or counts it as dropped where the ring has no room for it.
@@ -44,7 +59,7 @@ pub(crate) fn emit<T: 'static>(
     const WAITING: u64 = 0;
     // SAFETY: the helper reads the ring's own counters.
     let waiting = unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), WAITING) };
-    let is_spared = priority == Priority::Low && waiting > u64::from(RING_BYTES / 4 * 3);
+    let is_spared = waiting > priority.limit();
     let slot = if is_spared { None } else { RECORDS.reserve::<T>(0) };
     let Some(mut slot) = slot else {
         count_drop(hook);
@@ -69,6 +84,12 @@ pub(crate) fn header(ctx: &impl EbpfContext, kind: RecordKind) -> RecordHeader {
         // The helper fails only on a null buffer. An empty name still says that it happened.
         comm: ctx.command().unwrap_or([0; COMM_LEN]),
     }
+}
+
+/// Whether the agent itself is the process that acts.
+pub(crate) fn is_own() -> bool {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    OBSERVER.get(0).is_some_and(|observer| observer.tgid == tgid)
 }
 
 /// The current process as the agent's pid namespace numbers it, or `None` where it is not in there.

@@ -8,5 +8,6 @@ mod abi;
 
 pub use abi::{
     Answer, Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE,
-    NO_SYSCALL, Observer, ProcessRecord, RecordHeader, RecordKind, Refusal, SYSCALLS,
+    NO_SYSCALL, Observer, OpenRecord, ProcessRecord, RecordHeader, RecordKind, Refusal,
+    SUPERBLOCK_WORDS, SYSCALLS, superblock_slot,
 };

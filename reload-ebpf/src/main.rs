@@ -1,7 +1,8 @@
 //! The eBPF program: one entry point per kernel hook, and nothing else.
 //!
 //! An entry point names its hook, says what the kernel promises there, and calls the module that
-//! does the work. Reading this file tells what the agent sees of the machine.
+//! does the work. Reading this file, `tracepoint.rs` and `trampoline.rs` tells what the agent sees of
+//! the machine: the first has what both strategies load, the others what is a strategy's own.
 
 #![no_std]
 #![no_main]
@@ -16,46 +17,17 @@ mod emit;
 mod learn;
 mod maps;
 mod offsets;
+mod open;
+mod place;
 mod process;
+mod tracepoint;
+mod trampoline;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use reload_ebpf::{Hook, RecordKind};
-
-/// An inode of a multigrain filesystem (ext4, xfs, btrfs, tmpfs) got a new change time.
-///
-/// Hook: `ctime_ns_xchg` (Linux 6.13), in `inode_set_ctime_current`. Every write, truncation,
-/// creation, link, unlink and rename sets the change time of the inodes that it touches, in the
-/// task that asked for it (or its `io_uring` worker), and only when it has succeeded or cannot fail
-/// any more. It fires *within* the operation: the agent must wait for the inode's lock, or for its
-/// last writer, before it reads.
-#[btf_tracepoint]
-fn on_ctime_swap(ctx: BtfTracePointContext) -> i32 {
-    change::record(&ctx, Hook::CtimeSwap);
-    0
-}
-
-/// As [`on_ctime_swap`], where the change time was already that of the current clock tick.
-///
-/// Hook: `ctime_xchg_skip` (Linux 6.13). Without it the second rename of a tick would be unseen.
-#[btf_tracepoint]
-fn on_ctime_skip(ctx: BtfTracePointContext) -> i32 {
-    change::record(&ctx, Hook::CtimeSkip);
-    0
-}
-
-/// An inode's change time was set to a given value.
-///
-/// Hook: `inode_set_ctime_to_ts` (Linux 6.13). Filesystems without multigrain timestamps come here,
-/// overlayfs above all, which copies the times of the upper inode when an operation is done; so does
-/// every inode that is read from a disk, which changes nothing and costs a look at most.
-#[btf_tracepoint]
-fn on_ctime_set(ctx: BtfTracePointContext) -> i32 {
-    change::record(&ctx, Hook::CtimeSet);
-    0
-}
 
 /// A process replaced its image, so what we know of that pid is out of date.
 ///

@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use reload_ebpf::{Answer, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, Observer, SYSCALLS};
+use reload_ebpf::{
+    Answer, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, Observer, SUPERBLOCK_WORDS, SYSCALLS,
+};
 
 /// The size of the ring in bytes: 4,000 records, where a place has at most one at a time.
 pub(crate) const RING_BYTES: u32 = 256 * 1024;
@@ -23,12 +25,22 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub(crate) static PLACES: HashMap<Key, u32> =
     HashMap::with_max_entries(MAX_PLACES, BPF_F_NO_PREALLOC);
 
+/// The superblocks on which anything is watched: a bit for each, at its [`reload_ebpf::superblock_slot`].
+///
+/// Two superblocks may share a bit, for there are more of them than bits: then the hash table decides.
+#[map]
+pub(crate) static SUPERBLOCKS: Array<u64> = Array::with_max_entries(SUPERBLOCK_WORDS, 0);
+
 /// Which change of a place is to be recorded next, by the place's number: an [`Armed`].
 ///
 /// The agent sets it before it looks at the place; the first change after that clears it and is
 /// recorded. So a storm of writes costs one record, and a place can never fill the ring.
 #[map]
 pub(crate) static ARMED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
+
+/// Whether it is to be told who opens a place, by the place's number: 1 or 0.
+#[map]
+pub(crate) static EXPECTED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
 
 /// Whether a system call only ever adds names to a directory, by its number: 1 or 0.
 #[map]

@@ -19,12 +19,16 @@ offsets! {
     OFF_INODE_INO;
     /// `inode.i_sb`
     OFF_INODE_SB;
+    /// `inode.i_mode`
+    OFF_INODE_MODE;
     /// `inode.i_writecount`
     OFF_INODE_WRITECOUNT;
     /// `super_block.s_dev`
     OFF_SB_DEV;
     /// `file.f_inode`
     OFF_FILE_INODE;
+    /// `file.f_mode`
+    OFF_FILE_MODE;
     /// `files_struct.fdt`
     OFF_FILES_FDT;
     /// `fdtable.fd`
@@ -53,6 +57,14 @@ offsets! {
     OFF_FILE_DENTRY;
     /// `dentry.d_name.name`
     OFF_DENTRY_NAME;
+    /// `dentry.d_inode`
+    OFF_DENTRY_INODE;
+    /// `renamedata.old_dir`, or `renamedata.old_parent`
+    OFF_RENAME_OLD;
+    /// `renamedata.new_dir`, or `renamedata.new_parent`
+    OFF_RENAME_NEW;
+    /// 1 where these are dentries and no inodes
+    RENAME_HAS_DENTRIES;
 }
 
 /// Reads a member of a kernel structure that may not be there any more.

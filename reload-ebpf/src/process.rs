@@ -27,7 +27,7 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook, kind: RecordKind) {
     let is_named = ctx.command().is_ok_and(is_looked_for)
         || (hook == Hook::Exec && executable(ctx.arg(2)).is_some_and(is_looked_for));
     if is_named {
-        emit(ctx, ProcessRecord { header: header(ctx, kind) }, hook, Priority::High, || ());
+        emit(ctx, ProcessRecord { header: header(ctx, kind) }, hook, Priority::Process, || ());
     }
 }
 

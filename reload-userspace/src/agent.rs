@@ -12,6 +12,7 @@ mod setup;
 mod share;
 mod tell;
 mod watched;
+mod witness;
 mod work;
 
 use std::{
@@ -27,8 +28,9 @@ use tokio::{signal::unix::Signal, task::JoinSet};
 use self::{
     crew::{Crew, CrewId},
     places::{Index, Places, Touched},
-    proof::{Proof, Witness},
+    proof::Proof,
     reloader::{Conclusion, Reloader, RuleId},
+    witness::Witness,
     work::Done,
 };
 use crate::{
@@ -208,6 +210,7 @@ impl<S: Source> Agent<S> {
                     }
                 }
             }
+            Event::Opened { place, pid } => self.opened_at(place, pid),
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
             Event::Lost { source, reason, hook, count } => {

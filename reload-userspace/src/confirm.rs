@@ -19,7 +19,7 @@ use crate::{
     target::{Child, Held, Procfs, Target},
 };
 
-pub use self::opens::{Opened, Opens, Ticket};
+pub use self::opens::{MOST_FILES, Opened, Opens, Ticket};
 
 /// How long after the signal the first look is taken.
 const FIRST_LOOK: Duration = Duration::from_millis(5);

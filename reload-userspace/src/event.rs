@@ -151,6 +151,13 @@ pub enum Event {
         /// Where it may have been; the root stands for everywhere.
         points: BTreeSet<PathBuf>,
     },
+    /// Somebody opens a file of which that is expected.
+    Opened {
+        /// Which one.
+        place: PlaceId,
+        /// The process in the agent's own pid namespace.
+        pid: Pid,
+    },
     /// A process with a name that is followed started a program.
     Started {
         /// The process.
@@ -184,6 +191,7 @@ impl Event {
             Self::Changed { .. } => "changed",
             Self::Due { .. } => "due",
             Self::Mounted { .. } => "mounted",
+            Self::Opened { .. } => "opened",
             Self::Started { .. } => "started",
             Self::Ended { .. } => "ended",
             Self::Lost { .. } => "lost",

@@ -121,6 +121,12 @@ impl Settle {
         waits.into_iter().flatten().min().map_or(Next::Complete, Next::Look)
     }
 
+    /// Whether writers may be waited for, or have been for too long.
+    #[must_use]
+    pub fn may_wait(&self, now: Boot) -> bool {
+        self.pending.is_none_or(|pending| self.latest(&pending) > now)
+    }
+
     /// When the change under way began.
     #[must_use]
     pub fn since(&self) -> Option<Boot> {
@@ -142,10 +148,14 @@ impl Settle {
         pending.swapped.map(|at| at.after(self.limits.volume))
     }
 
+    fn latest(&self, pending: &Pending) -> Boot {
+        pending.since.after(self.limits.max)
+    }
+
     fn write_end(&self, pending: &Pending, now: Boot) -> Option<Boot> {
         /// How long the last wait between two looks for writers may become, in doublings of 1 ms.
         const DOUBLINGS: u32 = 4;
-        let latest = pending.since.after(self.limits.max);
+        let latest = self.latest(pending);
         let end = match pending.writers {
             Writers::None => return None,
             // Also where that moment has passed: only another look can tell that they are gone.

@@ -55,6 +55,11 @@ pub trait Source {
         None
     }
 
+    /// Why it does not do its work in a better way.
+    fn passed_over(&self) -> Option<&str> {
+        None
+    }
+
     /// Watches the file or directory behind `handle` (`O_PATH` will do) as `place`, armed.
     ///
     /// # Errors
@@ -85,6 +90,15 @@ pub trait Source {
     /// Whether somebody has the file behind `handle`, which is watched as `place`, open for writing.
     fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers;
 
+    /// Arms a file for the end of what is being written to it: whoever goes on writing yields nothing, and
+    /// whoever closes it yields an event. Says whether it is so; otherwise it is armed as before.
+    ///
+    /// To be undone by [`Source::arm`]. What was closed before this yields nothing.
+    fn await_end(&mut self, place: PlaceId) -> bool {
+        let _ = place;
+        false
+    }
+
     /// Yields the starts and ends of processes that bear one of these names, and of no others from here
     /// on.
     ///
@@ -97,6 +111,20 @@ pub trait Source {
     ///
     /// Fails where the source cannot take so many names.
     fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError>;
+
+    /// Has it tell, or no more, who opens the places of which that is [expected](Self::expect_opens), and
+    /// says whether it will.
+    fn tell_opens(&mut self, wanted: bool) -> Follows {
+        let _ = wanted;
+        Follows::No
+    }
+
+    /// Has every opening of the file that is watched as `place` yield [`Event::Opened`], or none any
+    /// more, and says whether it will.
+    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+        let _ = (place, expected);
+        false
+    }
 
     /// Waits for the next event.
     ///

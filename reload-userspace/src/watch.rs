@@ -39,6 +39,14 @@ pub struct Identity {
     pub inode: u64,
 }
 
+impl Identity {
+    /// That of what a path leads to now, if anything.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        rustix::fs::stat(path).ok().map(|stat| identity(&stat))
+    }
+}
+
 /// One state of a file, as far as it shows without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileState {

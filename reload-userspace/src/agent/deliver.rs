@@ -128,7 +128,7 @@ impl<S: Source> Agent<S> {
         let rule = reloader.name().to_owned();
         let pid = Some(target.pid.as_raw());
         if !matches!(signalled, Signalled::Sent) {
-            self.witness.forget(ticket);
+            self.witness.forget(ticket, &mut self.source);
         }
         match signalled {
             Signalled::Sent => {

@@ -46,6 +46,8 @@ struct Place {
     dependents: Dependents,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
+    /// Whether it is armed for the end of what is being written to it, and for nothing else.
+    awaits_end: bool,
     /// Whether what was announced may not have been visible yet when the place was looked at.
     may_be_under_way: bool,
     /// Where a directory was when it was last passed.
@@ -146,6 +148,19 @@ pub(super) enum Patience {
     Patient,
 }
 
+/// How to look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) patience: Patience,
+    /// Whether it is enough to hear of the end of what is being written.
+    pub(super) may_await_end: bool,
+}
+
+impl Manner {
+    /// The first time: whatever is announced from here on is new.
+    pub(super) const FIRST: Self = Self { patience: Patience::Patient, may_await_end: false };
+}
+
 /// What a look has found.
 pub(super) struct Looked {
     pub(super) view: View,
@@ -192,6 +207,11 @@ impl Places {
             .chain(passing)
             .map(|(index, interest)| Touched { index, interest, at, by: Some(by.clone()) })
             .collect()
+    }
+
+    /// The place of the file that a path leads to now, if it is watched.
+    pub(super) fn of_file(&self, path: &Path) -> Option<PlaceId> {
+        self.by_identity.get(&Identity::at(path)?).copied()
     }
 
     /// Notes that it is time to compare what depends on a place, and gives the paths that do.
@@ -272,13 +292,16 @@ impl Places {
     }
 
     /// Looks at a path: arms what has fired, watches what is new, forgets what it no longer needs.
+    ///
+    /// Where it may await the end, whoever goes on writing is not announced until he closes the file: then
+    /// there must be another look when that has taken too long.
     pub(super) fn look<S: Source>(
         &mut self,
         source: &mut S,
         index: Index,
         path: &Path,
         settled: &BTreeMap<PathBuf, FileState>,
-        patience: Patience,
+        Manner { patience, may_await_end }: Manner,
     ) -> Looked {
         let mut eyes = Eyes {
             places: self,
@@ -286,6 +309,7 @@ impl Places {
             index,
             settled,
             patience,
+            may_await_end,
             seen: BTreeMap::new(),
             failures: Vec::new(),
             followed: BTreeSet::new(),
@@ -364,6 +388,7 @@ impl Places {
             identity,
             dependents,
             has_fired: false,
+            awaits_end: false,
             may_be_under_way: true,
             path: path.to_owned(),
             ways: HashMap::new(),
@@ -489,7 +514,7 @@ mod tests {
             let path = &self.paths[index];
             let settled = BTreeMap::new();
             let Self { places, source, .. } = self;
-            places.look(source, index, path, &settled, Patience::Hasty);
+            places.look(source, index, path, &settled, Manner::FIRST);
         }
 
         /// The number of the directory that the links are in.

@@ -1,13 +1,16 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{future, mem, rc::Rc};
+use std::{mem, rc::Rc};
 
-use super::{Agent, reloader::RuleId};
+use nix::unistd::Pid;
+
+use super::{Agent, reloader::RuleId, witness::Watching};
 use crate::{
     clock::{self, Boot},
-    confirm::{Aim, Confirm, Deed, Evidence, Opened, Opens, Ticket, Verdict, ending},
+    confirm::{Aim, Confirm, Deed, Evidence, Opened, Ticket, Verdict, ending},
     content::Digest,
     delivery::{Receiver, Then},
+    event::PlaceId,
     report::Decision,
     rule::Action,
     source::Source,
@@ -33,58 +36,6 @@ struct Served {
     digest: Digest,
 }
 
-/// What tells that somebody opens a file, if anything can.
-#[derive(Debug, Default)]
-pub(super) enum Witness {
-    /// It has not been asked for.
-    #[default]
-    Untried,
-    /// It cannot be had here.
-    None,
-    There(Opens),
-}
-
-impl Witness {
-    /// The next file that somebody opens.
-    pub(super) async fn next(&mut self) -> Option<Opened> {
-        match self {
-            Self::There(opens) => opens.next().await.ok(),
-            Self::Untried | Self::None => future::pending().await,
-        }
-    }
-
-    /// Does not look at the files of that any more.
-    pub(super) fn forget(&mut self, ticket: Option<Ticket>) {
-        if let (Self::There(opens), Some(ticket)) = (self, ticket) {
-            opens.forget(ticket);
-        }
-    }
-
-    /// Looks also at what takes the place of the files of that, and says whether it is elsewhere.
-    fn follow(&mut self, ticket: Option<Ticket>) -> bool {
-        match (self, ticket) {
-            (Self::There(opens), Some(ticket)) => opens.follow(ticket),
-            _ => false,
-        }
-    }
-
-    fn get(&mut self) -> Option<&mut Opens> {
-        if matches!(self, Self::Untried) {
-            *self = Opens::open().map_or_else(
-                |error| {
-                    tracing::debug!(%error, "nobody tells who opens a file");
-                    Self::None
-                },
-                Self::There,
-            );
-        }
-        match self {
-            Self::There(opens) => Some(opens),
-            Self::Untried | Self::None => None,
-        }
-    }
-}
-
 impl<S: Source> Agent<S> {
     /// Has it told who opens the content that a rule is about to have read.
     pub(super) fn expect_opens(&mut self, id: RuleId) -> Option<Ticket> {
@@ -92,12 +43,13 @@ impl<S: Source> Agent<S> {
         if reloader.rule.pace().confirm_timeout.is_zero() || self.settings.is_dry {
             return None;
         }
-        let opens = self.witness.get()?;
         // At the start nobody knows which of them have changed.
         let is_known = !reloader.changed.is_empty();
         let all = || reloader.watches().values().flat_map(|it| it.content().paths());
         let all = all().filter(|_| !is_known);
-        opens.watch(reloader.changed.iter().chain(all))
+        let paths: Vec<_> = reloader.changed.iter().chain(all).cloned().collect();
+        let Self { witness, source, places, .. } = self;
+        witness.watch(&paths, &mut Watching { source, places })
     }
 
     /// Begins to look whether a signal that has just been sent has taken, and says whether the next one
@@ -130,9 +82,10 @@ impl<S: Source> Agent<S> {
                 self.conclude(index, &verdict);
             }
             let last = self.proofs.remove(index);
-            self.witness.forget(last.ticket);
+            self.forget_opens(last.ticket);
         }
-        self.witness.follow(ticket);
+        let Self { witness, source, places, .. } = self;
+        witness.follow(ticket, &mut Watching { source, places });
         self.proofs.push(Proof { confirm, held, serves, ticket });
         then
     }
@@ -181,16 +134,14 @@ impl<S: Source> Agent<S> {
             return;
         }
         let now = clock::now();
-        while let Witness::There(opens) = &mut self.witness
-            && let Some(opened) = opens.try_next()
-        {
+        while let Some(opened) = self.witness.try_next() {
             self.opened(&opened);
         }
-        let Self { proofs, procfs, crews, reloaders, witness, .. } = self;
+        let Self { proofs, procfs, crews, reloaders, witness, source, places, .. } = self;
         let mut verdicts = Vec::new();
         for (index, proof) in proofs.iter_mut().enumerate() {
             let is_due = proof.confirm.is_open() && proof.confirm.next_at() <= now;
-            if is_due && witness.follow(proof.ticket) {
+            if is_due && witness.follow(proof.ticket, &mut Watching { source, places }) {
                 proof.confirm.moved();
             }
             for served in &proof.serves {
@@ -208,10 +159,10 @@ impl<S: Source> Agent<S> {
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
         }
-        let Self { proofs, witness, .. } = self;
+        let Self { proofs, witness, source, .. } = self;
         proofs.retain(|proof| {
             if proof.confirm.is_over() {
-                witness.forget(proof.ticket);
+                witness.forget(proof.ticket, source);
             }
             !proof.confirm.is_over()
         });
@@ -231,18 +182,28 @@ impl<S: Source> Agent<S> {
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
             // Nothing that is opened is news any more.
-            if let Some(proof) = self.proofs.get_mut(index) {
-                self.witness.forget(proof.ticket.take());
-            }
+            let ticket = self.proofs.get_mut(index).and_then(|proof| proof.ticket.take());
+            self.forget_opens(ticket);
         }
+    }
+
+    /// The source tells that somebody has opened a file.
+    pub(super) fn opened_at(&mut self, place: PlaceId, pid: Pid) {
+        let opened = self.witness.opened_at(place, pid);
+        self.opened(&opened);
+    }
+
+    /// Does not look at the files of that any more.
+    pub(super) fn forget_opens(&mut self, ticket: Option<Ticket>) {
+        self.witness.forget(ticket, &mut self.source);
     }
 
     /// Has those that a rule's signals were for looked at now, for its content may be moving.
     pub(super) fn follow_opens(&mut self, id: RuleId) {
-        let Self { proofs, witness, .. } = self;
+        let Self { proofs, witness, source, places, .. } = self;
         let open = proofs.iter_mut().filter(|proof| proof.confirm.is_open());
         for proof in open.filter(|proof| proof.serves.iter().any(|it| it.rule == id)) {
-            if witness.follow(proof.ticket) {
+            if witness.follow(proof.ticket, &mut Watching { source, places }) {
                 proof.confirm.moved();
             }
         }

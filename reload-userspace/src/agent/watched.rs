@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::places::{Index, Looked, Patience, Places};
+use super::places::{Index, Looked, Manner, Patience, Places};
 use crate::{
     clock::{self, Boot},
     content::Content,
@@ -101,7 +101,7 @@ impl Watched {
         places: &mut Places,
         source: &mut S,
     ) -> Self {
-        let looked = places.look(source, index, path, &BTreeMap::new(), Patience::Patient);
+        let looked = places.look(source, index, path, &BTreeMap::new(), Manner::FIRST);
         let content = Content::read(&looked.view, &Content::nothing(), &BTreeMap::new());
         let verify_at = (!content.unknown.is_empty()).then(|| clock::now().after(RETRY));
         let mut watched = Self {
@@ -275,8 +275,9 @@ impl Watched {
         let touched = self.touched.take().map(|(first, _)| first);
         let announced = self.announced.take().or(touched);
         let began = clock::now();
+        let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } =
-            places.look(source, self.index, &self.path, &self.settled, patience);
+            places.look(source, self.index, &self.path, &self.settled, manner);
         let changed = view.files != self.view.files;
         let had_old = self.old_directories.len();
         let volume = self.volume(&view);
@@ -296,7 +297,9 @@ impl Watched {
             self.verify(now.after(RETRY));
         }
         self.view = view;
-        self.settle.observe(at, now, Seen { changed, writers, volume });
+        // What is announced before it is done has begun where somebody has the file open for writing.
+        let has_begun = announced.is_some() && writers == Writers::Some;
+        self.settle.observe(at, now, Seen { changed: changed || has_begun, writers, volume });
         self.note_failures(failures);
         // That an old directory is *still* there is no news: what was announced may be its removal.
         let is_new = changed

@@ -31,7 +31,7 @@ use crate::sys::{
 };
 
 /// How many files of one reload are watched: a mark takes some microseconds, just before the signal.
-const MOST_FILES: usize = 32;
+pub const MOST_FILES: usize = 32;
 
 /// How much is read at once, in bytes: a hundred events or so.
 const BUFFER: usize = 8192;
@@ -61,9 +61,9 @@ struct Mark {
     wanted: Vec<(Ticket, Option<Vec<u8>>)>,
 }
 
-/// The files that are watched for one reload.
+/// The files that are watched for one reload, by whoever tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
+pub struct Ticket(pub u64);
 
 /// Somebody has opened a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

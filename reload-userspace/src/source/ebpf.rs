@@ -4,6 +4,7 @@
 
 mod decode;
 mod layout;
+mod strategy;
 mod unavailable;
 
 use std::{
@@ -13,21 +14,29 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{
+        FEntry, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        fentry::FEntryLinkId,
+    },
     sys::is_program_supported,
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
+use reload_ebpf::{
+    Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal, superblock_slot,
+};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
 use self::{
     decode::{creating_syscalls, decode},
     layout::Layout,
+    strategy::{Strategy, anchors},
 };
-use super::{Follows, Interest, Source, SourceError, WatchError, canary, number};
+use super::{
+    Follows, Interest, Source, SourceError, Trouble, WatchError, canary, ladder::explain, number,
+};
 use crate::{
     event::{Event, LossReason, PlaceId, SourceName, Writers},
     sys,
@@ -47,26 +56,73 @@ const FULL: WatchError =
     WatchError::Full { limit: MAX_PLACES - 1, things: "files and directories" };
 
 /// The eBPF programs, loaded, attached and proved to work.
-///
-/// Strategy `tracepoint`: typed raw tracepoints (`tp_btf`) on the kernel's own notes of change times,
-/// which a locked-down kernel allows, which need no tracefs, and which cost nothing where no inode
-/// changes.
 pub struct EbpfSource {
+    strategy: Strategy,
+    /// Why a better strategy is not used.
+    passed_over: Option<String>,
     /// Owns the programs: they are detached when it is dropped.
     ebpf: Ebpf,
     records: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
     places: MapOf<MapData, [u64; 2], u32>,
+    superblocks: Superblocks,
     armed: Array<MapData, u32>,
     names: MapOf<MapData, [u8; COMM_LEN], u8>,
     dropped: PerCpuArray<MapData, u64>,
     answer: Array<MapData, [u64; 3]>,
+    expected: Array<MapData, u32>,
+    /// The program that tells who opens a file, while it is attached.
+    opens: Option<FEntryLinkId>,
     /// What to take out of `places` when a place is forgotten.
     keys: HashMap<PlaceId, Key>,
+    /// What is not seen here, until it has been told.
+    blind: Vec<String>,
     /// What has been told of the dropped records.
     told: Told,
     /// Carries the eBPF side's own diagnostics to the log.
     diagnostics: Option<JoinHandle<()>>,
+}
+
+/// The superblocks on which anything is watched, for the kernel side.
+struct Superblocks {
+    map: Array<MapData, u64>,
+    /// How many places have each bit, by its slot.
+    counts: HashMap<(u32, u64), u32>,
+}
+
+impl Superblocks {
+    fn new(map: Array<MapData, u64>) -> Self {
+        Self { map, counts: HashMap::new() }
+    }
+
+    fn add(&mut self, key: Key) -> Result<(), WatchError> {
+        let slot = slot(key);
+        let count = self.counts.entry(slot).or_insert(0);
+        *count += 1;
+        if *count == 1 { self.set(slot) } else { Ok(()) }
+    }
+
+    fn remove(&mut self, key: Key) {
+        let slot = slot(key);
+        let Some(count) = self.counts.get_mut(&slot) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(&slot);
+            // A bit too many costs others some time, and loses nothing.
+            drop(self.set(slot));
+        }
+    }
+
+    /// Writes the word of a slot anew. Nobody else writes it.
+    fn set(&mut self, (word, _): (u32, u64)) -> Result<(), WatchError> {
+        let bits = self.counts.keys().filter(|(of, _)| *of == word).map(|(_, bit)| bit);
+        self.map.set(word, bits.fold(0, |all, bit| all | bit), 0).map_err(refused)
+    }
+}
+
+/// The device is a number of 32 bits in the kernel.
+fn slot(key: Key) -> (u32, u64) {
+    superblock_slot(u32::try_from(key.device).unwrap_or(u32::MAX))
 }
 
 /// The losses that have been told already, by hook.
@@ -77,9 +133,6 @@ struct Told {
 }
 
 impl EbpfSource {
-    /// How the programs are attached.
-    pub const STRATEGY: &str = "tracepoint";
-
     /// Loads the programs, attaches them, and proves with a canary that records arrive.
     ///
     /// With `diagnostics` the eBPF side tells of itself at the level `debug`; otherwise the code for
@@ -93,18 +146,25 @@ impl EbpfSource {
         // To be refused here takes microseconds and no memory; to read the kernel's types takes both.
         is_program_supported(ProgramType::RawTracePoint)
             .map_err(|error| Unavailable::program("learn", error))?;
-        let mut ebpf = load(object, diagnostics)?;
+        let layout = read_layout()?;
+        let mut ebpf = load(object, &layout, diagnostics)?;
         let diagnostics = diagnostics.then(|| follow_diagnostics(&mut ebpf)).transpose();
         let records = take(&mut ebpf, "RECORDS", RingBuf::try_from)?;
         let mut source = Self {
+            strategy: Strategy::Trampoline,
+            passed_over: None,
             ready: sys::readable(&records).map_err(setup)?,
             records,
             places: take(&mut ebpf, "PLACES", MapOf::try_from)?,
+            superblocks: Superblocks::new(take(&mut ebpf, "SUPERBLOCKS", Array::try_from)?),
             armed: take(&mut ebpf, "ARMED", Array::try_from)?,
             names: take(&mut ebpf, "NAMES", MapOf::try_from)?,
             dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
             answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
+            expected: take(&mut ebpf, "EXPECTED", Array::try_from)?,
+            opens: None,
             keys: HashMap::new(),
+            blind: Vec::new(),
             told: Told::default(),
             diagnostics: diagnostics.map_err(setup)?,
             ebpf,
@@ -113,8 +173,40 @@ impl EbpfSource {
         for number in creating_syscalls() {
             creating.set(number, 1, 0).map_err(|error| setup(io::Error::other(error)))?;
         }
-        source.prove()?;
+        source.attach(&layout)?;
+        drop(layout);
+        sys::give_back_memory();
         Ok(source)
+    }
+
+    /// Attaches the programs by the best strategy that works here.
+    fn attach(&mut self, layout: &Layout) -> Result<(), Unavailable> {
+        let Err(trampoline) = self.try_strategy(Strategy::Trampoline, layout) else {
+            return Ok(());
+        };
+        match self.try_strategy(Strategy::Tracepoint, layout) {
+            Ok(()) => {
+                self.passed_over = Some(explain(&trampoline));
+                Ok(())
+            }
+            Err(tracepoint) => Err(Unavailable::both(&trampoline, tracepoint)),
+        }
+    }
+
+    fn try_strategy(&mut self, strategy: Strategy, layout: &Layout) -> Result<(), Unavailable> {
+        self.strategy = strategy;
+        let attached = strategy.attach(&mut self.ebpf, layout);
+        let proved = attached.and_then(|blind| self.prove().map(|()| blind));
+        if proved.is_err() {
+            strategy.detach(&mut self.ebpf);
+        }
+        self.blind = proved?;
+        if strategy == Strategy::Trampoline
+            && let Err(error) = strategy::load_open(&mut self.ebpf, layout)
+        {
+            tracing::debug!(error = explain(&error), "it will not be seen who opens a file");
+        }
+        Ok(())
     }
 
     /// Writes to a private file in memory and looks for the record.
@@ -160,7 +252,7 @@ impl EbpfSource {
     /// that processor: `recursion_misses` of `/proc/self/fdinfo` (Linux 5.12).
     fn skipped(&mut self) -> Vec<Event> {
         let misses = |hook: Hook| {
-            let program: &BtfTracePoint = self.ebpf.program(hook.program())?.try_into().ok()?;
+            let program = self.ebpf.program(hook.program())?;
             let descriptor = number(program.fd().ok()?.as_fd());
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
             let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
@@ -185,7 +277,11 @@ impl Source for EbpfSource {
     }
 
     fn strategy(&self) -> Option<&'static str> {
-        Some(Self::STRATEGY)
+        Some(self.strategy.name())
+    }
+
+    fn passed_over(&self) -> Option<&str> {
+        self.passed_over.as_deref()
     }
 
     fn watch(
@@ -198,7 +294,12 @@ impl Source for EbpfSource {
             return Err(FULL);
         }
         let answer = self.learn(handle, place.0, armed(interest))?;
-        self.keys.insert(place, answer.key);
+        // Until now nothing of it is heard where nobody has watched its superblock: whoever asked looks
+        // at it after this.
+        self.superblocks.add(answer.key)?;
+        if let Some(former) = self.keys.insert(place, answer.key) {
+            self.superblocks.remove(former);
+        }
         Ok(())
     }
 
@@ -206,6 +307,8 @@ impl Source for EbpfSource {
         let Some(key) = self.keys.remove(&place) else {
             return;
         };
+        self.superblocks.remove(key);
+        self.expect_opens(place, false);
         let words: [u64; 2] = transmute!(key);
         // An inode number is handed out again, so the key may be another place's by now.
         if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
@@ -223,6 +326,12 @@ impl Source for EbpfSource {
     ) -> Result<(), WatchError> {
         let armed = armed(interest) as u32;
         self.armed.set(place.0, armed, 0).map_err(refused)
+    }
+
+    fn await_end(&mut self, place: PlaceId) -> bool {
+        // The other strategy has no hook that would tell of the end.
+        self.strategy == Strategy::Trampoline
+            && self.armed.set(place.0, Armed::End as u32, 0).is_ok()
     }
 
     fn writers(&mut self, _: PlaceId, handle: BorrowedFd<'_>) -> Writers {
@@ -261,6 +370,28 @@ impl Source for EbpfSource {
         take_record(&mut self.records)
     }
 
+    fn troubles(&mut self) -> Vec<Trouble> {
+        let blind = std::mem::take(&mut self.blind).into_iter();
+        blind.map(|reason| Trouble { source: SourceName::Ebpf, reason }).collect()
+    }
+
+    fn tell_opens(&mut self, wanted: bool) -> Follows {
+        let program = self.ebpf.program_mut(Hook::Open.program());
+        let program: Option<&mut FEntry> = program.and_then(|program| program.try_into().ok());
+        let Some(program) = program else { return Follows::No };
+        match (wanted, self.opens.take()) {
+            (true, Some(link)) => self.opens = Some(link),
+            (true, None) => self.opens = program.attach().ok(),
+            (false, link) => drop(link.map(|link| program.detach(link))),
+        }
+        if self.opens.is_some() { Follows::Yes } else { Follows::No }
+    }
+
+    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+        // It fails for a number that is no place, of which nothing is told anyway.
+        self.expected.set(place.0, u32::from(expected), 0).is_ok() && self.opens.is_some()
+    }
+
     fn losses(&mut self) -> Vec<Event> {
         let mut losses = self.dropped();
         losses.extend(self.skipped());
@@ -268,13 +399,14 @@ impl Source for EbpfSource {
     }
 }
 
-/// Loads the object with the constants of this kernel, and attaches its programs.
-fn load(object: &[u8], diagnostics: bool) -> Result<Ebpf, Unavailable> {
+fn read_layout() -> Result<Layout, Unavailable> {
     let text = fs::read(BTF).map_err(|source| Unavailable::Btf { source })?;
-    let layout = Layout::parse(&text, &Hook::ALL.map(Hook::tracepoint))
-        .map_err(|source| Unavailable::Layout { source })?;
-    drop(text);
+    let anchors: Vec<_> = anchors().collect();
+    Layout::parse(&text, &anchors).map_err(|source| Unavailable::Layout { source })
+}
 
+/// Loads the object with the constants of this kernel: its maps, and the program that is never attached.
+fn load(object: &[u8], layout: &Layout, diagnostics: bool) -> Result<Ebpf, Unavailable> {
     let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
     // aya would parse all types of the kernel here, 30 MB of them, of which we need none.
     let mut loader = sys::without_opening(EbpfLoader::new);
@@ -283,20 +415,8 @@ fn load(object: &[u8], diagnostics: bool) -> Result<Ebpf, Unavailable> {
         loader.override_global(name, offset, true);
     }
     let mut ebpf = loader.load(object).map_err(Unavailable::load)?;
-
     let learn: &mut RawTracePoint = program(&mut ebpf, "learn")?;
     learn.load().map_err(|error| Unavailable::program("learn", error))?;
-    for (hook, number) in Hook::ALL.into_iter().zip(layout.tracepoints) {
-        let (name, tracepoint) = (hook.program(), hook.tracepoint());
-        let number = number.ok_or(Unavailable::NoTracepoint { tracepoint })?;
-        let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
-        let stand_in = layout::stand_in(tracepoint, number);
-        let btf = Btf::parse(&stand_in, Endianness::default())
-            .map_err(|source| Unavailable::StandIn { source })?;
-        program.load(tracepoint, &btf).map_err(|error| Unavailable::program(name, error))?;
-        program.attach().map_err(|error| Unavailable::program(name, error))?;
-    }
-    sys::give_back_memory();
     Ok(ebpf)
 }
 
@@ -346,7 +466,7 @@ fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReaso
         (count > 0).then_some(Event::Lost {
             source: SourceName::Ebpf,
             reason,
-            hook: hook.tracepoint(),
+            hook: hook.program(),
             count,
         })
     });
@@ -397,20 +517,23 @@ mod tests {
     #[test]
     fn a_loss_is_told_once_and_by_its_hook() {
         let mut told = [0; Hook::ALL.len()];
+        let counts = |skip, exec| {
+            let mut counts = [0; Hook::ALL.len()];
+            counts[Hook::CtimeSkip as usize] = skip;
+            counts[Hook::Exec as usize] = exec;
+            counts
+        };
         let lost = |hook: Hook, count| Event::Lost {
             source: SourceName::Ebpf,
             reason: LossReason::RingFull,
-            hook: hook.tracepoint(),
+            hook: hook.program(),
             count,
         };
         assert_eq!(
-            tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull),
+            tell(&mut told, counts(3, 1), LossReason::RingFull),
             [lost(Hook::CtimeSkip, 3), lost(Hook::Exec, 1)]
         );
-        assert_eq!(tell(&mut told, [0, 3, 0, 1, 0], LossReason::RingFull), []);
-        assert_eq!(
-            tell(&mut told, [0, 5, 0, 1, 0], LossReason::RingFull),
-            [lost(Hook::CtimeSkip, 2)]
-        );
+        assert_eq!(tell(&mut told, counts(3, 1), LossReason::RingFull), []);
+        assert_eq!(tell(&mut told, counts(5, 1), LossReason::RingFull), [lost(Hook::CtimeSkip, 2)]);
     }
 }

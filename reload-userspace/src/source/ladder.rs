@@ -411,6 +411,15 @@ impl Source for Ladder {
         }
     }
 
+    fn await_end(&mut self, place: PlaceId) -> bool {
+        match self.places.get(&place) {
+            Some(&Footing { source, is_polled: false, .. }) => {
+                self.rung(source).is_some_and(|rung| rung.await_end(place))
+            }
+            _ => false,
+        }
+    }
+
     fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
         let [best, ..] = &mut self.rungs;
         best.follow(names)
@@ -454,7 +463,23 @@ impl Source for Ladder {
     }
 
     fn troubles(&mut self) -> Vec<Trouble> {
-        std::mem::take(&mut self.troubles)
+        let own = std::mem::take(&mut self.troubles);
+        own.into_iter().chain(self.rungs.iter_mut().flat_map(Source::troubles)).collect()
+    }
+
+    fn passed_over(&self) -> Option<&str> {
+        self.rungs.iter().find(|rung| rung.is_open()).and_then(Source::passed_over)
+    }
+
+    fn tell_opens(&mut self, wanted: bool) -> Follows {
+        let [best, ..] = &mut self.rungs;
+        best.tell_opens(wanted)
+    }
+
+    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+        let source = self.places.get(&place).map(|footing| footing.source);
+        let rung = source.and_then(|source| self.rung(source));
+        rung.is_some_and(|rung| rung.expect_opens(place, expected))
     }
 
     fn prove(&mut self) -> Result<(), String> {

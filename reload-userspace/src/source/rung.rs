@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{
-    EbpfSource, Follows, Interest, Source, SourceError, Unavailable, WatchError, ebpf,
+    EbpfSource, Follows, Interest, Source, SourceError, Trouble, Unavailable, WatchError, ebpf,
     fanotify::FanotifySource, inotify::InotifySource,
 };
 use crate::event::{Event, PlaceId, SourceName, Writers};
@@ -113,6 +113,10 @@ impl Source for Rung {
         with!(self, source => source.strategy(), None)
     }
 
+    fn passed_over(&self) -> Option<&str> {
+        with!(self, source => source.passed_over(), None)
+    }
+
     fn watch(
         &mut self,
         place: PlaceId,
@@ -139,8 +143,24 @@ impl Source for Rung {
         with!(self, source => source.writers(place, handle), Writers::Unknown)
     }
 
+    fn await_end(&mut self, place: PlaceId) -> bool {
+        with!(self, source => source.await_end(place), false)
+    }
+
     fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
         with!(self, source => source.follow(names), Ok(Follows::No))
+    }
+
+    fn tell_opens(&mut self, wanted: bool) -> Follows {
+        with!(self, source => source.tell_opens(wanted), Follows::No)
+    }
+
+    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+        with!(self, source => source.expect_opens(place, expected), false)
+    }
+
+    fn troubles(&mut self) -> Vec<Trouble> {
+        with!(self, source => source.troubles(), Vec::new())
     }
 
     async fn next(&mut self) -> Result<Event, SourceError> {

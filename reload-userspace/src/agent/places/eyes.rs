@@ -21,6 +21,8 @@ pub(super) struct Eyes<'a, S> {
     /// The files as they were when their content was last compared.
     pub(super) settled: &'a BTreeMap<PathBuf, FileState>,
     pub(super) patience: Patience,
+    /// Whether the end of what is being written may be waited for.
+    pub(super) may_await_end: bool,
     pub(super) seen: BTreeMap<PlaceId, Interest>,
     pub(super) failures: Vec<(PathBuf, WatchError)>,
     pub(super) followed: BTreeSet<(PlaceId, PathBuf)>,
@@ -64,14 +66,40 @@ impl<S: Source> Eyes<'_, S> {
         let before = place.dependents.interest();
         let is_new_here = !place.dependents.contains(self.index);
         place.dependents.add(self.index, interest);
-        if !place.has_fired && place.dependents.interest() == before {
+        let is_over = place.awaits_end && !self.may_await_end;
+        if !place.has_fired && place.dependents.interest() == before && !is_over {
             return Ok(Met { id, is_fresh: is_new_here });
         }
         self.source.arm(id, handle, place.dependents.interest())?;
+        if std::mem::take(&mut place.awaits_end) && !place.has_fired {
+            // The others have not been told of what was written meanwhile.
+            self.places.astray.extend(place.dependents.all().filter(|&other| other != self.index));
+        }
         // The others that depend on it have been told; what they see from now on is new.
         place.has_fired = false;
         place.may_be_under_way = true;
         Ok(Met { id, is_fresh: true })
+    }
+}
+
+impl<S: Source> Eyes<'_, S> {
+    /// Has only the end announced of what somebody is writing, and says whether he still is.
+    fn await_end(&mut self, id: PlaceId, handle: BorrowedFd<'_>) -> Writers {
+        let Some(place) = self.places.by_id.get_mut(&id) else {
+            return Writers::Some;
+        };
+        place.awaits_end = self.source.await_end(id);
+        if !place.awaits_end {
+            return Writers::Some;
+        }
+        // Whoever has closed it since he was found to write is not announced.
+        let writers = self.source.writers(id, handle);
+        if writers != Writers::Some
+            && self.source.arm(id, handle, place.dependents.interest()).is_ok()
+        {
+            place.awaits_end = false;
+        }
+        writers
     }
 }
 
@@ -130,6 +158,12 @@ impl<S: Source> Visitor for Eyes<'_, S> {
         };
         // Whoever has a file open and leaves it as it is is not waited for.
         let is_settled = !file.is_fresh && self.settled.get(path) == Some(state);
-        if is_settled { Writers::None } else { self.source.writers(file.id, handle) }
+        if is_settled {
+            return Writers::None;
+        }
+        match self.source.writers(file.id, handle) {
+            Writers::Some if self.may_await_end => self.await_end(file.id, handle),
+            writers => writers,
+        }
     }
 }

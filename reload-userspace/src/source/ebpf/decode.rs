@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::{libc, unistd::Pid};
-use reload_ebpf::{ChangeRecord, ProcessRecord, RecordHeader, RecordKind};
+use reload_ebpf::{ChangeRecord, Hook, OpenRecord, ProcessRecord, RecordHeader, RecordKind};
 use zerocopy::FromBytes as _;
 
 use crate::clock::Boot;
@@ -19,7 +19,7 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             let by = Actor {
                 pid: i32::try_from(header.pid).ok().filter(|&pid| pid != 0),
                 comm: Some(text(&header.comm)),
-                operation: operation(change.syscall),
+                operation: operation(change.syscall, change.hook),
             };
             Some(Event::Changed { place: PlaceId(change.place), at, by })
         }
@@ -27,6 +27,11 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             Some(Event::Started { pid: process(record)?, at })
         }
         kind if kind == RecordKind::Exit as u32 => Some(Event::Ended { pid: process(record)? }),
+        kind if kind == RecordKind::Open as u32 => {
+            let (open, _) = OpenRecord::read_from_prefix(record).ok()?;
+            let pid = Pid::from_raw(i32::try_from(header.pid).ok()?);
+            Some(Event::Opened { place: PlaceId(open.place), pid })
+        }
         _ => None,
     }
 }
@@ -42,8 +47,31 @@ fn text(comm: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// What somebody does: by his system call, or if that says nothing by the hook that saw it.
+fn operation(syscall: i64, hook: u32) -> Operation {
+    match by_syscall(syscall) {
+        Operation::Change => by_hook(hook),
+        operation => operation,
+    }
+}
+
+/// What a hook tells of, by its number.
+fn by_hook(hook: u32) -> Operation {
+    match Hook::ALL.into_iter().find(|it| *it as u32 == hook) {
+        Some(Hook::Write) => Operation::Write,
+        Some(Hook::Attributes) => Operation::Attributes,
+        Some(Hook::Create) => Operation::Open,
+        Some(Hook::Link) => Operation::Link,
+        Some(Hook::Symlink) => Operation::Symlink,
+        Some(Hook::Mkdir) => Operation::Mkdir,
+        Some(Hook::Rename) => Operation::Rename,
+        Some(Hook::Unlink | Hook::Rmdir) => Operation::Unlink,
+        _ => Operation::Change,
+    }
+}
+
 /// What a system call does, by its number on this architecture.
-fn operation(syscall: i64) -> Operation {
+fn by_syscall(syscall: i64) -> Operation {
     #[cfg(target_arch = "x86_64")]
     match syscall {
         libc::SYS_rename | libc::SYS_renameat => return Operation::Rename,
@@ -119,12 +147,12 @@ mod tests {
         RecordHeader { boot_ns: 1_500, kind, pid, comm }
     }
 
-    fn change(pid: u32, syscall: i64) -> ChangeRecord {
+    fn change(pid: u32, syscall: i64, hook: Hook) -> ChangeRecord {
         ChangeRecord {
             header: header(RecordKind::Change as u32, pid),
             syscall,
             place: 7,
-            reserved: 0,
+            hook: hook as u32,
         }
     }
 
@@ -138,15 +166,18 @@ mod tests {
 
     #[test]
     fn a_change_tells_who_did_what() {
-        fn check(pid: u32, syscall: i64, expected: &Event) {
-            let record = change(pid, syscall);
+        fn check(pid: u32, syscall: i64, hook: Hook, expected: &Event) {
+            let record = change(pid, syscall, hook);
             assert_eq!(decode(record.as_bytes()).as_ref(), Some(expected), "for call {syscall}");
         }
-        check(12, libc::SYS_renameat2, &changed(Some(12), Operation::Rename));
-        check(12, libc::SYS_write, &changed(Some(12), Operation::Write));
-        check(12, libc::SYS_unlinkat, &changed(Some(12), Operation::Unlink));
+        check(12, libc::SYS_renameat2, Hook::CtimeSet, &changed(Some(12), Operation::Rename));
+        check(12, libc::SYS_write, Hook::CtimeSwap, &changed(Some(12), Operation::Write));
+        check(12, libc::SYS_unlinkat, Hook::CtimeSwap, &changed(Some(12), Operation::Unlink));
         // A process of another pid namespace, and a store to a mapped page.
-        check(0, NO_SYSCALL, &changed(None, Operation::Change));
+        check(0, NO_SYSCALL, Hook::CtimeSwap, &changed(None, Operation::Change));
+        // io_uring, of which the hook knows what the system call does not say.
+        check(12, NO_SYSCALL, Hook::Rename, &changed(Some(12), Operation::Rename));
+        check(12, libc::SYS_io_uring_enter, Hook::Write, &changed(Some(12), Operation::Write));
     }
 
     #[test]
@@ -163,7 +194,7 @@ mod tests {
     fn what_is_no_record_is_not_decoded() {
         assert_eq!(decode(header(0, 1).as_bytes()), None);
         assert_eq!(decode(header(99, 1).as_bytes()), None);
-        let whole = change(1, 0);
+        let whole = change(1, 0, Hook::Write);
         for length in 0..whole.as_bytes().len() {
             assert_eq!(decode(&whole.as_bytes()[..length]), None, "for the first {length} bytes");
         }

@@ -2,11 +2,15 @@
 
 use std::io;
 
-use aya::{BtfError, programs::ProgramError};
+use aya::programs::ProgramError;
 
 use rustix::thread::CapabilitySet;
 
-use super::layout::LayoutError;
+use super::{
+    super::ladder::explain,
+    layout::LayoutError,
+    strategy::{Anchor, Kind, PREFIX},
+};
 use crate::sys::{self, Lockdown};
 
 /// Why the source `ebpf` cannot be had here. Every message names the remedy.
@@ -26,25 +30,43 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
-    /// aya does not understand what we tell it of the kernel's types.
-    #[error("aya does not take the number of a tracepoint; please report it")]
-    StandIn {
-        /// What aya said.
-        source: BtfError,
-    },
     /// The kernel's types are not as expected.
     #[error("the kernel's structures are not as expected; please report the kernel")]
     Layout {
         /// What is missing.
         source: LayoutError,
     },
-    /// The kernel has no such tracepoint.
+    /// The kernel has nothing that a hook could be attached to.
+    #[error("this kernel has no {what}; it needs {needs}")]
+    NoPoint {
+        /// What was looked for.
+        what: String,
+        /// What has it.
+        needs: &'static str,
+    },
+    /// Programs are allowed, but not those that are attached to functions.
     #[error(
-        "this kernel has no tracepoint {tracepoint}; the strategy tracepoint needs Linux 6.13 or later"
+        "the kernel refuses to attach programs to its functions, though not to tracepoints: it is locked          down, or an LSM forbids it"
     )]
-    NoTracepoint {
-        /// The one that was looked for first.
-        tracepoint: &'static str,
+    LockedDown {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel knows such programs, and has no way to attach them.
+    #[error(
+        "this kernel cannot attach programs to its functions; on arm64 that needs Linux 6.4 or later"
+    )]
+    NoTrampolines {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No strategy can be used.
+    #[error("strategy trampoline: {trampoline}; strategy tracepoint: {tracepoint}")]
+    NoStrategy {
+        /// Why not the better one.
+        trampoline: String,
+        /// Why not the other.
+        tracepoint: String,
     },
     /// Capabilities are missing.
     #[error(
@@ -134,6 +156,49 @@ impl Unavailable {
             Some(error) if is_refusal(&error) && !has_verdict(&source) => Self::refusal(error),
             Some(source) if is_shortage(&source) => Self::Descriptors { source },
             _ => Self::Program { program, source },
+        }
+    }
+
+    /// As [`Unavailable::program`], for one that is attached to `anchor`.
+    pub(super) fn of(anchor: &Anchor, source: ProgramError) -> Self {
+        /// The kernel's own `ENOTSUPP`, which the C library does not know.
+        const NOT_SUPPORTED: i32 = 524;
+        let is_function = matches!(anchor.kind, Kind::Entry | Kind::End);
+        match io_error(&source) {
+            Some(error) if is_function && error.raw_os_error() == Some(NOT_SUPPORTED) => {
+                Self::NoTrampolines { source: error }
+            }
+            // Another program has been loaded already, so the rights are there.
+            Some(error) if is_function && is_refusal(&error) && !has_verdict(&source) => {
+                Self::LockedDown { source: error }
+            }
+            _ => Self::program(anchor.hook.program(), source),
+        }
+    }
+
+    /// The kernel has nothing that is as `anchor` wants it.
+    pub(super) fn no_point(anchor: &Anchor) -> Self {
+        let names = anchor.names.iter().map(|name| name.strip_prefix(PREFIX).unwrap_or(name));
+        let names = names.collect::<Vec<_>>().join(" or ");
+        match anchor.kind {
+            Kind::Tracepoint => {
+                Self::NoPoint { what: format!("tracepoint {names}"), needs: "Linux 6.13 or later" }
+            }
+            Kind::Entry | Kind::End => Self::NoPoint {
+                what: format!("function {names} that takes what is expected"),
+                needs: "Linux 5.17 or later with CONFIG_SECURITY and CONFIG_DEBUG_INFO_BTF",
+            },
+        }
+    }
+
+    /// Both strategies have failed; where it is for one reason, that is said once.
+    pub(super) fn both(trampoline: &Self, tracepoint: Self) -> Self {
+        match tracepoint {
+            Self::Privilege { .. } | Self::Descriptors { .. } => tracepoint,
+            tracepoint => Self::NoStrategy {
+                trampoline: explain(trampoline),
+                tracepoint: explain(&tracepoint),
+            },
         }
     }
 
