@@ -87,13 +87,13 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         right: BOTH,
         wrong: &["--settle", "5"],
-        message: "invalid value '5' for '--settle <DURATION>': time unit needed, for example 5sec \
-                  or 5ms; see `reload-agent run --help`",
+        message: "invalid value '5' for '--settle <DURATION>': write 250ms, 2s or 1m; see \
+                  `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,
         wrong: &["--settle-max", "soon"],
-        message: "invalid value 'soon' for '--settle-max <DURATION>': expected number at 0; see \
+        message: "invalid value 'soon' for '--settle-max <DURATION>': write 250ms, 2s or 1m; see \
                   `reload-agent run --help`",
     },
     Mistake {
@@ -249,8 +249,8 @@ fn a_mistake_in_the_environment_is_one_too() {
     assert_eq!(got, (Some(USAGE), message.to_owned()));
 
     let got = outcome(command().env("RELOAD_SETTLE", "5"), dir.path(), BOTH);
-    let message = "reload-agent: invalid value '5' for RELOAD_SETTLE: time unit needed, for example \
-                   5sec or 5ms; see `reload-agent run --help`";
+    let message = "reload-agent: invalid value '5' for RELOAD_SETTLE: write 250ms, 2s or 1m; see \
+                   `reload-agent run --help`";
     assert_eq!(got, (Some(USAGE), message.to_owned()));
 
     let got = outcome(command().env("RELOAD_SETTLE", "3s"), dir.path(), BOTH);

@@ -93,7 +93,7 @@ pub struct RunArgs {
 
     /// How often to compare the content even though nothing was seen
     #[arg(long, value_name = "DURATION", env = "RELOAD_RECONCILE", default_value = "30s")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = value::span)]
     pub reconcile: Duration,
 
     /// Where events come from

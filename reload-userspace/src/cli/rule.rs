@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use serde::Deserialize;
 
-use super::value::{Texts, duration, paths};
+use super::value::{Texts, duration, paths, span};
 
 /// How long a check may take.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,14 +117,14 @@ pub struct RuleArgs {
 
     /// How long the check may take [default: 10s]
     #[arg(long, value_name = "DURATION", env = "RELOAD_CHECK_TIMEOUT")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub check_timeout: Option<Duration>,
 
     /// How long to wait for evidence that a reload took; 0s for not at all [default: 5s]
     #[arg(long, value_name = "DURATION", env = "RELOAD_CONFIRM_TIMEOUT")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub confirm_timeout: Option<Duration>,
@@ -138,7 +138,7 @@ pub struct RuleArgs {
 
     /// How long a process that has just started is given to install its handler [default: 2s]
     #[arg(long, value_name = "DURATION", env = "RELOAD_HANDLER_TIMEOUT")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub handler_timeout: Option<Duration>,
@@ -147,14 +147,14 @@ pub struct RuleArgs {
     ///
     /// It only matters where the source cannot see that the last writer has closed the file.
     #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub settle: Option<Duration>,
 
     /// Longest wait for the end of a change, however busy its writer is [default: 2s]
     #[arg(long, value_name = "DURATION", env = "RELOAD_SETTLE_MAX")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub settle_max: Option<Duration>,
@@ -163,7 +163,7 @@ pub struct RuleArgs {
     ///
     /// Changes within it become one reload: the last state is always delivered.
     #[arg(long, value_name = "DURATION", env = "RELOAD_MIN_INTERVAL")]
-    #[arg(value_parser = humantime::parse_duration)]
+    #[arg(value_parser = span)]
     #[serde(deserialize_with = "duration")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub min_interval: Option<Duration>,

@@ -64,14 +64,17 @@ pub(super) fn paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, 
     })
 }
 
-/// Reads a duration.
+/// Reads a duration of a file with rules.
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
-    let duration = humantime::parse_duration(&text);
-    let duration = duration.map_err(|error| {
-        D::Error::custom(format!("{text:?} is no duration ({error}); give one such as 250ms or 2s"))
-    })?;
-    Ok(Some(duration))
+    let wrong = |remedy| D::Error::custom(format!("{text:?} is no duration; {remedy}"));
+    Ok(Some(span(&text).map_err(wrong)?))
+}
+
+/// A duration. What the library has to say of a wrong one teaches units that nobody needs here.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    let wrong = |_| "write 250ms, 2s or 1m";
+    Ok(humantime::parse_duration(text).map_err(wrong)?)
 }
 
 /// Where to listen: a port, an address and a port, or a colon and a port.
@@ -92,6 +95,18 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for (text, millis) in
+            [("250ms", 250), ("2s", 2000), ("1m", 60_000), ("0", 0), ("1m 1s", 61_000)]
+        {
+            assert_eq!(span(text), Ok(Duration::from_millis(millis)), "for {text}");
+        }
+        for text in ["", "5", "soon", "5 parsecs", "-1s", "99999999999999999999s"] {
+            assert_eq!(span(text), Err("write 250ms, 2s or 1m".to_owned()), "for {text}");
+        }
+    }
 
     #[test]
     fn an_address_may_be_a_port_alone() {

@@ -237,8 +237,7 @@ mod tests {
         );
         check(
             &rule(&["process: x", "settle: soon"]),
-            "/r.yaml:4:11: settle: \"soon\" is no duration (expected number at 0); give one such \
-             as 250ms or 2s",
+            "/r.yaml:4:11: settle: \"soon\" is no duration; write 250ms, 2s or 1m",
         );
         check(&rule(&["all: maybe"]), "/r.yaml:3:8: all: invalid boolean");
         check(
