@@ -57,6 +57,23 @@ const MISTAKES: &[Mistake] = &[
                   number from 1 to 64",
     },
     Mistake {
+        right: BOTH,
+        wrong: &["--signal", "http://u:secret@h/"],
+        message: "--signal \"http://u:***@h/\" is no signal; give a name such as HUP, SIGUSR1 or \
+                  RTMIN+3, or a number from 1 to 64",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["--settle", "http://u:secret@h/"],
+        message: "invalid value 'http://u:***@h/' for '--settle <DURATION>': write 250ms, 2s or \
+                  1m; see `reload-agent run --help`",
+    },
+    Mistake {
+        right: BOTH,
+        wrong: &["http://u:secret@h/"],
+        message: "unexpected argument 'http://u:***@h/' found; see `reload-agent run --help`",
+    },
+    Mistake {
         right: WATCH,
         wrong: &[],
         message: "there is nobody to reload; give --process NAME, or set RELOAD_PROCESS, PROCESS, \

@@ -77,6 +77,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let said = said.collect::<Vec<_>>().join("; ");
     let said = name_variable(said.strip_prefix("error: ").unwrap_or(&said), error);
+    // A URL may stand behind the wrong option.
+    let given = error.get(ContextKind::InvalidValue).or(error.get(ContextKind::InvalidArg));
+    let said = match given {
+        Some(ContextValue::String(given)) => said.replace(given, &rule::discreet(given)),
+        _ => said,
+    };
     let command = env::args().nth(1).filter(|word| ["run", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));

@@ -26,7 +26,7 @@ pub use self::{
     action::Action,
     check::{Check, CheckIn},
     command::{CommandError, CommandLine},
-    endpoint::{Endpoint, EndpointError, Scheme},
+    endpoint::{Endpoint, EndpointError, Scheme, discreet},
     error::RuleError,
     file::{RulesFile, read_file},
     signal::{SignalError, SignalNumber},
@@ -116,7 +116,7 @@ impl Rule {
         let name = said.name.clone().map(|name| {
             let is_good = (1..=MOST_CHARACTERS).contains(&name.chars().count())
                 && !name.contains(char::is_control);
-            if is_good { Ok(name) } else { Err(RuleError::Name { name }) }
+            if is_good { Ok(name) } else { Err(RuleError::Name { name: discreet(&name) }) }
         });
         let name = name.transpose()?;
         let sketch = Sketch::new(said, speaker)?.complete(said, speaker)?;

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::endpoint::discreet;
+
 /// A command and its arguments, which no shell ever sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
@@ -39,7 +41,7 @@ impl CommandLine {
             return Err(CommandError::Empty);
         }
         if let Some(word) = words.iter().find(|word| word.contains('\0')) {
-            return Err(CommandError::Zero { given: word.clone() });
+            return Err(CommandError::Zero { given: discreet(word) });
         }
         Ok(Self { words })
     }
@@ -64,7 +66,7 @@ impl FromStr for CommandLine {
     ///
     /// Quotes and backslashes are heeded, and what is behind a `#` that begins a word is a comment.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unclosed = |_| CommandError::Unclosed { given: text.to_owned() };
+        let unclosed = |_| CommandError::Unclosed { given: discreet(text) };
         Self::new(shell_words::split(text).map_err(unclosed)?)
     }
 }
@@ -108,6 +110,11 @@ mod tests {
         check(
             "a 'b",
             "\"a 'b\" has a quote that is not closed; close it, or write a backslash before it",
+        );
+        check(
+            "a http://u:secret@h/ 'b",
+            "\"a http://u:***@h/ 'b\" has a quote that is not closed; close it, or write a backslash \
+             before it",
         );
         check("a b\0c", "\"b\\0c\" has a zero byte in it; leave it out");
     }

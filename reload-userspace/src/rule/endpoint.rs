@@ -203,10 +203,17 @@ fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
+/// A text that should be no URL, without what may be secret in it where it is one all the same: it
+/// may have been said under the wrong name.
+#[must_use]
+pub fn discreet(text: &str) -> String {
+    if text.contains("://") { redact(text) } else { text.to_owned() }
+}
+
 /// A text that may be a URL, without what may be secret in it, whether or not it is one.
 ///
 /// A user without a password is hidden as well, for such a user is a token.
-pub(super) fn redact(text: &str) -> String {
+fn redact(text: &str) -> String {
     // A user with a `?` or a `#` in it makes it no URL, and is hidden all the same.
     if let Some((before, after)) = text.split_once("://")
         && let Some((user, host)) = after.rsplit_once('@')

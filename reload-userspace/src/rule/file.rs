@@ -13,7 +13,7 @@ use serde_saphyr::{MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::{
     Rule, RuleError,
-    endpoint::redact,
+    endpoint::discreet,
     error::Speaker,
     sketch::{self, absolute},
 };
@@ -112,7 +112,7 @@ fn parse(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, Rule
     for (index, Spanned { value: said, referenced: at, .. }) in listed.into_iter().enumerate() {
         let called =
             [&said.name, &said.process].into_iter().flatten().find(|name| !name.is_empty());
-        let called = called.cloned().unwrap_or_else(|| (index + 1).to_string());
+        let called = called.map_or_else(|| (index + 1).to_string(), |name| discreet(name));
         let rule = Rule::new(&said.or(defaults), Speaker::File).and_then(|rule| {
             match lines.insert(rule.name().to_owned(), at.line()) {
                 None => Ok(rule),
@@ -156,7 +156,7 @@ fn syntax(text: &str, path: &Path, error: &serde_saphyr::Error) -> RuleError {
         },
     };
     // A password may stand where none belongs.
-    let problem = if problem.contains("://") { redact(&problem) } else { problem };
+    let problem = discreet(&problem);
     RuleError::Syntax { path: path.to_owned(), line, column, problem }
 }
 
@@ -301,6 +301,26 @@ mod tests {
             &["process: x", "signal: HUPP"],
             "x: signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or a \
              number from 1 to 64",
+        );
+        check(
+            &["process: x", "signal: http://u:secret@h/"],
+            "x: signal \"http://u:***@h/\" is no signal; give a name such as HUP, SIGUSR1 or \
+             RTMIN+3, or a number from 1 to 64",
+        );
+        check(
+            &["name: \"http://u:secret@h/\\t\""],
+            "http://u:***@h/\t: name \"http://u:***@h/\\t\" is not of 1 to 63 characters, none a \
+             control character; give another",
+        );
+        check(
+            &["exe: http://u:secret@h/"],
+            "1: exe http://u:***@h/ is relative; give it from the root, for the agent has no \
+             directory of its own",
+        );
+        check(
+            &["process: http://u:secret@h/"],
+            "http://u:***@h/: process \"http://u:***@h/\" has a slash in it; give the name without \
+             its directories",
         );
         check(
             &["exec: a 'b"],

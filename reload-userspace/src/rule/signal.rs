@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use nix::{libc, sys::signal::Signal as Named};
 use rustix::process::Signal;
 
+use super::endpoint::discreet;
 use crate::sys;
 
 /// The first real-time signal that is not the C library's own (`signal(7)`, glibc).
@@ -46,7 +47,7 @@ impl FromStr for SignalNumber {
     fn from_str(text: &str) -> Result<Self, SignalError> {
         let number = number(&text.trim().to_ascii_uppercase());
         let signal = number.and_then(sys::signal).map(Self);
-        signal.ok_or_else(|| SignalError { given: text.to_owned() })
+        signal.ok_or_else(|| SignalError { given: discreet(text) })
     }
 }
 

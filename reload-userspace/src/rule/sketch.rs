@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Action, Check, CheckIn, CommandError, CommandLine, Endpoint, OnStart, Pace, RuleError,
-    SignalNumber, VOLUME_TIMEOUT, error::Speaker,
+    SignalNumber, VOLUME_TIMEOUT, endpoint::discreet, error::Speaker,
 };
 use crate::{
     cli::{self, ActionArgs, CheckPlace, RuleArgs, StartChoice, Texts},
@@ -95,7 +95,7 @@ fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
     }
     if name.contains('/') {
         let option = speaker.calls("process");
-        return Err(RuleError::ProcessIsPath { option, name: name.to_owned() });
+        return Err(RuleError::ProcessIsPath { option, name: discreet(name) });
     }
     Ok(name.to_owned())
 }
@@ -212,7 +212,8 @@ pub(super) fn absolute(path: &Path, id: &str, speaker: Speaker<'_>) -> Result<Pa
             .map_err(|source| RuleError::Relative { path: path.to_owned(), source }),
         Speaker::File if path.is_absolute() => Ok(path.to_owned()),
         Speaker::File => {
-            Err(RuleError::NotAbsolute { option: speaker.calls(id), path: path.to_owned() })
+            let path = discreet(&path.to_string_lossy()).into();
+            Err(RuleError::NotAbsolute { option: speaker.calls(id), path })
         }
     }
 }
