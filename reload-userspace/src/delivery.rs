@@ -5,7 +5,7 @@
 //! the one server or command. A [`Delivery`] knows what each receiver has and hands out one [`Task`]
 //! after the other; whoever carries it out tells what came of it.
 //!
-//! **Invariants**, which the property tests at the foot check:
+//! **Invariants**, which the property tests in `delivery/tests.rs` check:
 //!
 //! - At rest every receiver has the content that is wanted, unless it was refused to it.
 //! - No receiver is handed content that it has, nor anything before a check has passed on it, nor
@@ -40,8 +40,8 @@ const LAST_RECHECK: Duration = Duration::from_mins(10);
 pub struct Wanted {
     /// Its digest.
     pub digest: Digest,
-    /// When the last event of the change was.
-    pub changed: Boot,
+    /// When the last event of the change was, if that is known.
+    pub changed: Option<Boot>,
     /// When the content was seen to be complete: a process that started later has it.
     pub since: Boot,
 }
@@ -480,6 +480,12 @@ impl<K: Copy + Eq> Delivery<K> {
                 entry.told.replace(digest) != Some(digest)
             }
         }
+    }
+
+    /// How long after `now` a step that has failed is tried again for a receiver.
+    #[must_use]
+    pub fn retries_in(&self, receiver: Receiver<K>, now: Boot) -> Option<Duration> {
+        self.entry(receiver).map(|entry| entry.retry_at.since(now))
     }
 
     /// Tells that it has been seen whether a reload took, or never will be.

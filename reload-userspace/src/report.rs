@@ -1,4 +1,5 @@
-//! What the agent tells: one line for every decision that an operator may ask about.
+//! What the agent tells: one line for every decision that an operator may ask about. In text, what a
+//! command has written follows below its line.
 
 mod text;
 
@@ -37,6 +38,8 @@ pub enum Decision {
         rules: Vec<String>,
         /// How many paths are watched.
         watches: usize,
+        /// How many of them cannot be read yet: most often they do not exist.
+        missing: usize,
         /// How many processes there are to reload now.
         targets: usize,
         /// Where metrics and health are served, with the port that the kernel chose where it was 0.
@@ -49,11 +52,13 @@ pub enum Decision {
     Changed {
         /// Whose content.
         rule: String,
-        /// The files that differ.
+        /// The files that differ; none where nobody knows which.
         #[serde(serialize_with = "lossy")]
         paths: Vec<PathBuf>,
         /// Who did the last of it.
         by: Option<Actor>,
+        /// When it was.
+        when: Change,
     },
     /// A change is complete, and the content is what it was: nothing is sent.
     Unchanged {
@@ -74,9 +79,10 @@ pub enum Decision {
         signal: Option<String>,
         /// The URL without its password, or the command.
         object: Option<String>,
-        /// From the last event of the change to the action, in microseconds.
+        /// From the last event of the change to the action, in microseconds; `None` where nobody knows
+        /// when the change was.
         #[serde(rename = "change_to_signal_us", serialize_with = "micros")]
-        change_to_signal: Duration,
+        change_to_signal: Option<Duration>,
         /// Whether it was only told and not done.
         dry_run: bool,
     },
@@ -127,14 +133,31 @@ pub enum Decision {
         /// Its name.
         object: String,
     },
+    /// There is a process again that was waited for.
+    Found {
+        /// For which rule.
+        rule: String,
+        /// What was waited for.
+        #[serde(rename = "for")]
+        what: Awaited,
+        /// Its name.
+        object: String,
+        /// Who it is.
+        pids: Vec<i32>,
+    },
     /// An action could not be carried out, or ended its target.
     Failed {
         /// For which rule.
         rule: String,
         /// To whom.
         pid: Option<i32>,
+        /// Which of the two.
+        what: Failure,
         /// Why, and what to do about it.
         reason: String,
+        /// How long until it is tried again, in milliseconds; `None` where it is not.
+        #[serde(rename = "retry_ms", serialize_with = "optional_millis")]
+        retry: Option<Duration>,
     },
     /// Something works less well than it should.
     Degraded {
@@ -154,10 +177,17 @@ pub enum Decision {
         /// How many.
         count: u64,
     },
-    /// The rules file was read.
+    /// What was said is not all right, and the agent works all the same.
+    Warning {
+        /// Which rule it is about, if it is one.
+        rule: Option<String>,
+        /// What is amiss, and what to do about it.
+        reason: String,
+    },
+    /// The rules file was read, or was to be.
     Rules {
-        /// The file.
-        path: String,
+        /// The file, if there is one.
+        path: Option<String>,
         /// The rules by name, as they are from here on.
         rules: Vec<String>,
         /// Why it is not heeded, if so: the rules stay as they were.
@@ -194,6 +224,26 @@ pub enum Awaited {
     Target,
 }
 
+/// When a change was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// While the agent ran.
+    Now,
+    /// While it did not.
+    Away,
+}
+
+/// What has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// The action: nothing was reloaded.
+    NotReloaded,
+    /// The target: it was reloaded, and has ended after that.
+    Ended,
+}
+
 impl Decision {
     /// How much it matters.
     #[must_use]
@@ -202,6 +252,7 @@ impl Decision {
             Self::Refused { .. }
             | Self::Failed { .. }
             | Self::Unconfirmed { .. }
+            | Self::Warning { .. }
             | Self::Rules { error: Some(_), .. }
             | Self::Degraded { .. }
             | Self::Lost { .. } => LogLevel::Warn,
@@ -234,46 +285,39 @@ impl Log {
         if decision.level() > self.level {
             return;
         }
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let reason = format!("{dropped} lines of the log were dropped, for nobody took them");
+            if !write_in_time(&self.line(&Decision::Warning { rule: None, reason })) {
+                DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
+                return;
+            }
+        }
+        if !write_in_time(&self.line(decision)) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A decision as it is written, with its end of line.
+    fn line(self, decision: &Decision) -> String {
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         let level = name(decision.level());
-        let line = match self.format {
+        match self.format {
             Format::Text => format!("{time} {level:5} {}\n", text::sentence(decision)),
             Format::Json => serde_json::to_string(&Line { time, level, decision }).map_or_else(
                 |error| format!("{{\"message\":{:?}}}\n", error.to_string()),
                 |json| json + "\n",
             ),
-        };
-        write(&line, self.format);
+        }
     }
 }
 
 /// How many lines nobody has taken.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Writes a line to standard error if there is room for it, and counts it as dropped if not.
+/// Writes a line to standard error if there is room for it, and says whether it went out whole.
 ///
 /// A reader that is stuck must not stop reloads.
-fn write(line: &str, format: Format) {
-    let dropped = DROPPED.swap(0, Ordering::Relaxed);
-    if dropped > 0 {
-        let message = format!("{dropped} lines of the log were dropped, for nobody took them");
-        let line = match format {
-            Format::Text => format!("{message}\n"),
-            Format::Json => {
-                format!("{}\n", serde_json::json!({ "level": "warn", "message": message }))
-            }
-        };
-        if !write_in_time(&line) {
-            DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
-            return;
-        }
-    }
-    if !write_in_time(line) {
-        DROPPED.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Writes a line without waiting for a reader, and says whether it went out whole.
 fn write_in_time(line: &str) -> bool {
     /// What a pipe that is writable takes at once (`PIPE_BUF`, `pipe(7)`).
     const AT_ONCE: usize = 4096;
@@ -307,6 +351,13 @@ fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+fn optional_millis<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
+}
+
+fn micros<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
 }

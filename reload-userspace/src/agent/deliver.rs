@@ -11,7 +11,7 @@ use crate::{
     clock::{self, Boot},
     delivery::{Acted, Receiver, Task},
     preflight::Refusal,
-    report::{ActionName, Decision},
+    report::{ActionName, Decision, Failure},
     rule::{Action, SignalNumber},
     source::Source,
     target::Target,
@@ -160,7 +160,9 @@ impl<S: Source> Agent<S> {
             Signalled::Failed(error) => {
                 if reloader.delivery.acted(receiver, Acted::Failed, at) {
                     let reason = super::tell::explain(error);
-                    reloader.untold.push(Decision::Failed { rule, pid, reason });
+                    let retry = reloader.delivery.retries_in(receiver, at);
+                    let what = Failure::NotReloaded;
+                    reloader.untold.push(Decision::Failed { rule, pid, what, reason, retry });
                 }
             }
         }
@@ -198,13 +200,14 @@ impl<S: Source> Agent<S> {
                     reloader.delivery.has_got(served, until);
                     joined.push((other, served));
                 }
+                let changed = reloader.delivery.wanted().changed;
                 reloader.untold.push(Decision::Reloaded {
                     rule: reloader.name().to_owned(),
                     action: name(action),
                     pid: Some(target.pid.as_raw()),
                     signal: action.signal().map(|signal| signal.to_string()),
                     object: None,
-                    change_to_signal: at.since(reloader.delivery.wanted().changed),
+                    change_to_signal: changed.map(|changed| at.since(changed)),
                     dry_run,
                 });
             }
@@ -216,7 +219,8 @@ impl<S: Source> Agent<S> {
     }
 }
 
-fn name(action: &Action) -> ActionName {
+/// An action by name.
+pub(super) fn name(action: &Action) -> ActionName {
     match action {
         Action::Signal(_) => ActionName::Signal,
         Action::Restart => ActionName::Restart,

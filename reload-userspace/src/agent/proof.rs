@@ -11,7 +11,7 @@ use crate::{
     content::Digest,
     delivery::{Receiver, Then},
     event::PlaceId,
-    report::Decision,
+    report::{Decision, Failure},
     rule::Action,
     source::Source,
     target::{Held, Target},
@@ -226,7 +226,7 @@ impl<S: Source> Agent<S> {
                 }
                 Verdict::Died(status) => {
                     let reason = format!("after the reload {}", ending(status));
-                    Decision::Failed { rule, pid, reason }
+                    Decision::Failed { rule, pid, what: Failure::Ended, reason, retry: None }
                 }
             };
             let is_confirmed = matches!(decision, Decision::Confirmed { .. });

@@ -10,7 +10,7 @@ use crate::{
     clock::{self, Boot},
     delivery::{Receiver, Wanted},
     ledger::{self, Draft, Ledger},
-    report::Decision,
+    report::{Change, Decision},
     rule::{Action, OnStart, Rule},
     source::Source,
     target::Target,
@@ -57,15 +57,12 @@ impl<S: Source> Agent<S> {
 
     /// Notes what the files of a rule contain, and who has that.
     pub(super) fn remember(&mut self, id: RuleId) {
-        let Self { reloaders, ledger: Some(ledger), .. } = self else { return };
-        let reloader = reloaders.get(&id).filter(|it| !it.rule.is_about_rules());
-        if let Some(reloader) = reloader {
-            for receiver in reloader.delivery.receivers() {
-                remember(ledger, reloader, receiver);
-            }
-            let Wanted { digest, since, .. } = reloader.delivery.wanted();
-            ledger.note_content(reloader.name(), digest, since);
+        let receivers =
+            self.reloaders.get(&id).map(|it| it.delivery.receivers().collect::<Vec<_>>());
+        for receiver in receivers.unwrap_or_default() {
+            self.remember_applied(id, receiver);
         }
+        self.remember_content(id);
     }
 
     /// Notes what the files of a rule contain.
@@ -74,9 +71,7 @@ impl<S: Source> Agent<S> {
         let reloader = reloaders.get(&id).filter(|it| !it.rule.is_about_rules());
         if let Some(reloader) = reloader {
             let Wanted { digest, since, .. } = reloader.delivery.wanted();
-            if ledger.content(reloader.name()).is_none_or(|(known, _)| known != digest) {
-                ledger.note_content(reloader.name(), digest, since);
-            }
+            ledger.note_content(reloader.name(), digest, since);
         }
     }
 
@@ -123,7 +118,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
         (None, OnStart::Skip) => Boot::ZERO,
         (None, OnStart::Reload) => now,
     };
-    reloader.delivery.want(Wanted { changed: now, since, ..wanted });
+    reloader.delivery.want(Wanted { changed: None, since, ..wanted });
     let is_owed = known.is_some() || since == now;
     let is_same = known.is_some_and(|(digest, _)| digest == wanted.digest);
     reloader.new_steps = (0..reloader.rule.actions().len())
@@ -136,6 +131,9 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
         // Which of them it was nobody has noted.
         let files = reloader.watches().values().flat_map(|watched| watched.content().paths());
         reloader.changed = files.cloned().collect();
+        let (rule, paths) = (reloader.name().to_owned(), Vec::new());
+        let changed = Decision::Changed { rule, paths, by: None, when: Change::Away };
+        reloader.untold.push(changed);
     }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = key(&reloader.rule, receiver.step);

@@ -17,7 +17,7 @@ use crate::{
     content::{Content, Digest},
     delivery::{Delivery, Plan, Reach, Wanted},
     event::Actor,
-    report::Decision,
+    report::{Change, Decision},
     rule::{CheckIn, Rule},
     settle::Next,
     source::{Interest, Source},
@@ -96,7 +96,7 @@ impl Reloader {
         let order: Vec<_> = watches.iter().map(|(index, _)| *index).collect();
         let watches = BTreeMap::from_iter(watches);
         let digest = digest(&order, &watches);
-        let wanted = Wanted { digest, changed: Boot::ZERO, since: Boot::ZERO };
+        let wanted = Wanted { digest, changed: None, since: Boot::ZERO };
         let active = watches.keys().copied().collect();
         Self {
             delivery: Delivery::new(plan(&rule), wanted, |_| Some(wanted.digest)),
@@ -308,7 +308,7 @@ impl Reloader {
         paths.sort_unstable();
         paths.dedup();
         if !paths.is_empty() {
-            let changed = dated.or(last).unwrap_or(now);
+            let changed = dated.or(last);
             let digest = digest(&self.order, &self.watches);
             // Whoever has not got an earlier change gets it with this one.
             if self.delivery.owed().next().is_none() {
@@ -321,7 +321,7 @@ impl Reloader {
             self.untold.push(if self.delivery.is_everybody_served() {
                 Decision::Unchanged { rule, by }
             } else {
-                Decision::Changed { rule, paths, by }
+                Decision::Changed { rule, paths, by, when: Change::Now }
             });
             return Conclusion::Changed;
         }

@@ -51,7 +51,7 @@ impl<S: Source> Agent<S> {
         let draft = self.draft(Rule::about(path.clone(), pace), &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
         // They have been read, and are heeded.
-        let heeded = Decision::Rules { path: String::new(), rules: Vec::new(), error: None };
+        let heeded = Decision::Rules { path: Some(String::new()), rules: Vec::new(), error: None };
         self.teller.count(&heeded);
         Ok(rule::read_file(&path, &defaults)?)
     }
@@ -71,7 +71,7 @@ impl<S: Source> Agent<S> {
         if !is_news {
             return;
         }
-        let path = path.to_string_lossy().into_owned();
+        let path = Some(path.to_string_lossy().into_owned());
         // Whoever reads that they are applied may ask.
         self.tell_of_readiness();
         self.teller.tell(&Decision::Rules { path, rules: self.rule_names(), error });

@@ -15,7 +15,7 @@ use crate::{
     clock::{self, Boot},
     event::SourceName,
     mount::Mounts,
-    report::{Awaited, Decision},
+    report::{Awaited, Decision, Failure},
     source::{Source, Trouble},
     target::{Target, TargetError},
     telemetry::Teller,
@@ -40,9 +40,11 @@ impl<S: Source> Agent<S> {
         if crew.told.replace(reason.clone()).as_ref() == Some(&reason) {
             return;
         }
+        let retry = Some(self.reconcile_at.since(clock::now()));
         for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
             let (rule, reason) = (reloader.name().to_owned(), reason.clone());
-            reloader.untold.push(Decision::Failed { rule, pid: None, reason });
+            let what = Failure::NotReloaded;
+            reloader.untold.push(Decision::Failed { rule, pid: None, what, reason, retry });
         }
     }
 
@@ -57,12 +59,18 @@ impl<S: Source> Agent<S> {
                 source,
                 strategy: self.source.strategy(),
                 rules: self.rule_names(),
-                watches: self.reloaders.values().map(|it| it.watches().len()).sum(),
+                watches: self.watches().count(),
+                missing: self.watches().filter(|it| it.obstacle().is_some()).count(),
                 targets: self.targets().len(),
                 listen: self.outlets.listen,
                 after: clock::now().since(since),
             });
         }
+    }
+
+    /// All paths of all rules.
+    fn watches(&self) -> impl Iterator<Item = &Watched> {
+        self.reloaders.values().flat_map(|it| it.watches().values())
     }
 
     /// The names of the rules.
@@ -73,8 +81,8 @@ impl<S: Source> Agent<S> {
 
     /// Tells those who ask whether the agent is ready what is missing.
     pub(super) fn tell_of_readiness(&self) {
-        let watches = self.reloaders.values().flat_map(|it| it.watches().values());
-        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        let missing =
+            self.watches().filter_map(|watched| watched.obstacle().map(ToString::to_string));
         self.outlets.readiness.set(missing.collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
@@ -99,15 +107,23 @@ impl<S: Source> Agent<S> {
         self.crews.values().flat_map(Crew::targets).collect()
     }
 
+    /// Tells that a rule has nobody to reload, and when it has again.
     pub(super) fn tell_whether_anybody_is_there(&mut self) {
         let Self { reloaders, crews, teller, .. } = self;
         for reloader in reloaders.values_mut() {
             let crew = reloader.crew.and_then(|crew| crews.get(&crew));
             let is_empty = crew.is_some_and(|crew| crew.targets().next().is_none());
-            if is_empty && !reloader.has_told_waiting {
-                let rule = reloader.name().to_owned();
+            if is_empty != reloader.has_told_waiting {
+                let (rule, what) = (reloader.name().to_owned(), Awaited::Target);
                 let object = reloader.rule.selector().map(ToString::to_string).unwrap_or_default();
-                teller.tell(&Decision::Waiting { rule, what: Awaited::Target, object });
+                let mut pids: Vec<_> =
+                    crew.into_iter().flat_map(Crew::targets).map(|it| it.pid.as_raw()).collect();
+                pids.sort_unstable();
+                teller.tell(&if is_empty {
+                    Decision::Waiting { rule, what, object }
+                } else {
+                    Decision::Found { rule, what, object, pids }
+                });
             }
             reloader.has_told_waiting = is_empty;
         }
@@ -145,8 +161,7 @@ impl<S: Source> Agent<S> {
 
     /// Tells of mounts through which changes cannot be seen, or not any more.
     pub(super) fn tell_of_pins(&mut self) {
-        let watches = || self.reloaders.values().flat_map(|it| it.watches().values());
-        let files = watches().flat_map(|watched| watched.content().paths());
+        let files = self.watches().flat_map(|watched| watched.content().paths());
         let paths = self.reloaders.values().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());

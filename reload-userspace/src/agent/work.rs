@@ -13,6 +13,7 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 
 use super::{
     Agent,
+    deliver::name,
     reloader::{Reloader, RuleId},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     delivery::{Acted, News, Receiver, Then},
     post,
     preflight::Refusal,
-    report::{ActionName, Decision},
+    report::{Decision, Failure},
     rule::{Action, Check, CheckIn},
     source::Source,
     target::Target,
@@ -69,7 +70,7 @@ enum What {
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     at: Boot,
-    changed: Boot,
+    changed: Option<Boot>,
 }
 
 /// Why a command is not taken for a success.
@@ -209,23 +210,26 @@ impl<S: Source> Agent<S> {
         let rule = reloader.name().to_owned();
         if let Err(reason) = result {
             if reloader.delivery.acted(receiver, Acted::Failed, now) {
-                reloader.untold.push(Decision::Failed { rule, pid: None, reason });
+                let retry = reloader.delivery.retries_in(receiver, now);
+                let what = Failure::NotReloaded;
+                let failed = Decision::Failed { rule, pid: None, what, reason, retry };
+                reloader.untold.push(failed);
             }
             return;
         }
         reloader.delivery.acted(receiver, Acted::Applied(Then::Rest), now);
-        let (name, object) = match action {
-            Action::Exec(command) => (ActionName::Exec, command.to_string()),
-            Action::Post(endpoint) => (ActionName::Post, endpoint.to_string()),
+        let object = match &action {
+            Action::Exec(command) => command.to_string(),
+            Action::Post(endpoint) => endpoint.to_string(),
             Action::Signal(_) | Action::Restart => return,
         };
         reloader.untold.push(Decision::Reloaded {
             rule: rule.clone(),
-            action: name,
+            action: name(&action),
             pid: None,
             signal: None,
             object: Some(object),
-            change_to_signal: begun.at.since(begun.changed),
+            change_to_signal: begun.changed.map(|changed| begun.at.since(changed)),
             dry_run,
         });
         if !dry_run {
@@ -236,9 +240,7 @@ impl<S: Source> Agent<S> {
             self.tell_content(id);
         }
     }
-}
 
-impl<S: Source> Agent<S> {
     /// Everybody has what a rule wants: that is its content now, for those who ask.
     fn tell_content(&self, id: RuleId) {
         let Some(reloader) = self.reloaders.get(&id) else { return };

@@ -11,7 +11,7 @@ fn plan(steps: &[Reach], is_checked: bool) -> Plan {
 }
 
 fn wanted(content: &[u8], at: Boot) -> Wanted {
-    Wanted { digest: Digest::of(content), changed: at, since: at }
+    Wanted { digest: Digest::of(content), changed: Some(at), since: at }
 }
 
 const NOW: Boot = Boot(Duration::from_secs(1000));
@@ -28,6 +28,7 @@ fn a_failed_action_is_tried_again_ever_more_slowly_until_newer_content_replaces_
         let is_news = delivery.acted(receiver, Acted::Failed, now);
         assert_eq!(is_news, attempt == 0);
         let next = delivery.next_at(|_| true).unwrap();
+        assert_eq!(delivery.retries_in(receiver, now), Some(next.since(now)));
         waits.push(next.since(now).as_millis());
         now = next;
     }

@@ -64,7 +64,7 @@ struct World {
 impl World {
     fn new(plan: Plan) -> Self {
         let digest = Digest::of(b"0");
-        let wanted = Wanted { digest, changed: Boot::ZERO, since: Boot::ZERO };
+        let wanted = Wanted { digest, changed: None, since: Boot::ZERO };
         let delivery = Delivery::new(plan.clone(), wanted, |_| Some(digest));
         let mut lives = HashMap::new();
         for (step, reach) in plan.steps.iter().enumerate() {
@@ -93,7 +93,8 @@ impl World {
                 let digest = Digest::of(&[content]);
                 self.is_stale |= digest != self.digest;
                 self.digest = digest;
-                let wanted = Wanted { digest: self.digest, changed: self.now, since: self.now };
+                let wanted =
+                    Wanted { digest: self.digest, changed: Some(self.now), since: self.now };
                 self.delivery.want(wanted);
             }
             Step::Join(target, knows) => self.join(target, knows.then_some(self.digest)),

@@ -1,19 +1,58 @@
 //! Decisions as sentences for people.
 
-use super::{ActionName, Awaited, Decision};
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::{ActionName, Awaited, Change, Decision, Failure};
 use crate::{confirm::Evidence, event::Actor};
 
-/// A decision in words, on one line whatever the names in it.
+/// What the lines that follow the first begin with: whoever reads sees that they are quoted, and none
+/// of them passes for a decision.
+const QUOTED: &str = "\n    | ";
+
+/// A decision in words, on one line whatever the names in it. What a command has written in several
+/// lines follows below.
 pub(super) fn sentence(decision: &Decision) -> String {
-    let text = match decision {
-        Decision::Ready { source, strategy, rules, watches, targets, listen, after } => format!(
-            "ready after {} ms: source {source}{}, rules {}, {watches} watched, {targets} to reload{}",
-            after.as_millis(),
-            strategy.map(|strategy| format!(" ({strategy})")).unwrap_or_default(),
-            rules.join(", "),
-            listen.map(|address| format!(", metrics at {address}")).unwrap_or_default()
-        ),
-        Decision::Changed { rule, paths, by } => {
+    match decision {
+        Decision::Refused { detail: Some(said), .. } | Decision::Failed { reason: said, .. }
+            if said.contains('\n') =>
+        {
+            let lines = said.lines().map(|line| format!("{QUOTED}{}", one_line(line)));
+            lines.fold(one_line(&words(&quoting(decision))), |text, line| text + &line)
+        }
+        _ => one_line(&words(decision)),
+    }
+}
+
+/// A decision without what is to be quoted below it.
+fn quoting(decision: &Decision) -> Decision {
+    let mut quoting = decision.clone();
+    match &mut quoting {
+        Decision::Refused { detail, .. } => *detail = None,
+        Decision::Failed { reason, .. } => reason.clear(),
+        _ => {}
+    }
+    quoting
+}
+
+fn words(decision: &Decision) -> String {
+    match decision {
+        Decision::Ready { source, strategy, rules, watches, missing, targets, listen, after } => {
+            format!(
+                "ready after {} ms: source {source}{}, rules {}, {watches} watched{}, {targets} to \
+                 reload{}",
+                after.as_millis(),
+                strategy.map(|strategy| format!(" ({strategy})")).unwrap_or_default(),
+                rules.join(", "),
+                yet(*missing),
+                listen.map(|address| format!(", metrics at {address}")).unwrap_or_default()
+            )
+        }
+        Decision::Changed { rule, when: Change::Away, .. } => {
+            format!("{rule}: changed while the agent was away")
+        }
+        Decision::Changed { rule, paths, by, when: Change::Now } => {
             let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
             format!("{rule}: changed {}{}", paths.join(", "), last(by.as_ref()))
         }
@@ -23,8 +62,9 @@ pub(super) fn sentence(decision: &Decision) -> String {
         Decision::Reloaded { rule, action, pid, signal, object, change_to_signal, dry_run } => {
             let deed = deed(*action, *pid, signal.as_deref(), object.as_deref(), *dry_run);
             let would = if *dry_run { "would have " } else { "" };
-            let millis = change_to_signal.as_secs_f64() * 1000.0;
-            format!("{rule}: {would}{deed}, {millis:.1} ms after the change")
+            let after =
+                |it: Duration| format!(", {:.1} ms after the change", it.as_secs_f64() * 1000.0);
+            format!("{rule}: {would}{deed}{}", change_to_signal.map(after).unwrap_or_default())
         }
         Decision::Confirmed { rule, pid, evidence, after } => {
             format!("{rule}: confirmed after {} ms: {}", after.as_millis(), proof(*pid, *evidence))
@@ -33,35 +73,84 @@ pub(super) fn sentence(decision: &Decision) -> String {
             format!("{rule}: not confirmed{} in {} ms: {reason}", by(*pid), after.as_millis())
         }
         Decision::Refused { rule, pid, reason, remedy, detail } => {
-            let to = pid.map(|pid| format!("sent nothing to pid {pid}")).unwrap_or_default();
-            let to = if to.is_empty() { "did nothing" } else { &to };
-            let detail = detail.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
-            format!("{rule}: {to}: {reason}{detail}; {remedy}")
+            let to = pid.map(|pid| format!("sent nothing to pid {pid}"));
+            let to = to.as_deref().unwrap_or("did nothing");
+            format!("{rule}: {to}: {reason}{}; {remedy}", said(detail.as_deref()))
         }
         Decision::Waiting { rule, what: Awaited::Path, object } => {
             format!("{rule}: waiting for {object} to exist")
         }
         Decision::Waiting { rule, what: Awaited::Target, object } => {
-            let by = if object.starts_with('/') { "of" } else { "named" };
-            format!("{rule}: waiting for a process {by} {object}")
+            format!("{rule}: waiting for {}", process(object))
         }
-        Decision::Failed { rule, pid: Some(pid), reason } => {
-            format!("{rule}: cannot reload pid {pid}: {reason}")
+        Decision::Found { rule, object, pids, .. } => {
+            let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+            format!("{rule}: there is {} again: pid {}", process(object), pids.join(", "))
         }
-        Decision::Failed { rule, pid: None, reason } => format!("{rule}: cannot reload: {reason}"),
+        Decision::Failed { rule, pid, what, reason, retry } => {
+            let reason = said(Some(reason).map(String::as_str).filter(|it| !it.is_empty()));
+            let pid = pid.map(|pid| format!("pid {pid}"));
+            let failure = match what {
+                Failure::NotReloaded => {
+                    format!("cannot reload{}", pid.map(|pid| format!(" {pid}")).unwrap_or_default())
+                }
+                Failure::Ended => {
+                    let it = pid.as_deref().unwrap_or("the process");
+                    format!("{it} had been reloaded, and is gone")
+                }
+            };
+            format!("{rule}: {failure}{reason}; {}", again(*retry))
+        }
         Decision::Degraded { source, reason } => format!("source {source}: {reason}"),
         Decision::Lost { source, reason, hook, count } => format!(
             "source {source}: {count} events lost at {hook}: {reason}; looking at everything again"
         ),
-        Decision::Rules { path, error: Some(error), .. } => {
+        Decision::Warning { rule: Some(rule), reason } => format!("{rule}: {reason}"),
+        Decision::Warning { rule: None, reason } => reason.clone(),
+        Decision::Rules { path: Some(path), error: Some(error), .. } => {
             format!("{path} is not heeded, and the rules stay as they are: {error}")
         }
-        Decision::Rules { path, rules, error: None } => {
+        Decision::Rules { path: Some(path), rules, error: None } => {
             format!("{path}: the rules are now {}", rules.join(", "))
         }
+        Decision::Rules { path: None, rules, .. } => format!(
+            "there is no rules file to read again; looking at everything again for {}",
+            rules.join(", ")
+        ),
         Decision::Stopped { reason } => format!("stopped: {reason}"),
-    };
-    one_line(&text)
+    }
+}
+
+/// How many of the watched paths are not there.
+fn yet(missing: usize) -> String {
+    match missing {
+        0 => String::new(),
+        1 => " (1 of them is yet to exist)".to_owned(),
+        _ => format!(" ({missing} of them are yet to exist)"),
+    }
+}
+
+/// A process by what it is waited for.
+fn process(object: &str) -> String {
+    let by = if object.starts_with('/') { "of" } else { "named" };
+    format!("a process {by} {object}")
+}
+
+/// What was said besides, if anything.
+fn said(detail: Option<&str>) -> String {
+    detail.map(|it| format!(": {it}")).unwrap_or_default()
+}
+
+/// Whether something is tried again.
+fn again(retry: Option<Duration>) -> String {
+    match retry {
+        Some(retry) => {
+            let millis = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+            let retry = format_duration(Duration::from_millis(millis));
+            format!("it is tried again in {retry}")
+        }
+        None => "it is not tried again".to_owned(),
+    }
 }
 
 /// What was done to whom.
@@ -124,8 +213,6 @@ pub fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{event::Operation, preflight::Refusal};
 
@@ -143,6 +230,7 @@ mod tests {
                 rule: rule.clone(),
                 paths: vec!["/a".into(), "/b".into()],
                 by: Some(by),
+                when: Change::Now,
             },
             "nginx: changed /a, /b, last: rename by mv (pid 7)",
         );
@@ -153,7 +241,7 @@ mod tests {
                 pid: Some(9),
                 signal: Some("HUP".to_owned()),
                 object: None,
-                change_to_signal: Duration::from_micros(312),
+                change_to_signal: Some(Duration::from_micros(312)),
                 dry_run: false,
             },
             "nginx: sent HUP to pid 9, 0.3 ms after the change",
@@ -171,10 +259,104 @@ mod tests {
         );
     }
 
+    fn rule() -> String {
+        "nginx".to_owned()
+    }
+
+    #[test]
+    fn what_was_changed_while_nobody_looked_has_no_number() {
+        let paths = Vec::new();
+        check(
+            &Decision::Changed { rule: rule(), paths, by: None, when: Change::Away },
+            "nginx: changed while the agent was away",
+        );
+        check(
+            &Decision::Reloaded {
+                rule: rule(),
+                action: ActionName::Signal,
+                pid: Some(9),
+                signal: Some("HUP".to_owned()),
+                object: None,
+                change_to_signal: None,
+                dry_run: false,
+            },
+            "nginx: sent HUP to pid 9",
+        );
+    }
+
+    #[test]
+    fn a_failure_says_what_has_failed_and_whether_it_is_tried_again() {
+        let failed = |pid, what, reason: &str, retry| Decision::Failed {
+            rule: rule(),
+            pid,
+            what,
+            reason: reason.to_owned(),
+            retry,
+        };
+        check(
+            &failed(
+                Some(9),
+                Failure::NotReloaded,
+                "not allowed",
+                Some(Duration::from_micros(499_900)),
+            ),
+            "nginx: cannot reload pid 9: not allowed; it is tried again in 499ms",
+        );
+        check(
+            &failed(None, Failure::NotReloaded, "not found", Some(Duration::from_secs(30))),
+            "nginx: cannot reload: not found; it is tried again in 30s",
+        );
+        check(
+            &failed(Some(9), Failure::Ended, "after the reload it was killed by SIGKILL", None),
+            "nginx: pid 9 had been reloaded, and is gone: after the reload it was killed by SIGKILL; \
+             it is not tried again",
+        );
+    }
+
+    #[test]
+    fn who_is_there_again_is_named() {
+        let found = |object: &str, pids| Decision::Found {
+            rule: rule(),
+            what: Awaited::Target,
+            object: object.to_owned(),
+            pids,
+        };
+        check(&found("nginx", vec![9]), "nginx: there is a process named nginx again: pid 9");
+        check(&found("/bin/x", vec![8, 9]), "nginx: there is a process of /bin/x again: pid 8, 9");
+    }
+
+    #[test]
+    fn what_a_command_has_written_is_quoted_line_by_line() {
+        let said = "nginx -t ended with exit status 1: a \u{1b}[2J\r\n\nnginx: sent HUP\n";
+        check(
+            &Decision::Refused {
+                rule: rule(),
+                pid: None,
+                reason: Refusal::CheckFailed,
+                remedy: Refusal::CheckFailed.remedy(),
+                detail: Some(said.to_owned()),
+            },
+            "nginx: did nothing: the content did not pass the check; mend the content: good content \
+             goes through at once\n    | nginx -t ended with exit status 1: a \\u{1b}[2J\n    | \n    \
+             | nginx: sent HUP",
+        );
+        check(
+            &Decision::Failed {
+                rule: "a\nb".to_owned(),
+                pid: None,
+                what: Failure::NotReloaded,
+                reason: "render ended with exit status 1: a\nb".to_owned(),
+                retry: None,
+            },
+            "a\\nb: cannot reload; it is not tried again\n    | render ended with exit status 1: a\n    | b",
+        );
+    }
+
     #[test]
     fn a_name_cannot_end_the_line() {
         let paths = vec!["/a\nnginx: sent HUP\u{1b}[2J".into()];
-        let decision = Decision::Changed { rule: "x".to_owned(), paths, by: None };
+        let decision =
+            Decision::Changed { rule: "x".to_owned(), paths, by: None, when: Change::Now };
         check(&decision, "x: changed /a\\nnginx: sent HUP\\u{1b}[2J");
     }
 }

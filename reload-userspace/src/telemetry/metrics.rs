@@ -163,7 +163,9 @@ impl Metrics {
                     if *dry_run {
                         return series.count(Outcome::DryRun, *pid);
                     }
-                    series.change_to_signal.observe(change_to_signal.as_secs_f64());
+                    if let Some(after) = change_to_signal {
+                        series.change_to_signal.observe(after.as_secs_f64());
+                    }
                     // A command and a server always say what became of it.
                     let is_signal = matches!(action, ActionName::Signal | ActionName::Restart);
                     if is_signal && series.confirms == Confirms::No {
@@ -198,13 +200,19 @@ impl Metrics {
                 let labels = [("source", name(*source)), ("reason", word(reason))];
                 self.lost.get_or_create(&labels).inc_by(*count);
             }
+            // Without a file there is nothing to read.
+            Decision::Rules { path: None, .. } => {}
             Decision::Rules { error, .. } => {
                 let [good, bad] = LOADS;
                 let result = if error.is_some() { bad } else { good };
                 self.loads.get_or_create(&[("result", result.into())]).inc();
                 self.last_load.get_or_create(&[]).set(i64::from(error.is_none()));
             }
-            Decision::Unchanged { .. } | Decision::Waiting { .. } | Decision::Stopped { .. } => {}
+            Decision::Unchanged { .. }
+            | Decision::Waiting { .. }
+            | Decision::Found { .. }
+            | Decision::Warning { .. }
+            | Decision::Stopped { .. } => {}
         }
     }
 

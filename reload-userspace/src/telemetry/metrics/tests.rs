@@ -3,7 +3,12 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use super::*;
-use crate::{content::Content, event::LossReason, report::Awaited, telemetry::text::Exposition};
+use crate::{
+    content::Content,
+    event::LossReason,
+    report::{Awaited, Change, Failure},
+    telemetry::text::Exposition,
+};
 
 const RULE: &str = "nginx";
 
@@ -30,7 +35,12 @@ fn check(metrics: &Metrics, series: &str, expected: impl Into<Option<&'static st
 }
 
 fn changed() -> Decision {
-    Decision::Changed { rule: RULE.to_owned(), paths: Vec::<PathBuf>::new(), by: None }
+    Decision::Changed {
+        rule: RULE.to_owned(),
+        paths: Vec::<PathBuf>::new(),
+        by: None,
+        when: Change::Now,
+    }
 }
 
 fn reloaded(action: ActionName, dry_run: bool) -> Decision {
@@ -40,7 +50,7 @@ fn reloaded(action: ActionName, dry_run: bool) -> Decision {
         pid: Some(7),
         signal: None,
         object: None,
-        change_to_signal: Duration::from_micros(312),
+        change_to_signal: Some(Duration::from_micros(312)),
         dry_run,
     }
 }
@@ -61,7 +71,14 @@ fn refused(reason: Refusal) -> Decision {
 }
 
 fn failed(pid: i32) -> Decision {
-    Decision::Failed { rule: RULE.to_owned(), pid: Some(pid), reason: String::new() }
+    let what = Failure::NotReloaded;
+    Decision::Failed {
+        rule: RULE.to_owned(),
+        pid: Some(pid),
+        what,
+        reason: String::new(),
+        retry: None,
+    }
 }
 
 fn lost() -> Decision {
@@ -71,13 +88,13 @@ fn lost() -> Decision {
 
 fn rules(error: Option<&str>) -> Decision {
     let error = error.map(str::to_owned);
-    Decision::Rules { path: "/x".to_owned(), rules: Vec::new(), error }
+    Decision::Rules { path: Some("/x".to_owned()), rules: Vec::new(), error }
 }
 
 fn ready(source: SourceName, strategy: Option<&'static str>) -> Decision {
     let after = Duration::ZERO;
     let (rules, listen) = (Vec::new(), None);
-    Decision::Ready { source, strategy, rules, watches: 1, targets: 1, listen, after }
+    Decision::Ready { source, strategy, rules, watches: 1, missing: 0, targets: 1, listen, after }
 }
 
 /// Metrics of which every series is there that there can be.
