@@ -200,6 +200,7 @@ fn a_check_that_writes_to_what_is_watched_is_told_of() {
     let events = agent.events_until("refused");
     assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
     let refused = events.last().unwrap();
+    assert_eq!(refused.text("reason"), "unchecked");
     assert_eq!(refused.text("detail"), "the files were touched whenever they were checked");
     let remedy = "see that the check writes to nothing that is watched";
     assert_eq!(refused.text("remedy"), remedy);
@@ -252,19 +253,35 @@ fn the_output_of_a_check_is_bounded_and_escaped() {
     let detail = agent.wait_for("refused").text("detail").to_owned();
     assert!(detail.contains("ended with exit status 3: ... 195918 bytes before\nxxx"), "{detail}");
     assert!(detail.ends_with("xxx\u{1b}[31m\nthe\tend"), "{detail}");
-    let line =
-        text.until("did nothing", |line| line.contains("did nothing").then(|| line.to_owned()));
-    assert!(line.contains("xxx\\u{1b}[31m\\nthe\\tend; mend the content"), "{line}");
-    assert!(!line.chars().any(char::is_control), "{line}");
+    let mut lines = Vec::new();
+    text.until("the end", |line| {
+        lines.push(line.to_owned());
+        (line == "    | the\\tend").then_some(())
+    });
+    let at = lines.iter().position(|line| line.contains("did nothing")).unwrap();
+    assert!(
+        lines[at].ends_with("mend the content: good content goes through at once"),
+        "{lines:?}"
+    );
+    let [how, noise, _] = &lines[at + 1..] else { panic!("{lines:?}") };
+    let expected = "ended with exit status 3: ... 195918 bytes before";
+    assert!(how.starts_with("    | sh -c ") && how.ends_with(expected), "{how}");
+    assert!(noise.starts_with("    | xxx") && noise.ends_with("xxx\\u{1b}[31m"), "{noise}");
+    assert!(!lines.concat().chars().any(char::is_control), "{lines:?}");
 }
 
 #[test]
 fn a_check_that_cannot_be_run_withholds_and_does_not_blame_the_content() {
     let scene = Scene::new();
     let mut agent = scene.agent(Source::Inotify, &["--check", "no-such-check --really"]);
+    // It is known before any content is withheld.
+    let warning = agent.wait_for("warning");
+    assert_eq!((warning.text("rule"), warning.text("level")), (scene.recipe.name(), "warn"));
+    let expected = "there is no program no-such-check where the agent is: ";
+    assert!(warning.text("reason").starts_with(expected), "{warning}");
     replace(&scene.path, "1");
     let refused = agent.wait_for("refused");
-    assert_eq!(refused.text("reason"), "check_failed");
+    assert_eq!(refused.text("reason"), "unchecked");
     let detail = "cannot run no-such-check: No such file or directory (os error 2)";
     assert_eq!(refused.text("detail"), detail);
     let remedy = "see that the check can be run; what it has to say of the content is not known";

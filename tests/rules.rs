@@ -366,6 +366,48 @@ fn symlink_loop(path: &Path) {
     std::os::unix::fs::symlink(path, path).unwrap();
 }
 
+promise!(a_file_that_comes_back_as_it_was_is_told_of);
+fn a_file_that_comes_back_as_it_was_is_told_of(source: Source) {
+    let home = Home::new(&["a"]);
+    let recipe = Recipe::new();
+    let config = home.write(&[home.rule("a", "a", recipe.name(), &[])]);
+    let mut target = recipe.start();
+    let mut agent = Agent::with_rules(source, &config, &QUIET);
+    let aside = home.file("aside");
+    fs::rename(&config, &aside).unwrap();
+    assert!(!agent.wait_for("rules").field("error").is_null());
+    fs::rename(&aside, &config).unwrap();
+    let events = agent.heeds_rules();
+    assert_eq!(in_force(events.last().unwrap()), ["a"]);
+    replace(&home.file("a"), "1");
+    agent.wait_for("reloaded");
+    target.signal();
+}
+
+promise!(a_hangup_reads_the_rules_again);
+/// Whoever sends one is told what came of it, also where the rules are what they were.
+fn a_hangup_reads_the_rules_again(source: Source) {
+    let home = Home::new(&["a"]);
+    let recipe = Recipe::new();
+    let config = home.write(&[home.rule("a", "a", recipe.name(), &[])]);
+    let mut agent = Agent::with_rules(source, &config, &QUIET);
+    for _ in 0..2 {
+        agent.hang_up();
+        let rules = agent.wait_for("rules");
+        assert_eq!(rules.text("path"), config.to_str().unwrap());
+        assert!(rules.field("error").is_null(), "{rules}");
+        assert_eq!(in_force(&rules), ["a"]);
+    }
+
+    let mut agent = Agent::with(source, &home.file("a"), recipe.name(), &QUIET);
+    agent.hang_up();
+    let rules = agent.wait_for("rules");
+    assert!(rules.field("path").is_null() && rules.field("error").is_null(), "{rules}");
+    assert_eq!((rules.text("level"), in_force(&rules)), ("info", vec![recipe.name()]));
+    let (status, _events) = agent.stop(Signal::TERM);
+    assert_eq!(status.code(), Some(0));
+}
+
 promise!(a_file_that_goes_and_comes_back_is_heeded);
 fn a_file_that_goes_and_comes_back_is_heeded(source: Source) {
     let home = Home::new(&["a", "b"]);
@@ -376,7 +418,10 @@ fn a_file_that_goes_and_comes_back_is_heeded(source: Source) {
     let mut agent = Agent::with_rules(source, &config, &QUIET);
     for round in 1..=source.rounds(5) {
         fs::remove_file(&config).unwrap();
-        agent.until("that it is missing", |event| event.name() == "waiting");
+        let missing = agent.wait_for("rules");
+        let expected = format!("cannot read the rules in {}: No such file", config.display());
+        assert!(missing.text("error").starts_with(&expected), "{missing}");
+        assert_eq!((missing.text("level"), in_force(&missing)), ("warn", vec!["a"]));
         replace(&home.file("a"), &format!("{round} without"));
         agent.until("a", |event| is(event, "reloaded", "a"));
         target.signal();

@@ -61,8 +61,8 @@ pub struct Agent<S> {
     rules_file: Option<RuleId>,
     /// Why the rules in it are not heeded, if so.
     rules_fault: Option<String>,
-    /// Whether they are to be read although they are the same.
-    is_asked_for_rules: bool,
+    /// Who asks for them to be read although they are the same, if anybody does.
+    asked_for_rules: Option<Asker>,
     /// Whose path it is.
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
@@ -76,12 +76,21 @@ pub struct Agent<S> {
     witness: Witness,
     /// The next number of whatever wants one.
     next: u64,
-    /// The mounts that hide changes, as they have been told of.
-    pinned: HashSet<String>,
+    /// What has been told of mounts that hide changes, and of checks that cannot be run.
+    warned: HashSet<String>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
+}
+
+/// Who wants the rules file to be read although it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// Nobody in particular: it is time to try again.
+    Clock,
+    /// The operator, who wants to be told what came of it.
+    Operator,
 }
 
 /// Whom the agent tells how it is.
@@ -119,7 +128,7 @@ impl<S: Source> Agent<S> {
             reloaders: BTreeMap::new(),
             rules_file: None,
             rules_fault: None,
-            is_asked_for_rules: false,
+            asked_for_rules: None,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
@@ -128,7 +137,7 @@ impl<S: Source> Agent<S> {
             proofs: Vec::new(),
             witness: Witness::default(),
             next: 0,
-            pinned: HashSet::new(),
+            warned: HashSet::new(),
             losses_at: None,
         };
         // It waits for the disk, so it comes before anything is watched.
@@ -138,7 +147,7 @@ impl<S: Source> Agent<S> {
         Ok(agent)
     }
 
-    /// Reloads until `stop` says why not to go on; at a `hangup` everything is looked at.
+    /// Reloads until `stop` says why not to go on; at a `hangup` everything is looked at, the rules too.
     ///
     /// # Errors
     ///
@@ -155,6 +164,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
         self.tell_of_pins();
+        self.tell_of_checks();
         self.tell_whether_anybody_is_there();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -167,8 +177,7 @@ impl<S: Source> Agent<S> {
                     return Ok(());
                 }
                 Some(()) = hangup.recv() => {
-                    self.is_asked_for_rules = true;
-                    self.reconcile_at = clock::now();
+                    self.hang_up();
                 }
                 event = self.source.next() => {
                     self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
@@ -183,6 +192,17 @@ impl<S: Source> Agent<S> {
                 probe = self.outlets.probes.next() => probe.answer(self.health()),
                 () = pause => {}
             }
+        }
+    }
+
+    /// Looks at everything, as the operator wants, and at the rules first of all.
+    fn hang_up(&mut self) {
+        self.reconcile_at = clock::now();
+        if self.rules_file.is_some() {
+            self.asked_for_rules = Some(Asker::Operator);
+        } else {
+            let rules = self.rule_names();
+            self.teller.tell(&Decision::Rules { path: None, rules, error: None });
         }
     }
 
@@ -284,6 +304,7 @@ impl<S: Source> Agent<S> {
             {
                 completed.insert(id);
             }
+            self.tell_of_obstacles_of(id);
         }
         self.prove();
         self.deliver(&completed);
@@ -298,7 +319,9 @@ impl<S: Source> Agent<S> {
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
         // What forbade the rules may be gone.
-        self.is_asked_for_rules |= self.rules_fault.is_some();
+        if self.rules_fault.is_some() {
+            self.asked_for_rules.get_or_insert(Asker::Clock);
+        }
         for reloader in self.reloaders.values_mut() {
             reloader.verify(now);
             reloader.delivery.forgive();
@@ -336,7 +359,6 @@ impl<S: Source> Agent<S> {
         let Self { reloaders, places, source, .. } = self;
         let failures = reloaders.get_mut(&id).map(|it| it.look(now, places, source));
         self.tell_of_failures(failures.unwrap_or_default());
-        self.tell_of_obstacles();
     }
 
     /// Reads the content of a rule and, if nothing happened meanwhile, wants everybody to have it.
@@ -356,12 +378,15 @@ impl<S: Source> Agent<S> {
         let crew = reloader.crew;
         if self.rules_file == Some(id) {
             reloader.untold.clear();
-            let is_settled = conclusion != Conclusion::NotYet;
-            let is_asked = is_settled && std::mem::take(&mut self.is_asked_for_rules);
-            if conclusion == Conclusion::Changed || is_asked {
-                self.read_rules_again();
+            if conclusion == Conclusion::NotYet {
+                return Ok(false);
             }
-            return Ok(conclusion != Conclusion::NotYet);
+            // The same as before is news if it was not there, or not heeded, in between.
+            let asker = self.asked_for_rules.take();
+            if conclusion == Conclusion::Changed || asker.is_some() || self.rules_fault.is_some() {
+                self.read_rules_again(asker);
+            }
+            return Ok(true);
         }
         match conclusion {
             Conclusion::NotYet => return Ok(false),

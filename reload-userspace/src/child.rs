@@ -9,6 +9,7 @@
 mod enter;
 pub mod inside;
 mod output;
+pub mod program;
 mod rights;
 mod sealed;
 

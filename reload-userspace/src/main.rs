@@ -18,7 +18,7 @@ use reload_userspace::{
     doctor::{self, Question},
     event::SourceName,
     explain::explain,
-    report::{Log, one_line},
+    report::{Decision, Log, one_line},
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder},
     sys,
@@ -119,7 +119,9 @@ async fn run(args: &RunArgs) -> Result<()> {
     diagnose(log);
     let unknown = unknown_variables();
     if !unknown.is_empty() {
-        tracing::warn!("no option is called {}: see `reload-agent run --help`", unknown.join(", "));
+        let unknown = unknown.join(", ");
+        let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
+        log.tell(&Decision::Warning { rule: None, reason });
     }
 
     if settings.is_dry {

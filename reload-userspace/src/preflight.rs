@@ -37,6 +37,8 @@ pub enum Refusal {
     Zombie,
     /// The content did not pass the check.
     CheckFailed,
+    /// Nobody knows whether the content would pass the check: that cannot be run, or comes to no end.
+    Unchecked,
     /// The content of another rule about the same process did not pass its check.
     OtherCheckFailed,
 }
@@ -67,6 +69,9 @@ impl Refusal {
             }
             Self::Zombie => "the process has ended; its parent must reap it",
             Self::CheckFailed => "mend the content: good content goes through at once",
+            Self::Unchecked => {
+                "see that the check can be run; what it has to say of the content is not known"
+            }
             Self::OtherCheckFailed => {
                 "mend the content of that rule: the signal would have the process read it"
             }
@@ -86,8 +91,9 @@ impl fmt::Display for Refusal {
             Self::Ignored => "the process ignores the signal",
             Self::Zombie => "the process is a zombie",
             Self::CheckFailed => "the content did not pass the check",
+            Self::Unchecked => "the content could not be checked",
             Self::OtherCheckFailed => {
-                "the content of another rule about the process did not pass its check"
+                "the content of another rule about the process has not passed its check"
             }
         })
     }

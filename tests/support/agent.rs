@@ -88,9 +88,10 @@ impl fmt::Debug for Event {
     }
 }
 
-/// What the events are called, in order.
+/// What the events are called, in order. When a process is found again depends on the source, so that is
+/// left out.
 pub(crate) fn names(events: &[Event]) -> Vec<&str> {
-    events.iter().map(Event::name).collect()
+    events.iter().map(Event::name).filter(|name| *name != "found").collect()
 }
 
 /// How many of the events are called so.
@@ -263,6 +264,12 @@ impl Agent {
     /// Whether it still runs.
     pub(crate) fn lives(&mut self) -> bool {
         self.process.lives()
+    }
+
+    /// Sends it a HUP.
+    #[track_caller]
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_raw(self.process.pid()).unwrap(), Signal::HUP).unwrap();
     }
 
     /// Sends it `signal`, and gives its exit status and the events that nobody has taken yet.

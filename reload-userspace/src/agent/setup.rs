@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Agent,
+    Agent, Asker,
     crew::{Crew, CrewId},
     heritage::Heritage,
     places::Index,
@@ -56,8 +56,9 @@ impl<S: Source> Agent<S> {
         Ok(rule::read_file(&path, &defaults)?)
     }
 
-    /// Reads the rules again, for their file has changed. Bad ones are told of, and not heeded.
-    pub(super) fn read_rules_again(&mut self) {
+    /// Reads the rules again, for their file has changed or somebody asks for it. Bad ones are told of, and
+    /// not heeded.
+    pub(super) fn read_rules_again(&mut self, asker: Option<Asker>) {
         let Some(RulesFile { path, defaults }) = self.settings.config.clone() else { return };
         // What has been decided is told while there is somebody to tell it.
         self.tell_what_was_decided();
@@ -66,7 +67,8 @@ impl<S: Source> Agent<S> {
         let applied = read.and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
         let is_same = before.iter().eq(self.reloaders.keys());
-        let is_news = self.rules_fault != error || !is_same;
+        let is_asked = asker == Some(Asker::Operator);
+        let is_news = is_asked || self.rules_fault != error || !is_same;
         self.rules_fault.clone_from(&error);
         if !is_news {
             return;
@@ -78,6 +80,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
         self.tell_of_pins();
+        self.tell_of_checks();
         self.tell_whether_anybody_is_there();
     }
 

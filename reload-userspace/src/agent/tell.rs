@@ -3,19 +3,28 @@
 use std::{
     collections::{BTreeSet, HashSet},
     io,
+    path::Path,
+};
+
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+    process::geteuid,
 };
 
 use super::{
     Agent,
     crew::{Crew, CrewId},
-    reloader::Reloader,
+    reloader::{Reloader, RuleId},
     watched::Watched,
 };
 use crate::{
+    child::program,
     clock::{self, Boot},
     event::SourceName,
     mount::Mounts,
     report::{Awaited, Decision, Failure},
+    rule::CheckIn,
     source::{Source, Trouble},
     target::{Target, TargetError},
     telemetry::Teller,
@@ -129,24 +138,34 @@ impl<S: Source> Agent<S> {
         }
     }
 
+    /// Tells what is in the way of any path, if that is news.
     pub(super) fn tell_of_obstacles(&mut self) {
-        let mut has_news = false;
-        for reloader in self.reloaders.values_mut() {
-            let (news, has_changed) = reloader.news_of_obstacles();
-            has_news |= has_changed;
-            for obstacle in news {
-                self.teller.tell(&match obstacle {
-                    Obstacle::Missing(path) => {
-                        let rule = reloader.name().to_owned();
-                        let object = path.to_string_lossy().into_owned();
-                        Decision::Waiting { rule, what: Awaited::Path, object }
-                    }
-                    obstacle => {
-                        let reason = format!("{obstacle}; keeping what was read before");
-                        Decision::Degraded { source: self.source.name(), reason }
-                    }
-                });
-            }
+        for id in self.reloaders.keys().copied().collect::<Vec<_>>() {
+            self.tell_of_obstacles_of(id);
+        }
+    }
+
+    /// The same, of the paths of one rule.
+    pub(super) fn tell_of_obstacles_of(&mut self, id: RuleId) {
+        let Some(reloader) = self.reloaders.get_mut(&id) else { return };
+        let (news, has_news) = reloader.news_of_obstacles();
+        if self.rules_file == Some(id) && !news.is_empty() {
+            // That the file is not there is as good a reason as a mistake in it.
+            self.read_rules_again(None);
+            return;
+        }
+        for obstacle in news {
+            self.teller.tell(&match obstacle {
+                Obstacle::Missing(path) => {
+                    let rule = reloader.name().to_owned();
+                    let object = path.to_string_lossy().into_owned();
+                    Decision::Waiting { rule, what: Awaited::Path, object }
+                }
+                obstacle => {
+                    let reason = format!("{obstacle}; keeping what was read before");
+                    Decision::Degraded { source: self.source.name(), reason }
+                }
+            });
         }
         if has_news {
             self.tell_of_readiness();
@@ -165,8 +184,27 @@ impl<S: Source> Agent<S> {
         let paths = self.reloaders.values().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());
-            if self.pinned.insert(reason.clone()) {
+            if self.warned.insert(reason.clone()) {
                 self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
+            }
+        }
+    }
+
+    /// Tells of checks that could not be run, so that nobody finds out when content is withheld.
+    pub(super) fn tell_of_checks(&mut self) {
+        for rule in self.reloaders.values().map(|it| &it.rule) {
+            let check = rule.check().filter(|check| check.place == CheckIn::Agent);
+            let Some(name) = check.map(|check| check.command.program()) else { continue };
+            if program::own(name).is_some() {
+                continue;
+            }
+            let reason = format!(
+                "there is no program {name} where the agent is: the check cannot be run, and every \
+                 reload will be withheld; install it there, give its path, or --check-in target"
+            );
+            let rule = rule.name().to_owned();
+            if self.warned.insert(format!("{rule}: {reason}")) {
+                self.teller.tell(&Decision::Warning { rule: Some(rule), reason });
             }
         }
     }
@@ -184,14 +222,29 @@ fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Tell
     reloader.unreadable.retain(|path| now.contains(path));
     for path in now {
         let reason = format!(
-            "the content of {} is not compared, for it cannot be read or is larger than 64 MiB: \
-             its inode, size and time stand for it",
-            path.display()
+            "the content of {} is not compared: {}; its inode, size and time stand for it",
+            path.display(),
+            why_unreadable(&path)
         );
         if reloader.unreadable.insert(path) {
             teller.tell(&Decision::Degraded { source, reason });
         }
     }
+}
+
+/// Why a file cannot be read, and what to do about it.
+fn why_unreadable(path: &Path) -> String {
+    let Err(errno) = accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS) else {
+        return "it is larger than 64 MiB".to_owned();
+    };
+    let remedy = match errno {
+        Errno::ACCESS => {
+            "; run the agent as a user or group that may read it, or give it CAP_DAC_READ_SEARCH as \
+             an effective capability"
+        }
+        _ => "",
+    };
+    format!("uid {} cannot read it ({errno}){remedy}", geteuid().as_raw())
 }
 
 /// Why a signal was not sent, and what to do about it.

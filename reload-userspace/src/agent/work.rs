@@ -38,10 +38,6 @@ const MOST_COMMANDS: usize = 16;
 /// How long a request may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to do about a check that was not run.
-const NOT_RUN: &str =
-    "see that the check can be run; what it has to say of the content is not known";
-
 /// Why no check is of any use.
 const RESTLESS: &str = "the files were touched whenever they were checked";
 
@@ -179,11 +175,15 @@ impl<S: Source> Agent<S> {
         }
         let verdict = Some(result.is_ok()).filter(|_| is_as_wanted);
         if let Some(news) = reloader.delivery.checked(verdict, now) {
-            let (rule, reason) = (reloader.name().to_owned(), Refusal::CheckFailed);
-            let (detail, remedy) = match (verdict, result) {
-                (Some(_), Err(Fault { detail, was_run: true })) => (detail, reason.remedy()),
-                (Some(_), Err(Fault { detail, was_run: false })) => (detail, NOT_RUN),
-                _ => (RESTLESS.to_owned(), RESTLESS_REMEDY),
+            let rule = reloader.name().to_owned();
+            let (reason, detail, remedy) = match (verdict, result) {
+                (Some(_), Err(Fault { detail, was_run: true })) => {
+                    (Refusal::CheckFailed, detail, Refusal::CheckFailed.remedy())
+                }
+                (Some(_), Err(Fault { detail, was_run: false })) => {
+                    (Refusal::Unchecked, detail, Refusal::Unchecked.remedy())
+                }
+                _ => (Refusal::Unchecked, RESTLESS.to_owned(), RESTLESS_REMEDY),
             };
             let refused =
                 Decision::Refused { rule, pid: None, reason, remedy, detail: Some(detail) };

@@ -1,18 +1,14 @@
 //! What surrounds a reload: whether its check could be run, and what would speak for it afterwards.
 
 use std::{
-    env,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
 use nix::unistd::Pid;
-use rustix::{
-    fs::{Access, AtFlags, CWD, accessat},
-    thread::CapabilitySet,
-};
+use rustix::thread::CapabilitySet;
 
 use super::{
     finding::{Finding, Id},
@@ -20,13 +16,11 @@ use super::{
     status::Standing,
 };
 use crate::{
+    child::program,
     confirm::Opens,
     rule::{Check, CheckIn, Sketch},
     target::Procfs,
 };
-
-/// Where a program is looked for if nobody says so (`execvp(3)`).
-const USUAL_PATH: &str = "/bin:/usr/bin";
 
 /// The namespaces and the root that a command in the place of a target enters.
 const PLACE: [&str; 8] =
@@ -55,8 +49,7 @@ fn examine_check(report: &mut Report, rule: &Sketch, check: &Check, me: &Standin
     let program = check.command.program();
     match check.place {
         CheckIn::Agent => {
-            let path = env::var_os("PATH");
-            let finding = match find(Path::new("/"), program, path.as_deref()) {
+            let finding = match program::own(program) {
                 Some(found) => Finding::ok(Id::Check, format!("{} is run", found.display())),
                 None => Finding::bad(Id::Check, missing(program, "where the agent is")).remedy(
                     "install it there, give its path, or let it run where the target is \
@@ -88,7 +81,7 @@ fn in_target(pid: Pid, program: &str, me: &Standing) -> Finding {
     }
     let variables = fs::read(home.join("environ")).unwrap_or_default();
     let path = variables.split(|&byte| byte == 0).find_map(|it| it.strip_prefix(b"PATH="));
-    match find(&home.join("root"), program, path.map(OsStr::from_bytes)) {
+    match program::find(&home.join("root"), program, path.map(OsStr::from_bytes)) {
         Some(found) => {
             Finding::ok(Id::Check, format!("{} is run in the place of pid {pid}", found.display()))
         }
@@ -124,25 +117,6 @@ fn missing_rights(pid: Pid, home: &Path, me: &Standing) -> Vec<&'static str> {
     lacking.map(|(_, name)| name).collect()
 }
 
-/// Where a program is, as seen from a root: at the path that is given, or in a directory of `path`.
-fn find(root: &Path, program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
-    let candidates: Vec<PathBuf> = if program.contains('/') {
-        vec![program.into()]
-    } else {
-        let usual = OsString::from(USUAL_PATH);
-        env::split_paths(path.unwrap_or(&usual)).map(|dir| dir.join(program)).collect()
-    };
-    let is_program = |path: &PathBuf| {
-        let path = root.join(path.strip_prefix("/").unwrap_or(path));
-        // A symlink may be absolute, and means another root's file then: it is taken for a program.
-        let is_link = || fs::symlink_metadata(&path).is_ok_and(|it| it.is_symlink());
-        let is_file = || fs::metadata(&path).is_ok_and(|it| it.is_file());
-        let may_run = || accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS).is_ok();
-        (is_file() && may_run()) || (root != Path::new("/") && is_link())
-    };
-    candidates.into_iter().find(is_program)
-}
-
 /// What would be seen of a reload.
 fn confirmation() -> Finding {
     match Opens::open() {
@@ -155,37 +129,5 @@ fn confirmation() -> Finding {
             ),
         )
         .remedy("none where that is enough; otherwise CAP_SYS_ADMIN"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    #[test]
-    fn a_program_is_looked_for_as_the_kernel_would() {
-        let root = tempfile::tempdir().unwrap();
-        let put = |path: &str, mode: u32| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "").unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        put("usr/bin/check", 0o755);
-        put("opt/check", 0o644);
-        put("opt/tool", 0o755);
-        let check = |program: &str, path: Option<&str>, expected: Option<&str>| {
-            let found = find(root.path(), program, path.map(OsStr::new));
-            assert_eq!(found.as_deref(), expected.map(Path::new), "for {program} in {path:?}");
-        };
-        check("check", None, Some("/usr/bin/check"));
-        check("check", Some("/opt:/usr/bin"), Some("/usr/bin/check"));
-        check("check", Some("/opt"), None);
-        check("tool", None, None);
-        check("/opt/tool", None, Some("/opt/tool"));
-        check("/opt", None, None);
-        check("/usr/bin/none", Some("/usr/bin"), None);
     }
 }

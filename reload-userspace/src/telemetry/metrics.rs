@@ -183,7 +183,8 @@ impl Metrics {
                 self.with(rule, |series| series.count(Outcome::Unconfirmed, *pid));
             }
             Decision::Refused { rule, pid, reason, .. } => self.with(rule, |series| {
-                let is_check = *reason == Refusal::CheckFailed && pid.is_none();
+                let is_check = matches!(reason, Refusal::CheckFailed | Refusal::Unchecked);
+                let is_check = is_check && pid.is_none();
                 series.count(Outcome::Refused, if is_check { CHECK } else { *pid });
                 series.count_refusal(word(reason));
                 if *reason == Refusal::CheckFailed {
