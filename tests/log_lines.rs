@@ -7,13 +7,14 @@
 mod promise;
 mod support;
 
-use std::{fs, process::Stdio};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    agent::{Agent, Event, arguments, command},
+    agent::{AGENT, Agent, Event, arguments, command, count},
+    doctor::{as_nobody, public},
     source::Source,
     target::Recipe,
     writer::replace,
@@ -21,12 +22,18 @@ use crate::support::{
 
 /// The fields of each event, sorted, beside `event`, `level` and `time`.
 const FIELDS: &[(&str, &[&str])] = &[
-    ("ready", &["after_ms", "listen", "rules", "source", "strategy", "targets", "watches"]),
-    ("changed", &["by", "paths", "rule"]),
+    (
+        "ready",
+        &["after_ms", "listen", "missing", "rules", "source", "strategy", "targets", "watches"],
+    ),
+    ("changed", &["by", "paths", "rule", "when"]),
     ("unchanged", &["by", "rule"]),
     ("reloaded", &["action", "change_to_signal_us", "dry_run", "object", "pid", "rule", "signal"]),
     ("refused", &["detail", "pid", "reason", "remedy", "rule"]),
     ("waiting", &["for", "object", "rule"]),
+    ("found", &["for", "object", "pids", "rule"]),
+    ("failed", &["pid", "reason", "retry_ms", "rule", "what"]),
+    ("warning", &["reason", "rule"]),
     ("stopped", &["reason"]),
 ];
 
@@ -50,11 +57,17 @@ fn every_decision_has_its_fields(source: Source) {
     let recipe = Recipe::new();
     let careless = Recipe::named(recipe.name()).handler("none");
     let mut target = recipe.start();
-    let options = ["--handler-timeout", "0s"];
-    let mut agent = Agent::spawn(
-        command().args(arguments(&path, recipe.name())).args(source.arguments()).args(options),
-    );
+    let absent = dir.path().join("absent");
+    let options = ["--handler-timeout", "0s", "--watch", absent.to_str().unwrap()];
+    let mut command = command();
+    command.args(arguments(&path, recipe.name())).args(source.arguments()).args(options);
+    let mut agent = Agent::spawn(command.env("RELOAD_TYPO", "1"));
 
+    let warning = agent.wait_for("warning");
+    check_fields(&warning);
+    assert_eq!((warning.text("level"), warning.field("rule")), ("warn", &Value::Null));
+    let reason = "no option is called RELOAD_TYPO: see `reload-agent run --help`";
+    assert_eq!(warning.text("reason"), reason);
     let ready = agent.wait_for("ready");
     check_fields(&ready);
     assert_eq!(ready.text("source"), source.name());
@@ -64,12 +77,14 @@ fn every_decision_has_its_fields(source: Source) {
         Source::Inotify | Source::Poll => Value::Null,
     };
     assert_eq!(*ready.field("strategy"), strategy);
-    assert_eq!(ready.number("watches"), 1);
+    assert_eq!((ready.number("watches"), ready.number("missing")), (2, 1));
     assert_eq!(ready.number("targets"), 1);
     assert_eq!(ready.field("rules")[0], recipe.name());
 
     replace(&path, "1");
-    check_fields(&agent.wait_for("changed"));
+    let changed = agent.wait_for("changed");
+    check_fields(&changed);
+    assert_eq!(changed.text("when"), "now");
     let reloaded = agent.wait_for("reloaded");
     check_fields(&reloaded);
     assert_eq!(reloaded.field("dry_run"), false);
@@ -83,12 +98,64 @@ fn every_decision_has_its_fields(source: Source) {
     replace(&path, "2");
     check_fields(&agent.wait_for("waiting"));
 
-    let _careless = careless.start();
+    let careless = careless.start();
     replace(&path, "3");
-    check_fields(&agent.wait_for("refused"));
+    // Who tells of processes, tells before that it is there.
+    let mut events = agent.events_until("refused");
+    check_fields(events.last().unwrap());
+    if count(&events, "found") == 0 {
+        events = agent.events_until("found");
+    }
+    let found = events.iter().find(|event| event.name() == "found").unwrap();
+    check_fields(found);
+    assert_eq!((found.text("for"), found.text("object")), ("target", recipe.name()));
+    assert_eq!(found.field("pids"), &Value::from([careless.pid].as_slice()));
 
     let (_status, events) = agent.stop(Signal::TERM);
     check_fields(events.last().unwrap());
+}
+
+promise!(a_process_that_is_there_again_is_told_of_once);
+fn a_process_that_is_there_again_is_told_of_once(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut agent = Agent::on(source, &path, recipe.name());
+    agent.wait_for("waiting");
+    let mut target = recipe.start();
+    let mut found = 0;
+    for content in ["1", "2"] {
+        replace(&path, content);
+        found += count(&agent.events_until("reloaded"), "found");
+        target.signal();
+    }
+    assert_eq!(found, 1);
+    target.kill();
+    replace(&path, "3");
+    let events = agent.events_until("waiting");
+    assert_eq!(count(&events, "found"), 0, "{events:?}");
+}
+
+#[test]
+#[ignore = "needs root; it is another user"]
+fn a_file_that_may_not_be_read_is_told_with_the_user_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = public(dir.path(), Path::new(AGENT));
+    let path = dir.path().join("secret.conf");
+    fs::write(&path, "0").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = as_nobody(&agent, "-all", &[]);
+    command.args(arguments(&path, "nobody-is-called-so")).args(Source::Poll.arguments());
+    let mut agent = Agent::spawn(&mut command);
+    agent.wait_for("ready");
+    let expected = format!(
+        "{} cannot be read by uid 65534 (Permission denied (os error 13)): its inode, size and time \
+         stand for its content; run the agent as a user or group that may read it, or give it \
+         CAP_DAC_READ_SEARCH as an effective capability",
+        path.display()
+    );
+    agent.until(&expected, |event| event.name() == "degraded" && event.text("reason") == expected);
 }
 
 promise!(a_dry_run_tells_what_it_would_do);

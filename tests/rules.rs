@@ -305,6 +305,7 @@ fn a_reload_is_confirmed_over_an_edit(source: Source) {
     target.kill();
     let failed = agent.wait_for("failed");
     assert!(failed.text("reason").starts_with("after the reload"), "{failed}");
+    assert_eq!((failed.text("what"), failed.field("retry_ms").is_null()), ("ended", true));
 }
 
 promise!(a_bad_file_is_told_of_and_the_rules_stay);

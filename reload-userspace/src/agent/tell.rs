@@ -8,7 +8,6 @@ use std::{
 
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
-    io::Errno,
     process::geteuid,
 };
 
@@ -221,30 +220,24 @@ fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Tell
     let now: BTreeSet<_> = contents.flat_map(|it| it.unreadable.iter().cloned()).collect();
     reloader.unreadable.retain(|path| now.contains(path));
     for path in now {
-        let reason = format!(
-            "the content of {} is not compared: {}; its inode, size and time stand for it",
-            path.display(),
-            why_unreadable(&path)
-        );
+        let reason = without_content(&path);
         if reloader.unreadable.insert(path) {
             teller.tell(&Decision::Degraded { source, reason });
         }
     }
 }
 
-/// Why a file cannot be read, and what to do about it.
-fn why_unreadable(path: &Path) -> String {
-    let Err(errno) = accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS) else {
-        return "it is larger than 64 MiB".to_owned();
-    };
-    let remedy = match errno {
-        Errno::ACCESS => {
+/// Why the content of a file is not compared, and what to do about it.
+fn without_content(path: &Path) -> String {
+    let (why, remedy) = match accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS) {
+        Ok(()) => ("is larger than 64 MiB".to_owned(), ""),
+        Err(errno) => (
+            format!("cannot be read by uid {} ({errno})", geteuid().as_raw()),
             "; run the agent as a user or group that may read it, or give it CAP_DAC_READ_SEARCH as \
-             an effective capability"
-        }
-        _ => "",
+             an effective capability",
+        ),
     };
-    format!("uid {} cannot read it ({errno}){remedy}", geteuid().as_raw())
+    format!("{} {why}: its inode, size and time stand for its content{remedy}", path.display())
 }
 
 /// Why a signal was not sent, and what to do about it.
