@@ -31,7 +31,7 @@ fn where_run_works_everything_is_well() {
     assert_eq!(found.of("source", "ebpf"), ("ok", taken));
     assert_eq!(found.only("watched_by"), ("ok", "ebpf", ""));
     assert_eq!(found.only("watch"), ("ok", "a file of 1 bytes", ""));
-    let can = format!("pid {}, uid 0: HUP can be sent", target.pid);
+    let can = format!("pid {}, uid 0: HUP is allowed and caught", target.pid);
     assert_eq!(found.only("process"), ("ok", can.as_str(), ""));
     let order = ["kernel", "user", "source", "watch", "process"].map(|id| {
         let ids = found.ids();
@@ -125,6 +125,7 @@ fn the_text_can_be_read() {
     let width = text.lines().map(|line| line.chars().count()).max().unwrap();
     assert!((60..=96).contains(&width), "{width} columns");
     assert!(text.contains("  note  subdirectories  1 is not watched"), "{text}");
+    assert!(text.ends_with("Is it spelt so?\n  the process nobody-is-called-so\n"), "{text}");
 }
 
 #[test]

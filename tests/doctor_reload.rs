@@ -81,12 +81,19 @@ fn a_doctor_beside_the_agent_is_content() {
         Agent::spawn(command().args(arguments(&path, "nobody-is-called-so")).args(options));
     agent.wait_for("ready");
 
-    let found = Diagnosis::by(&mut command(), &options);
-    assert_eq!(found.status, 0);
-    let detail = "an agent is using it; a second one would not start";
-    assert_eq!(found.of("state_dir", state), ("note", detail));
-    let detail = "an agent answers there already; a second one would not start";
-    assert_eq!(found.of("listen", &free), ("note", detail));
+    let look = |expected: [(&str, &str); 2], more: &[&str]| {
+        let found = Diagnosis::by(&mut command(), &[&options[..], more].concat());
+        assert_eq!(found.of("state_dir", state), expected[0]);
+        assert_eq!(found.of("listen", &free), expected[1]);
+    };
+    let it = format!("the agent that runs with these options (pid {})", agent.pid());
+    let (uses, answers) = (format!("{it} is using it"), format!("{it} answers there"));
+    look([("ok", &uses), ("ok", &answers)], &[]);
+    look([("ok", &uses), ("ok", &answers)], &["--watch", path.to_str().unwrap()]);
+    // It is not asked about that one, and the next would not start.
+    let uses = "another agent is using it: this one would not start";
+    let answers = "another agent answers there: this one would not start";
+    look([("bad", uses), ("bad", answers)], &["--process", "somebody-else"]);
     assert!(agent.lives());
 }
 

@@ -75,7 +75,7 @@ fn a_process_of_the_same_user_needs_no_capability() {
     let mut command = as_nobody(&agent, "+bpf,+perfmon", &["--bounding-set", "+bpf,+perfmon"]);
     let found = Diagnosis::by(&mut command, &["--process", recipe.name()]);
     assert_eq!(found.status, 0);
-    let can = format!("pid {}, uid 65534: HUP can be sent", target.pid);
+    let can = format!("pid {}, uid 65534: HUP is allowed and caught", target.pid);
     assert_eq!(found.only("process").1, can);
     assert_eq!(target.signals_at_hand(), [], "nothing was sent");
 }
@@ -115,7 +115,7 @@ fn a_container_that_sees_others_says_whom() {
     let found = within(script, recipe.name());
     assert_eq!(found.status, 0);
     assert!(found.only("pid_namespace").1.starts_with("one of several on this machine: "));
-    assert!(found.only("process").1.ends_with("HUP can be sent"));
+    assert!(found.only("process").1.ends_with("HUP is allowed and caught"));
 
     let found = within(script, "nobody-is-called-so");
     assert_eq!(found.only("pid_namespace").0, "ok");

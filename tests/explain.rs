@@ -44,7 +44,11 @@ fn a_dry_run_explains_what_it_would_do_and_to_whom() {
         format!("  watches {root}/app.conf"),
         format!("    symlink {root}/app.conf -> real.conf"),
         format!("  reloads the topmost process of each tree by the name {process}"),
-        format!("    pid {}, uid {}: HUP can be sent", target.pid, rustix::process::getuid()),
+        format!(
+            "    pid {}, uid {}: HUP is allowed and caught",
+            target.pid,
+            rustix::process::getuid()
+        ),
         "  does signal HUP".to_owned(),
     ] {
         assert!(lines.contains(&line), "no line {line:?} in {lines:#?}");

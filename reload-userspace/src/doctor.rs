@@ -12,6 +12,7 @@ mod rights;
 mod source;
 mod status;
 mod target;
+mod twin;
 mod watch;
 
 use std::{

@@ -351,6 +351,7 @@ fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
+#[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
 fn optional_millis<S: Serializer>(
     duration: &Option<Duration>,
     serializer: S,
@@ -358,6 +359,7 @@ fn optional_millis<S: Serializer>(
     duration.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
+#[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
 fn micros<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.map(|it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
 }

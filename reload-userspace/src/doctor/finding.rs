@@ -144,13 +144,23 @@ pub struct Finding {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// What `run` would wait for, as it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<String>,
 }
 
 impl Finding {
     /// Something that was found.
     #[must_use]
     pub fn new(id: Id, status: Status, detail: impl AsRef<str>) -> Self {
-        Self { id, status, object: None, detail: one_line(detail.as_ref()), remedy: None }
+        Self {
+            id,
+            status,
+            object: None,
+            detail: one_line(detail.as_ref()),
+            remedy: None,
+            awaited: None,
+        }
     }
 
     /// Something that works.
@@ -181,6 +191,12 @@ impl Finding {
     #[must_use]
     pub fn at(self, path: &Path) -> Self {
         self.of(path.to_string_lossy())
+    }
+
+    /// The same, of something that `run` would wait for.
+    #[must_use]
+    pub fn awaiting(self, what: impl AsRef<str>) -> Self {
+        Self { awaited: Some(one_line(what.as_ref())), ..self }
     }
 
     /// The same, with what to do about it.

@@ -20,6 +20,7 @@ use rustix::{
 use super::{
     finding::{Finding, Id},
     report::Report,
+    twin,
 };
 use crate::telemetry::Server;
 
@@ -34,6 +35,9 @@ const MOST_READ: u64 = 4096;
 
 const WRITABLE: &str = "give --state-dir a directory that the agent may write to, on a volume that \
                         outlives it (emptyDir, StateDirectory=)";
+
+/// Whoever has what was asked for, and may.
+const TWIN: &str = "the agent that runs with these options";
 
 /// Looks at what was asked for.
 pub(super) fn examine(report: &mut Report, state_dir: Option<&Path>, listen: Option<SocketAddr>) {
@@ -62,9 +66,11 @@ fn state(path: &Path) -> Finding {
                 return Finding::note(id, detail).remedy(WRITABLE);
             }
             if is_locked(&it) {
-                let detail = "an agent is using it; a second one would not start";
-                return Finding::note(id, detail)
-                    .remedy("none if that is the agent; give each of several its own");
+                return match twin::find() {
+                    Some(pid) => Finding::ok(id, format!("{TWIN} (pid {pid}) is using it")),
+                    None => bad("another agent is using it: this one would not start".to_owned())
+                        .remedy("give each agent a --state-dir of its own, or stop that one"),
+                };
             }
             Finding::ok(id, "it can be written")
         }
@@ -109,8 +115,11 @@ fn listener(address: SocketAddr) -> Finding {
     let id = Id::Listen;
     // Who asks first does not take it from an agent that is just about to.
     if is_agent(address) {
-        return Finding::note(id, "an agent answers there already; a second one would not start")
-            .remedy("none if that is the agent; give each of several its own");
+        return match twin::find() {
+            Some(pid) => Finding::ok(id, format!("{TWIN} (pid {pid}) answers there")),
+            None => Finding::bad(id, "another agent answers there: this one would not start")
+                .remedy("give each agent a --listen of its own, or stop that one"),
+        };
     }
     match Server::bind(&address.to_string()) {
         Ok(_) => Finding::ok(id, "metrics and health can be served there"),

@@ -41,12 +41,23 @@ impl Report {
             }
             text += &paragraph(finding);
         }
-        let conclusion = if self.is_well() {
-            "`reload-agent run` works here."
-        } else {
-            "`reload-agent run` does not work here: see what is marked BAD."
-        };
-        format!("{text}\n{conclusion}\n")
+        format!("{text}\n{}\n", self.conclusion())
+    }
+
+    /// What follows from the findings. What is missing may be misspelt, so it is named again.
+    fn conclusion(&self) -> String {
+        if !self.is_well() {
+            return "`reload-agent run` does not work here: see what is marked BAD.".to_owned();
+        }
+        let mut awaited: Vec<_> =
+            self.findings.iter().filter_map(|it| it.awaited.as_deref()).collect();
+        awaited.dedup();
+        if awaited.is_empty() {
+            return "`reload-agent run` works here.".to_owned();
+        }
+        let start =
+            "`reload-agent run` would start here, and wait for what is not there. Is it spelt so?";
+        awaited.into_iter().fold(start.to_owned(), |text, it| text + "\n  " + it)
     }
 
     /// The report for programs: one JSON object.
@@ -123,6 +134,22 @@ mod tests {
                         \n\
                         `reload-agent run` does not work here: see what is marked BAD.\n";
         assert_eq!(report.text(), expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_at_the_end() {
+        let mut report = Report::default();
+        report.add(Finding::ok(Id::Kernel, "Linux"));
+        let end = |report: &Report| {
+            let text = report.text();
+            text.rsplit_once("\n\n").unwrap().1.to_owned()
+        };
+        assert_eq!(end(&report), "`reload-agent run` works here.\n");
+        report.add(Finding::note(Id::Watch, "missing").awaiting("the path /etc/ngnix"));
+        report.add(Finding::note(Id::Process, "missing").awaiting("the process ngnix"));
+        let expected = "`reload-agent run` would start here, and wait for what is not there. Is it \
+                        spelt so?\n  the path /etc/ngnix\n  the process ngnix\n";
+        assert_eq!(end(&report), expected);
     }
 
     #[test]

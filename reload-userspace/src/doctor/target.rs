@@ -29,7 +29,7 @@ use crate::{
     preflight::{self, Caution, Verdict},
     rule::{Action, SignalNumber, Sketch},
     sys::probe,
-    target::{Held, Procfs, Selector},
+    target::{Disposition, Held, Procfs, Selector},
 };
 
 /// The pid namespace that the machine starts with (`PROC_PID_INIT_INO` of the kernel).
@@ -71,7 +71,8 @@ pub(super) fn examine(
     report.add(namespace(&processes, !found.is_empty()));
     report.findings.extend(hidden(mounts, me));
     if found.is_empty() {
-        report.add(nobody(&processes, me).of(selector.to_string()));
+        let awaited = format!("the process {selector}");
+        report.add(nobody(&processes, me).of(selector.to_string()).awaiting(awaited));
     }
     let contents = if found.is_empty() { BTreeMap::new() } else { contents(files) };
     for held in &found {
@@ -190,7 +191,11 @@ pub(crate) fn whether_signalled(
         return Some(Finding::bad(Id::Process, detail).remedy(reason.remedy()));
     }
     Some(match may_signal(pid)? {
-        Ok(()) => Finding::ok(Id::Process, format!("{who}: {signal} can be sent")),
+        Ok(()) => {
+            let is_caught = matches!(disposition, Disposition::Caught | Disposition::Awaited);
+            let how = if is_caught { "is allowed and caught" } else { "can be sent" };
+            Finding::ok(Id::Process, format!("{who}: {signal} {how}"))
+        }
         Err(Errno::SRCH) => return None,
         Err(errno) => {
             let (why, remedy) = denial(&it, me);

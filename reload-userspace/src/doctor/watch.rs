@@ -71,7 +71,8 @@ pub(crate) fn whether_watched(path: &Path, view: &View) -> Finding {
     match &view.obstacle {
         None => {}
         Some(obstacle @ Obstacle::Missing(_)) => {
-            return Finding::note(Id::Watch, format!("{obstacle}; it is waited for"));
+            return Finding::note(Id::Watch, format!("{obstacle}; it is waited for"))
+                .awaiting(format!("the path {}", path.display()));
         }
         Some(obstacle) => {
             return Finding::bad(Id::Watch, obstacle.to_string())

@@ -88,7 +88,7 @@ fn words(decision: &Decision) -> String {
             format!("{rule}: there is {} again: pid {}", process(object), pids.join(", "))
         }
         Decision::Failed { rule, pid, what, reason, retry } => {
-            let reason = said(Some(reason).map(String::as_str).filter(|it| !it.is_empty()));
+            let reason = said(Some(reason.as_str()).filter(|it| !it.is_empty()));
             let pid = pid.map(|pid| format!("pid {pid}"));
             let failure = match what {
                 Failure::NotReloaded => {

@@ -201,15 +201,15 @@ impl Metrics {
                 let labels = [("source", name(*source)), ("reason", word(reason))];
                 self.lost.get_or_create(&labels).inc_by(*count);
             }
-            // Without a file there is nothing to read.
-            Decision::Rules { path: None, .. } => {}
-            Decision::Rules { error, .. } => {
+            Decision::Rules { path: Some(_), error, .. } => {
                 let [good, bad] = LOADS;
                 let result = if error.is_some() { bad } else { good };
                 self.loads.get_or_create(&[("result", result.into())]).inc();
                 self.last_load.get_or_create(&[]).set(i64::from(error.is_none()));
             }
-            Decision::Unchanged { .. }
+            // Without a file there is nothing to read.
+            Decision::Rules { path: None, .. }
+            | Decision::Unchanged { .. }
             | Decision::Waiting { .. }
             | Decision::Found { .. }
             | Decision::Warning { .. }

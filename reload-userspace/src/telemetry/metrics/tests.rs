@@ -204,6 +204,11 @@ fn what_changes_nothing_moves_nothing() {
     let rule = RULE.to_owned();
     metrics.observe(&Decision::Unchanged { rule: rule.clone(), by: None });
     metrics.observe(&Decision::Waiting { rule, what: Awaited::Target, object: String::new() });
+    let (object, pids) = (String::new(), vec![7]);
+    let rule = RULE.to_owned();
+    metrics.observe(&Decision::Found { rule, what: Awaited::Target, object, pids });
+    metrics.observe(&Decision::Warning { rule: None, reason: String::new() });
+    metrics.observe(&Decision::Rules { path: None, rules: Vec::new(), error: None });
     metrics.observe(&Decision::Stopped { reason: "x" });
     assert_eq!(sorted(&text(&metrics)), sorted(&before));
 }
