@@ -208,25 +208,21 @@ fn one_that_nobody_waits_for_any_more_is_killed() {
     let [path, helper] = ["pid", "helper"].map(|name| dir.path().join(name));
     let script = "cd $1; echo $PPID > helper; sleep 1h & echo $! > pid; wait";
     let job = shell_with(script, dir.path());
-    let killed = async {
+    wait_for(async {
         let mut running = Box::pin(run_by(Path::new(AGENT), job));
-        let written = async {
-            while fs::metadata(&path).map_or(0, |it| it.len()) == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::select! {
+        let written = tokio::task::spawn_blocking(move || {
+            let is_whole = || fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'));
+            poll("the pids are written", || is_whole().then_some(()));
+            [pid_in(&path), pid_in(&helper)]
+        });
+        let pids = tokio::select! {
             ended = &mut running => panic!("{ended:?}"),
-            () = written => {}
-        }
+            pids = written => pids.unwrap(),
+        };
         drop(running);
-        let pids = [pid_in(&path), pid_in(&helper)];
-        // The runtime goes on, and so it reaps the helper.
-        while pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    wait_for(async { tokio::time::timeout(PATIENCE, killed).await }).unwrap();
+        // The runtime goes on meanwhile, and so it reaps the helper.
+        tokio::task::spawn_blocking(move || pids.map(wait_for_end)).await.unwrap();
+    });
 }
 
 #[test]

@@ -8,9 +8,15 @@
 mod promise;
 mod support;
 
-use std::{ffi::OsStr, fs, path::Path, process::Command};
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::support::{
     agent::{AGENT, Agent, Event, arguments_beside, clean, count, names},
@@ -112,20 +118,26 @@ fn what_others_read_says_nothing(source: Source) {
     assert!(target.lives());
 }
 
-#[test]
-#[ignore = "needs root; `cargo xtask test` runs it"]
-fn new_workers_confirm_a_reload_where_opens_are_not_seen() {
+/// An nginx, and the file that it includes.
+fn nginx() -> (TempDir, PathBuf, Nginx) {
     let dir = tempfile::tempdir().unwrap();
     let servers = dir.path().join("servers");
     fs::create_dir(&servers).unwrap();
     let path = servers.join("app.conf");
     replace(&path, &server(&servers, "revision 0"));
     let nginx = Nginx::start(&servers);
+    (dir, path, nginx)
+}
+
+#[test]
+#[ignore = "needs root; `cargo xtask test` runs it"]
+fn new_workers_confirm_a_reload_where_opens_are_not_seen() {
+    let (_dir, path, nginx) = nginx();
     let mut agent = blind_agent(&path, nginx.name(), &UNHURRIED);
     for n in 1..=20 {
         let revision = format!("revision {n}");
         let before = nginx.workers();
-        replace(&path, &server(&servers, &revision));
+        replace(&path, &server(path.parent().unwrap(), &revision));
         let events = agent.events_until("confirmed");
         check_evidence(events.last().unwrap(), nginx.pid(), "workers");
         assert!(nginx.workers().iter().any(|worker| !before.contains(worker)));
@@ -136,12 +148,7 @@ fn new_workers_confirm_a_reload_where_opens_are_not_seen() {
 #[test]
 #[ignore = "needs root; `cargo xtask test` runs it"]
 fn a_configuration_that_nginx_refuses_is_not_confirmed_by_workers() {
-    let dir = tempfile::tempdir().unwrap();
-    let servers = dir.path().join("servers");
-    fs::create_dir(&servers).unwrap();
-    let path = servers.join("app.conf");
-    replace(&path, &server(&servers, "revision 0"));
-    let nginx = Nginx::start(&servers);
+    let (_dir, path, nginx) = nginx();
     let mut agent = blind_agent(&path, nginx.name(), &SHORT);
     let before = nginx.workers();
     replace(&path, "nonsense");

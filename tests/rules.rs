@@ -188,14 +188,20 @@ fn another_watch_is_watched_from_then_on(source: Source) {
     assert_eq!(target.signals_at_hand(), []);
 }
 
+/// A target of a rule `x` with these keys, and the agent.
+fn scene(source: Source, recipe: Recipe, keys: &[&str]) -> (Home, Recipe, Running, Agent) {
+    let home = Home::new(&["a"]);
+    let recipe = recipe.reading(&home.file("a"));
+    let config = home.write(&[home.rule("x", "a", recipe.name(), keys)]);
+    let target = recipe.start();
+    (home, recipe, target, Agent::with_rules(source, &config, &QUIET))
+}
+
 promise!(another_signal_is_for_the_next_change);
 /// What a process has been given by one signal it is not given again by another.
 fn another_signal_is_for_the_next_change(source: Source) {
-    let home = Home::new(&["a"]);
-    let recipe = Recipe::new().reading(&home.file("a")).other_signal(SIGUSR1);
-    let config = home.write(&[home.rule("x", "a", recipe.name(), &[])]);
-    let mut target = recipe.start();
-    let mut agent = Agent::with_rules(source, &config, &QUIET);
+    let (home, recipe, mut target, mut agent) =
+        scene(source, Recipe::new().other_signal(SIGUSR1), &[]);
     replace(&home.file("a"), "1");
     agent.wait_for("reloaded");
     target.signal();
@@ -213,12 +219,8 @@ fn another_signal_is_for_the_next_change(source: Source) {
 promise!(what_was_refused_is_given_by_another_signal);
 /// The remedy for a signal that a process does not catch is another one, which it gets at once.
 fn what_was_refused_is_given_by_another_signal(source: Source) {
-    let home = Home::new(&["a"]);
-    let recipe = Recipe::new().reading(&home.file("a")).signal(SIGUSR1);
-    let keys = ["handlerTimeout: 0s"];
-    let config = home.write(&[home.rule("x", "a", recipe.name(), &keys)]);
-    let mut target = recipe.start();
-    let mut agent = Agent::with_rules(source, &config, &QUIET);
+    let (home, recipe, mut target, mut agent) =
+        scene(source, Recipe::new().signal(SIGUSR1), &["handlerTimeout: 0s"]);
     replace(&home.file("a"), "1");
     agent.wait_for("refused");
 

@@ -70,11 +70,22 @@ fn a_long_name_is_compared_to_its_end(source: Source) {
 promise!(a_process_is_found_by_the_name_it_was_called_by);
 /// As of a login shell, or a program that many names lead to.
 fn a_process_is_found_by_the_name_it_was_called_by(source: Source) {
+    check_called(source, |name| format!("/some/where/{name}"));
+}
+
+promise!(a_process_is_found_by_the_title_that_it_gives_itself);
+/// As gunicorn, nginx and postgres do: the name is what is before the colon.
+fn a_process_is_found_by_the_title_that_it_gives_itself(source: Source) {
+    check_called(source, |name| format!("{name}: master [some/app]"));
+}
+
+/// A target whose first argument is made of a name of its own is found by that.
+fn check_called(source: Source, first: impl Fn(&str) -> String) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let name = format!("{}-called", unique_name());
     let mut command = recipe.command();
-    command.arg0(format!("/some/where/{name}"));
+    command.arg0(first(&name));
     let mut target = Running::of(&name, &mut command);
     target.wait_until_ready();
     let mut agent = Agent::on(source, &path, &name);
@@ -108,23 +119,6 @@ fn a_process_that_becomes_the_target_is_found(source: Source) {
     shell.args(["-c", r#"exec "$@""#, "sh"]).arg(recipe.path()).arg("--read").arg(&path);
     let mut target = Running::of(recipe.name(), &mut shell);
     target.wait_until_ready();
-
-    replace(&path, "1");
-    assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
-    assert_eq!(target.signal().content, "1");
-}
-
-promise!(a_process_is_found_by_the_title_that_it_gives_itself);
-/// As gunicorn, nginx and postgres do: the name is what is before the colon.
-fn a_process_is_found_by_the_title_that_it_gives_itself(source: Source) {
-    let (_dir, path) = config();
-    let recipe = Recipe::new().reading(&path);
-    let name = format!("{}-titled", unique_name());
-    let mut command = recipe.command();
-    command.arg0(format!("{name}: master [some/app]"));
-    let mut target = Running::of(&name, &mut command);
-    target.wait_until_ready();
-    let mut agent = Agent::on(source, &path, &name);
 
     replace(&path, "1");
     assert_eq!(agent.wait_for("reloaded").pid(), target.pid);
