@@ -197,9 +197,13 @@ impl<S: Source> Agent<S> {
             if program::own(name).is_some() {
                 continue;
             }
+            let remedy = match rule.selector() {
+                Some(_) => ", give its path, or --check-in target",
+                None => " or give its path",
+            };
             let reason = format!(
                 "there is no program {name} where the agent is: the check cannot be run, and every \
-                 reload will be withheld; install it there, give its path, or --check-in target"
+                 reload will be withheld; install it there{remedy}"
             );
             let rule = rule.name().to_owned();
             if self.warned.insert(format!("{rule}: {reason}")) {

@@ -214,6 +214,18 @@ fn what_changes_nothing_moves_nothing() {
 }
 
 #[test]
+fn a_time_that_nobody_knows_is_not_counted() {
+    let metrics = metrics(Confirms::No);
+    let mut decision = reloaded(ActionName::Signal, false);
+    metrics.observe(&decision);
+    let Decision::Reloaded { change_to_signal, .. } = &mut decision else { unreachable!() };
+    *change_to_signal = None;
+    metrics.observe(&decision);
+    check(&metrics, "change_to_signal_seconds_count{rule=\"nginx\"}", "1");
+    check(&metrics, "reloads_total{rule=\"nginx\",result=\"sent\"}", "2");
+}
+
+#[test]
 fn a_rule_that_goes_takes_its_series_with_it_for_good() {
     let metrics = everything();
     assert!(text(&metrics).contains("nginx"));
