@@ -307,8 +307,8 @@ fn a_check_under_a_target_without_rights_says_which_are_missing() {
     let refused = agent.wait_for("refused");
     let detail = format!(
         "cannot look at the namespaces of the process {}: Permission denied (os error 13); \
-         --check-in target needs CAP_SYS_PTRACE, or the uid of the process and no fewer \
-         capabilities than it has",
+         --check-in target needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or the uid of the process \
+         and no fewer capabilities than it has",
         scene.target.pid
     );
     assert_eq!(refused.text("detail"), detail);

@@ -535,8 +535,8 @@ fn a_right_that_is_missing_is_named() {
     check(
         &[],
         "cannot look at the namespaces of the process PID: Permission denied (os error 13); \
-         --check-in target needs CAP_SYS_PTRACE, or the uid of the process and no fewer \
-         capabilities than it has",
+         --check-in target needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or the uid of the process \
+         and no fewer capabilities than it has",
     );
     let mut other_groups = USER;
     other_groups[3] = "--groups=99";
@@ -552,6 +552,6 @@ fn a_right_that_is_missing_is_named() {
         &elsewhere,
         "cannot enter the mount and uts namespaces of the process PID: Operation not permitted \
          (os error 1); --check-in target needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE \
-         (and CAP_SETUID and CAP_SETGID for a process of another user)",
+         (and CAP_SETUID, CAP_SETGID and CAP_DAC_READ_SEARCH for a process of another user)",
     );
 }

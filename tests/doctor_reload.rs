@@ -146,7 +146,7 @@ fn a_check_in_the_place_of_the_target_wants_rights() {
     assert_eq!(look(&mut command(), "/no/checker"), expected);
     let expected = format!(
         "bad: the place of pid {pid} cannot be entered without CAP_SYS_ADMIN, CAP_SYS_CHROOT, \
-         CAP_SYS_PTRACE, CAP_SETUID, CAP_SETGID"
+         CAP_SYS_PTRACE, CAP_SETUID, CAP_SETGID, CAP_DAC_READ_SEARCH"
     );
     assert_eq!(look(&mut as_nobody(&agent, "-all", &[]), "/bin/sh -c true"), expected);
 }

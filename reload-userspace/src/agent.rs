@@ -30,9 +30,11 @@ use self::{
     places::{Index, Places, Touched},
     proof::Proof,
     reloader::{Conclusion, Reloader, RuleId},
-    witness::Witness,
     work::Done,
 };
+
+pub use self::witness::Witness;
+
 use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
@@ -108,12 +110,19 @@ pub struct Outlets {
 
 impl<S: Source> Agent<S> {
     /// Watches what the rules name and finds whom they mean: every change from here on is seen.
+    /// What the `witness` does not tell is not seen: who opens the content.
     ///
     /// # Errors
     ///
     /// Fails where a path cannot be watched at all, or processes cannot be listed. A path that does
     /// not exist yet is waited for.
-    pub fn new(source: S, rules: Vec<Rule>, settings: Settings, outlets: Outlets) -> Result<Self> {
+    pub fn new(
+        source: S,
+        witness: Witness,
+        rules: Vec<Rule>,
+        settings: Settings,
+        outlets: Outlets,
+    ) -> Result<Self> {
         let now = clock::now();
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
@@ -135,7 +144,7 @@ impl<S: Source> Agent<S> {
             ledger: None,
             work: JoinSet::new(),
             proofs: Vec::new(),
-            witness: Witness::default(),
+            witness,
             next: 0,
             warned: HashSet::new(),
             losses_at: None,

@@ -44,6 +44,8 @@ pub mod post;
 
 pub mod rule;
 
+pub mod rights;
+
 pub mod cli;
 
 pub mod doctor;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nix::unistd::Pid;
 use reload_userspace::{
-    agent::{Agent, Outlets},
+    agent::{Agent, Outlets, Witness},
     child,
     cli::{self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice},
     clock,
@@ -19,6 +19,7 @@ use reload_userspace::{
     event::SourceName,
     explain::explain,
     report::{Decision, Log, one_line},
+    rights::Rights,
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder},
     sys,
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     // Before there is another thread, for each has its own.
-    sys::use_granted_capabilities();
+    sys::capability::use_granted();
     // Each target and each watch may take a descriptor.
     sys::limit::raise_open_files();
     let done = match cli.command {
@@ -117,16 +118,19 @@ async fn run(args: &RunArgs) -> Result<()> {
     let rules = rule::from_args(args)?;
     let settings = Settings::new(args)?;
     diagnose(log);
+    if settings.is_dry {
+        // Told with all rights, as a run that is not dry would have them. Where nobody listens nobody
+        // is to be told.
+        drop(io::stdout().write_all(explain(&rules).as_bytes()));
+    }
+    let choice = choice(args.source);
+    let rights = Rights::of(&rules, &settings, choice);
+    heed(rights.give_up_to_open());
     let unknown = unknown_variables();
     if !unknown.is_empty() {
         let unknown = unknown.join(", ");
         let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
         log.tell(&Decision::Warning { rule: None, reason });
-    }
-
-    if settings.is_dry {
-        // Where nobody listens nobody is to be told.
-        drop(io::stdout().write_all(explain(&rules).as_bytes()));
     }
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -139,20 +143,30 @@ async fn run(args: &RunArgs) -> Result<()> {
         }
     };
 
-    let outlets = outlets(&settings, log)?;
-    let source = Ladder::open(choice(args.source), log.level == LogLevel::Debug)?;
-    Agent::new(source, rules, settings, outlets)?.run(started, stop, hangup).await
+    let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
+    let mut source = Ladder::open(choice, log.level == LogLevel::Debug)?;
+    let witness = Witness::open(rights.wants_witness(), &mut source);
+    // Whatever is started from here on is started without.
+    heed(rights.give_up_to_work());
+    let outlets = outlets(server, log)?;
+    Agent::new(source, witness, rules, settings, outlets)?.run(started, stop, hangup).await
+}
+
+/// Tells that the agent has more rights than it needs.
+fn heed(given_up: io::Result<()>) {
+    if let Err(error) = given_up {
+        tracing::warn!(%error, "capabilities that are not needed are kept");
+    }
 }
 
 /// The log, and the metrics and the health if they are to be served.
-fn outlets(settings: &Settings, log: Log) -> Result<Outlets> {
+fn outlets(server: Option<Server>, log: Log) -> Result<Outlets> {
     let readiness = Readiness::default();
-    let Some(address) = settings.listen else {
+    let Some(server) = server else {
         let teller = Teller { log, metrics: None };
         return Ok(Outlets { teller, probes: Probes::none(), listen: None, readiness });
     };
     let metrics = Arc::new(Metrics::new());
-    let server = Server::bind(&address.to_string())?;
     let listen = Some(server.address());
     let probes = server.start(Arc::clone(&metrics), readiness.clone())?;
     Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, listen, readiness })

@@ -7,11 +7,13 @@
     reason = "calls that cannot know what their argument is, and one of the allocator"
 )]
 
+pub mod capability;
 pub mod fanotify;
 pub mod limit;
 pub mod pidfd;
 pub mod probe;
 pub mod spawn;
+pub mod version;
 
 mod resolve;
 
@@ -24,17 +26,8 @@ use std::{
 
 use nix::{libc, sys::statfs};
 
-use rustix::{
-    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
-    thread::{CapabilitySet, CapabilitySets},
-};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::io::{Interest, unix::AsyncFd};
-
-/// The capabilities that are effective now; none where the kernel does not say.
-#[must_use]
-pub fn effective_capabilities() -> CapabilitySet {
-    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
-}
 
 /// What to do about a user namespace in which eBPF counts for nothing, in one voice.
 pub const LEAVE_USER_NAMESPACE: &str =
@@ -73,18 +66,6 @@ fn parse_lockdown(modes: &str) -> Lockdown {
     match modes.split(['[', ']']).nth(1).unwrap_or("unknown") {
         "confidentiality" => Lockdown::Confidentiality,
         mode => Lockdown::Less(mode.to_owned()),
-    }
-}
-
-/// Makes every capability that was granted effective.
-///
-/// The executable of the image may be *given* capabilities by its file, `capabilities(7)`. Were they
-/// to become effective by themselves, it could not be started where one of them is withheld.
-pub fn use_granted_capabilities() {
-    if let Ok(sets) = rustix::thread::capabilities(None) {
-        let sets = CapabilitySets { effective: sets.permitted, ..sets };
-        // The kernel does not refuse what is permitted. If it did, what lacks would say what it lacks.
-        let _refused = rustix::thread::set_capabilities(None, sets);
     }
 }
 

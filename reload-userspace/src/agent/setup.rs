@@ -132,9 +132,6 @@ impl<S: Source> Agent<S> {
             }
         }
         self.forget_the_dead();
-        let is_proved = |it: &Reloader| confirms(&it.rule) == Confirms::Yes;
-        let is_wanted = !self.settings.is_dry && self.reloaders.values().any(is_proved);
-        self.witness.prepare(is_wanted, &mut self.source);
         Ok(())
     }
 

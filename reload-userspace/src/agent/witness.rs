@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// Whoever tells of opens.
-#[derive(Debug, Default)]
-pub(super) enum Witness {
-    /// It has not been asked for.
-    #[default]
-    Untried,
-    /// It cannot be had here.
+#[derive(Debug)]
+pub struct Witness(Teller);
+
+#[derive(Debug)]
+enum Teller {
+    /// It is not wanted, or cannot be had here.
     None,
     /// The source, which tells of places.
     Source(Expected),
@@ -50,15 +50,19 @@ pub(super) struct Watching<'a, S> {
 }
 
 impl Witness {
-    /// Has it ready for the first reload, if any is to be confirmed by it: to begin takes some
-    /// milliseconds.
-    pub(super) fn prepare<S: Source>(&mut self, is_wanted: bool, source: &mut S) {
-        let follows = source.tell_opens(is_wanted);
-        match (follows, &self) {
-            (Follows::Yes, Self::Untried | Self::None) => *self = Self::Source(Expected::default()),
-            (Follows::No, Self::Source(_)) => *self = Self::Untried,
-            _ => {}
+    /// Has the source tell, or else fanotify, if that is wanted and either can.
+    ///
+    /// To be called while the agent has the rights for it. To begin takes some milliseconds, for which the
+    /// first reload should not wait.
+    pub fn open<S: Source>(is_wanted: bool, source: &mut S) -> Self {
+        if source.tell_opens(is_wanted) == Follows::Yes {
+            return Self(Teller::Source(Expected::default()));
         }
+        let opens = is_wanted.then(Opens::open).transpose();
+        let opens = opens.inspect_err(|error| {
+            tracing::debug!(%error, "nobody tells who opens a file");
+        });
+        Self(opens.ok().flatten().map_or(Teller::None, Teller::Fanotify))
     }
 
     /// Has it told who opens these files; `None` where nobody can tell. To be called just before the
@@ -68,19 +72,10 @@ impl Witness {
         paths: &[PathBuf],
         watching: &mut Watching<'_, S>,
     ) -> Option<Ticket> {
-        if matches!(self, Self::Untried) {
-            *self = Opens::open().map_or_else(
-                |error| {
-                    tracing::debug!(%error, "nobody tells who opens a file");
-                    Self::None
-                },
-                Self::Fanotify,
-            );
-        }
-        match self {
-            Self::Source(expected) => expected.watch(paths, watching),
-            Self::Fanotify(opens) => opens.watch(paths),
-            Self::Untried | Self::None => None,
+        match &mut self.0 {
+            Teller::Source(expected) => expected.watch(paths, watching),
+            Teller::Fanotify(opens) => opens.watch(paths),
+            Teller::None => None,
         }
     }
 
@@ -90,25 +85,25 @@ impl Witness {
         ticket: Option<Ticket>,
         watching: &mut Watching<'_, S>,
     ) -> bool {
-        match (self, ticket) {
-            (Self::Source(expected), Some(ticket)) => expected.follow(ticket, watching),
-            (Self::Fanotify(opens), Some(ticket)) => opens.follow(ticket),
+        match (&mut self.0, ticket) {
+            (Teller::Source(expected), Some(ticket)) => expected.follow(ticket, watching),
+            (Teller::Fanotify(opens), Some(ticket)) => opens.follow(ticket),
             _ => false,
         }
     }
 
     /// Does not look at the files of that any more.
     pub(super) fn forget<S: Source>(&mut self, ticket: Option<Ticket>, source: &mut S) {
-        match (self, ticket) {
-            (Self::Source(expected), Some(ticket)) => expected.forget(ticket, source),
-            (Self::Fanotify(opens), Some(ticket)) => opens.forget(ticket),
+        match (&mut self.0, ticket) {
+            (Teller::Source(expected), Some(ticket)) => expected.forget(ticket, source),
+            (Teller::Fanotify(opens), Some(ticket)) => opens.forget(ticket),
             _ => {}
         }
     }
 
     /// For whom it is news that the source tells of an open.
     pub(super) fn opened_at(&self, place: PlaceId, pid: Pid) -> Opened {
-        let Self::Source(expected) = self else {
+        let Teller::Source(expected) = &self.0 else {
             return Opened { pid, tickets: Vec::new() };
         };
         let tickets = expected.tickets.iter().filter(|(_, it)| it.places.contains(&place));
@@ -117,17 +112,17 @@ impl Witness {
 
     /// The next file that somebody opens, where the source does not tell.
     pub(super) async fn next(&mut self) -> Option<Opened> {
-        match self {
-            Self::Fanotify(opens) => opens.next().await.ok(),
-            Self::Untried | Self::None | Self::Source(_) => future::pending().await,
+        match &mut self.0 {
+            Teller::Fanotify(opens) => opens.next().await.ok(),
+            Teller::None | Teller::Source(_) => future::pending().await,
         }
     }
 
     /// The same without waiting for it.
     pub(super) fn try_next(&mut self) -> Option<Opened> {
-        match self {
-            Self::Fanotify(opens) => opens.try_next(),
-            Self::Untried | Self::None | Self::Source(_) => None,
+        match &mut self.0 {
+            Teller::Fanotify(opens) => opens.try_next(),
+            Teller::None | Teller::Source(_) => None,
         }
     }
 }

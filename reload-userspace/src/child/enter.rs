@@ -121,8 +121,8 @@ impl EnterError {
             Self::Elevated { .. } => Some("use --check-in agent"),
             Self::Copy { .. } => Some("give it memory for that, and set vm.memfd_noexec below 2"),
             Self::Look { .. } => Some(
-                "--check-in target needs CAP_SYS_PTRACE, or the uid of the process and no fewer \
-                 capabilities than it has",
+                "--check-in target needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or the uid of the \
+                 process and no fewer capabilities than it has",
             ),
             Self::Namespaces { source, .. }
                 if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
@@ -131,7 +131,7 @@ impl EnterError {
             }
             Self::Namespaces { .. } => Some(
                 "--check-in target needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE (and \
-                 CAP_SETUID and CAP_SETGID for a process of another user)",
+                 CAP_SETUID, CAP_SETGID and CAP_DAC_READ_SEARCH for a process of another user)",
             ),
             Self::Root { .. } => {
                 Some("--check-in target needs CAP_SYS_CHROOT for a process with a root of its own")

@@ -5,11 +5,13 @@ use std::io;
 use rustix::{
     process::{getegid, geteuid, getgid, getgroups, getuid},
     thread::{
-        CapabilitySet, CapabilitySets, Gid, Uid, capabilities, configure_capability_in_ambient_set,
-        remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
-        set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        CapabilitySet, CapabilitySets, Gid, Uid, capabilities, set_capabilities,
+        set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
     },
 };
+
+use crate::sys::capability::{bound, hand_on};
 
 /// The number of a group that has none: `overflowgid` of `proc(5)`.
 const NOBODY: u32 = 65534;
@@ -80,9 +82,7 @@ impl Rights {
     /// It needs `CAP_SETPCAP`, and is done where we have it: it is the second lock. Without new
     /// privileges ([`Rights::drop_others`]) no program gets more than is permitted when it is run.
     pub(super) fn bound(&self) {
-        for excess in (!self.permitted).iter_bits() {
-            let _is_bounded = remove_capability_from_bounding_set(excess).is_ok();
-        }
+        bound(!self.permitted);
     }
 
     /// Takes on the user and the group, each as real, effective and saved.
@@ -133,31 +133,6 @@ impl Rights {
 pub(super) fn hand_on_all() -> io::Result<()> {
     hand_on(capabilities(None)?);
     Ok(())
-}
-
-/// Has what is permitted survive `exec`, which otherwise only root's capabilities do. What cannot be
-/// handed on, the program does without.
-fn hand_on(sets: CapabilitySets) {
-    if set_capabilities(None, CapabilitySets { inheritable: sets.permitted, ..sets }).is_ok() {
-        for one in sets.permitted.iter_bits() {
-            let _is_handed_on = configure_capability_in_ambient_set(one, true).is_ok();
-        }
-    }
-}
-
-/// The capabilities of a set one by one.
-trait IterBits {
-    fn iter_bits(self) -> impl Iterator<Item = CapabilitySet>;
-}
-
-impl IterBits for CapabilitySet {
-    fn iter_bits(self) -> impl Iterator<Item = CapabilitySet> {
-        let bits = self.bits();
-        (0..u64::BITS)
-            .map(|bit| 1 << bit)
-            .filter(move |bit| bits & bit != 0)
-            .map(Self::from_bits_retain)
-    }
 }
 
 fn sorted(groups: &[Gid]) -> Vec<u32> {
@@ -219,12 +194,5 @@ mod tests {
         check(&TEXT.replace("CapPrm:\t00", "CapPrm:\tzz"));
         check(&TEXT.replace("4 24", "4 x"));
         check(&TEXT.replace("Uid:\t1000\t1001\t1002\t1003", "Uid:\t1000"));
-    }
-
-    #[test]
-    fn a_set_has_its_capabilities() {
-        let set = CapabilitySet::KILL | CapabilitySet::CHOWN;
-        let ones: Vec<_> = set.iter_bits().collect();
-        assert_eq!(ones, [CapabilitySet::CHOWN, CapabilitySet::KILL]);
     }
 }

@@ -112,6 +112,10 @@ fn missing_rights(pid: Pid, home: &Path, me: &Standing) -> Vec<&'static str> {
     if Standing::of(pid).is_some_and(|it| it.effective_uid != me.effective_uid) {
         needed
             .extend([(CapabilitySet::SETUID, "CAP_SETUID"), (CapabilitySet::SETGID, "CAP_SETGID")]);
+        // Its environment is in a file that is its own. Either of two lets that be read.
+        if !me.effective.contains(CapabilitySet::DAC_OVERRIDE) {
+            needed.push((CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"));
+        }
     }
     let lacking = needed.into_iter().filter(|(right, _)| !me.effective.contains(*right));
     lacking.map(|(_, name)| name).collect()

@@ -11,11 +11,13 @@ use rustix::{
 
 use super::{
     finding::{Finding, Id},
-    kernel::{self, Version},
     report::Report,
     status::Standing,
 };
-use crate::sys::{self, probe};
+use crate::sys::{
+    self, probe,
+    version::{Version, version},
+};
 
 /// The capabilities that matter, and what for.
 const WANTED: [(CapabilitySet, &str, &str); 5] = [
@@ -46,7 +48,7 @@ pub(super) fn examine(report: &mut Report, me: &Standing) {
         "not set"
     };
     report.add(Finding::ok(Id::NoNewPrivs, detail));
-    report.add(seccomp(&calls(me, is_initial, kernel::version()), me.is_filtered));
+    report.add(seccomp(&calls(me, is_initial, version()), me.is_filtered));
 }
 
 fn user_namespace() -> Finding {

@@ -5,6 +5,7 @@
 mod decode;
 mod layout;
 mod strategy;
+mod superblocks;
 mod unavailable;
 
 use std::{
@@ -23,9 +24,7 @@ use aya::{
     sys::is_program_supported,
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{
-    Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal, superblock_slot,
-};
+use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
@@ -33,6 +32,7 @@ use self::{
     decode::{creating_syscalls, decode},
     layout::Layout,
     strategy::{Strategy, anchors},
+    superblocks::Superblocks,
 };
 use super::{
     Follows, Interest, Source, SourceError, Trouble, WatchError, canary, ladder::explain, number,
@@ -81,48 +81,6 @@ pub struct EbpfSource {
     told: Told,
     /// Carries the eBPF side's own diagnostics to the log.
     diagnostics: Option<JoinHandle<()>>,
-}
-
-/// The superblocks on which anything is watched, for the kernel side.
-struct Superblocks {
-    map: Array<MapData, u64>,
-    /// How many places have each bit, by its slot.
-    counts: HashMap<(u32, u64), u32>,
-}
-
-impl Superblocks {
-    fn new(map: Array<MapData, u64>) -> Self {
-        Self { map, counts: HashMap::new() }
-    }
-
-    fn add(&mut self, key: Key) -> Result<(), WatchError> {
-        let slot = slot(key);
-        let count = self.counts.entry(slot).or_insert(0);
-        *count += 1;
-        if *count == 1 { self.set(slot) } else { Ok(()) }
-    }
-
-    fn remove(&mut self, key: Key) {
-        let slot = slot(key);
-        let Some(count) = self.counts.get_mut(&slot) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.counts.remove(&slot);
-            // A bit too many costs others some time, and loses nothing.
-            drop(self.set(slot));
-        }
-    }
-
-    /// Writes the word of a slot anew. Nobody else writes it.
-    fn set(&mut self, (word, _): (u32, u64)) -> Result<(), WatchError> {
-        let bits = self.counts.keys().filter(|(of, _)| *of == word).map(|(_, bit)| bit);
-        self.map.set(word, bits.fold(0, |all, bit| all | bit), 0).map_err(refused)
-    }
-}
-
-/// The device is a number of 32 bits in the kernel.
-fn slot(key: Key) -> (u32, u64) {
-    superblock_slot(u32::try_from(key.device).unwrap_or(u32::MAX))
 }
 
 /// The losses that have been told already, by hook.

@@ -3,9 +3,10 @@
 //! A source is judged by what it does: it is opened, and on each filesystem it must hear a canary
 //! before it is relied on. A place that one source cannot watch falls to the next, alone.
 
+mod contract;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    future,
     os::fd::BorrowedFd,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use std::{
 use rustix::fs::readlink;
 
 use super::{
-    Follows, Interest, Source, SourceError, Trouble, WatchError, canary,
+    Interest, Source as _, Trouble, WatchError, canary,
     ground::Ground,
     mounts::MountTable,
     poll::PollSource,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::{self, Boot},
-    event::{Event, PlaceId, SourceName, Writers},
+    event::{Event, PlaceId, SourceName},
     sys,
 };
 
@@ -346,159 +347,6 @@ impl Ladder {
     fn unseat(&mut self, place: PlaceId) {
         self.rungs.iter_mut().for_each(|rung| rung.forget(place));
         self.poll.forget(place);
-    }
-}
-
-impl Source for Ladder {
-    /// The best source that watches anything or, as long as there is nothing to watch, could.
-    fn name(&self) -> SourceName {
-        let in_use = self.counts.iter().find(|(_, count)| **count > 0).map(|(&name, _)| name);
-        let open = || self.rungs.iter().find(|rung| rung.is_open()).map(Source::name);
-        in_use.or_else(open).unwrap_or(SourceName::Poll)
-    }
-
-    fn strategy(&self) -> Option<&'static str> {
-        let name = self.name();
-        self.rungs.iter().find(|rung| rung.name() == name).and_then(Source::strategy)
-    }
-
-    fn watch(
-        &mut self,
-        place: PlaceId,
-        handle: BorrowedFd<'_>,
-        interest: Interest,
-    ) -> Result<(), WatchError> {
-        let footing = self.seat(place, handle, interest)?;
-        self.set(place, Some(footing));
-        Ok(())
-    }
-
-    fn forget(&mut self, place: PlaceId) {
-        self.set(place, None);
-        self.unseat(place);
-    }
-
-    fn arm(
-        &mut self,
-        place: PlaceId,
-        handle: BorrowedFd<'_>,
-        interest: Interest,
-    ) -> Result<(), WatchError> {
-        if let Some(&footing) = self.places.get(&place)
-            && footing.retry_at.is_some_and(|retry_at| retry_at <= clock::now())
-        {
-            self.retry(place, footing, handle, interest);
-        }
-        if let Some(&Footing { source, .. }) = self.places.get(&place) {
-            let armed = self.rung(source).map(|rung| rung.arm(place, handle, interest));
-            if armed.is_none_or(|armed| armed.is_ok()) {
-                return Ok(());
-            }
-        }
-        self.unseat(place);
-        self.watch(place, handle, interest)
-    }
-
-    fn writers(&mut self, place: PlaceId, handle: BorrowedFd<'_>) -> Writers {
-        let Some(&Footing { source, is_polled, .. }) = self.places.get(&place) else {
-            return Writers::Unknown;
-        };
-        match self.rung(source).map(|rung| rung.writers(place, handle)) {
-            // Where not every change is announced somebody elsewhere may have it open.
-            Some(Writers::None) if is_polled => Writers::Unknown,
-            Some(writers) => writers,
-            None => Writers::Unknown,
-        }
-    }
-
-    fn await_end(&mut self, place: PlaceId) -> bool {
-        match self.places.get(&place) {
-            Some(&Footing { source, is_polled: false, .. }) => {
-                self.rung(source).is_some_and(|rung| rung.await_end(place))
-            }
-            _ => false,
-        }
-    }
-
-    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
-        let [best, ..] = &mut self.rungs;
-        best.follow(names)
-    }
-
-    async fn next(&mut self) -> Result<Event, SourceError> {
-        if let Some(event) = self.aside.pop_front() {
-            return Ok(event);
-        }
-        let [ebpf, fanotify, inotify] = &mut self.rungs;
-        let mounted = async {
-            match &mut self.mounts {
-                Some(mounts) => mounts.next().await,
-                None => future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            event = ebpf.next() => event,
-            event = fanotify.next() => event,
-            event = inotify.next() => event,
-            event = self.poll.next() => event,
-            event = mounted => {
-                // A device number may be another filesystem's now.
-                self.grounds.clear();
-                event
-            }
-        }
-    }
-
-    fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
-        if let Some(event) = self.aside.pop_front() {
-            return Ok(Some(event));
-        }
-        for rung in &mut self.rungs {
-            if let Some(event) = rung.try_next()? {
-                return Ok(Some(event));
-            }
-        }
-        self.poll.try_next()
-    }
-
-    fn troubles(&mut self) -> Vec<Trouble> {
-        let own = std::mem::take(&mut self.troubles);
-        own.into_iter().chain(self.rungs.iter_mut().flat_map(Source::troubles)).collect()
-    }
-
-    fn passed_over(&self) -> Option<&str> {
-        self.rungs.iter().find(|rung| rung.is_open()).and_then(Source::passed_over)
-    }
-
-    fn tell_opens(&mut self, wanted: bool) -> Follows {
-        let [best, ..] = &mut self.rungs;
-        best.tell_opens(wanted)
-    }
-
-    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
-        let source = self.places.get(&place).map(|footing| footing.source);
-        let rung = source.and_then(|source| self.rung(source));
-        rung.is_some_and(|rung| rung.expect_opens(place, expected))
-    }
-
-    fn prove(&mut self) -> Result<(), String> {
-        let Self { rungs, counts, aside, .. } = self;
-        let is_in_use = |name: SourceName| counts.get(&name).is_some_and(|&count| count > 0);
-        for rung in rungs.iter_mut().filter(|rung| is_in_use(rung.name())) {
-            match canary::sing(rung, aside) {
-                Ok(true) => {}
-                Ok(false) => {
-                    return Err(format!("source {} did not hear a test write", rung.name()));
-                }
-                Err(error) => return Err(format!("source {}: {}", rung.name(), explain(&error))),
-            }
-        }
-        Ok(())
-    }
-
-    fn losses(&mut self) -> Vec<Event> {
-        self.rungs.iter_mut().flat_map(Source::losses).collect()
     }
 }
 

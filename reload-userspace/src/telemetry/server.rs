@@ -81,6 +81,17 @@ pub enum ServerError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It is not for everybody.
+    #[error(
+        "cannot listen on {address}, for ports below 1024 are for who has CAP_NET_BIND_SERVICE; \
+         give --listen another port, or grant that"
+    )]
+    Forbidden {
+        /// Which.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The machine has no thread or descriptor left.
     #[error("cannot start the thread that answers on {address}; the machine allows no more")]
     Start {
@@ -132,7 +143,10 @@ impl Server {
         let Some(first) = addresses.first().copied() else {
             return Err(ServerError::Address { given: address.to_owned() });
         };
-        let bind = |source| ServerError::Bind { address: first, source };
+        let bind = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => ServerError::Forbidden { address: first, source },
+            _ => ServerError::Bind { address: first, source },
+        };
         let listener = TcpListener::bind(addresses.as_slice()).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;

@@ -40,6 +40,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("post", Only(&["report", "rule", "sys"])),
     ("preflight", Only(&["target"])),
     ("report", Only(&["cli", "confirm", "event", "preflight"])),
+    ("rights", Only(&["event", "rule", "source", "sys"])),
     ("rule", Only(&["cli", "preflight", "settle", "sys", "target"])),
     ("settle", Only(&["clock", "event"])),
     ("source", Only(&["clock", "event", "filesystem", "mount", "sys"])),

@@ -203,7 +203,7 @@ impl Unavailable {
     }
 
     fn refusal(source: io::Error) -> Self {
-        let missing = missing_capabilities(sys::effective_capabilities());
+        let missing = missing_capabilities(sys::capability::effective());
         if !missing.is_empty() {
             return Self::Privilege { missing: missing.join(" and "), source };
         }
