@@ -1,8 +1,10 @@
 /* Measures what operations on files that nobody watches cost.
  *
- * cost measure FOLDER NAME: for each line on its input, times each operation in a few batches, and
- *   prints `OPERATION NS` for each: the median of the batches, per operation; then `done`.
+ * cost measure FOLDER NAME: for each line on its input, which names an operation or says `all`, times
+ *   it in a few batches, and prints `OPERATION NS TIMES`: the median of the batches, per operation, and
+ *   how often it was done in all; then `done`.
  * cost busy FOLDER SECONDS: operates on files as fast as it can, and prints how often it did.
+ * cost nothing: ends.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +22,7 @@ enum { BATCHES = 9 };
 
 static char log_path[4096], page_path[4096], one_path[4096], other_path[4096];
 static const char text[] = "127.0.0.1 - - [23/Nov/2026:11:50:00 +0000] \"GET / HTTP/1.1\" 200\n";
-static int log_file, page_file;
+static int log_file, page_file, null_file;
 
 static long now(void)
 {
@@ -68,16 +71,38 @@ static void open_once(int i)
     close(file);
 }
 
+static void discard(int i)
+{
+    (void)i;
+    check(write(null_file, text, sizeof text - 1) > 0, "cost: cannot write to /dev/null");
+}
+
+/* A child that becomes another program and ends. */
+static void spawn(int i)
+{
+    (void)i;
+    int status = 1;
+    pid_t child = fork();
+    check(child >= 0, "cost: cannot fork");
+    if (child == 0) {
+        execl("/proc/self/exe", "cost", "nothing", (char *)NULL);
+        _exit(1);
+    }
+    check(waitpid(child, &status, 0) == child && status == 0, "cost: cannot run a program");
+}
+
 static const struct operation {
     const char *name;
     void (*run)(int);
     int times; /* even, so that a renamed file has its name again */
 } operations[] = {
     { "getppid", getppid_once, 100000 },
+    { "null", discard, 50000 },
     { "append", append, 20000 },
     { "overwrite", overwrite, 20000 },
     { "rename", rename_once, 4000 },
     { "open", open_once, 10000 },
+    { "spawn", spawn, 20 },
 };
 
 enum { OPERATIONS = sizeof operations / sizeof *operations };
@@ -92,7 +117,10 @@ static void measure(void)
 {
     char line[64];
     while (fgets(line, sizeof line, stdin)) {
+        line[strcspn(line, "\n")] = 0;
         for (int i = 0; i < OPERATIONS; i++) {
+            if (strcmp(line, "all") != 0 && strcmp(line, operations[i].name) != 0)
+                continue;
             double took[BATCHES];
             for (int batch = 0; batch < BATCHES; batch++) {
                 long begun = now();
@@ -102,7 +130,8 @@ static void measure(void)
                 check(ftruncate(log_file, 0) == 0, "cost: cannot truncate");
             }
             qsort(took, BATCHES, sizeof *took, by_size);
-            printf("%s %.1f\n", operations[i].name, took[BATCHES / 2]);
+            printf("%s %.1f %d\n", operations[i].name, took[BATCHES / 2],
+                   BATCHES * operations[i].times);
         }
         puts("done");
         fflush(stdout);
@@ -127,6 +156,8 @@ static void busy(int seconds)
 
 int main(int count, char **argument)
 {
+    if (count == 2)
+        return 0;
     if (count != 4)
         return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -136,8 +167,9 @@ int main(int count, char **argument)
     snprintf(other_path, sizeof other_path, "%s/other", argument[2]);
     log_file = open(log_path, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
     page_file = open(page_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    null_file = open("/dev/null", O_WRONLY | O_CLOEXEC);
     int one = open(one_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-    check(log_file >= 0 && page_file >= 0 && one >= 0, "cost: cannot create files");
+    check(log_file >= 0 && page_file >= 0 && null_file >= 0 && one >= 0, "cost: cannot create files");
     close(one);
     if (strcmp(argument[1], "busy") == 0) {
         busy(atoi(argument[3]));

@@ -153,14 +153,14 @@ impl Talker {
         Ok(Self { child, lines: lines(output) })
     }
 
-    /// Tells it to go on.
+    /// Tells it to go on, and with what.
     ///
     /// # Errors
     ///
     /// Fails where it has ended.
-    pub(crate) fn go(&mut self) -> Result<()> {
+    pub(crate) fn go(&mut self, word: &str) -> Result<()> {
         let input = self.child.pipes().stdin.as_mut().context("its input is not piped")?;
-        input.write_all(b"go\n").context("a program of the bench has ended")
+        writeln!(input, "{word}").context("a program of the bench has ended")
     }
 
     /// The next line, or `None` at the end.

@@ -191,7 +191,7 @@ fn start_target(
 
 /// Lets it measure: the microseconds that it took, and how many were missed, and were too many.
 fn take(lab: &Lab, talker: &mut Talker) -> Result<(Vec<f64>, usize, usize)> {
-    talker.go()?;
+    talker.go("go")?;
     let (mut taken, mut missed, mut extra) = (Vec::new(), 0, None);
     while let Some(line) = talker.line(&lab.patience)? {
         if line == "missed" {

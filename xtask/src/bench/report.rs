@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+use super::stat::Confident;
+
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -32,8 +34,8 @@ pub(crate) struct Row {
 /// What is to be reached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
-    /// The measured number.
-    pub(crate) measured: f64,
+    /// The measured number, and between what it lies for all we know.
+    pub(crate) measured: Confident,
     /// The bound.
     pub(crate) bound: Bound,
 }
@@ -46,10 +48,27 @@ pub(crate) enum Bound {
 }
 
 impl Goal {
-    fn is_met(self) -> bool {
-        match self.bound {
-            Bound::AtMost(most, _) => self.measured <= most,
-            Bound::AtLeast(least, _) => self.measured >= least,
+    /// `None` where the number is too uncertain to say.
+    fn is_met(self) -> Option<bool> {
+        let Confident { low, high, .. } = self.measured;
+        let (is_low_met, is_high_met) = (self.bound.is_kept(low), self.bound.is_kept(high));
+        (is_low_met == is_high_met).then_some(is_low_met)
+    }
+
+    fn verdict(self) -> &'static str {
+        match self.is_met() {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "unclear",
+        }
+    }
+}
+
+impl Bound {
+    fn is_kept(self, number: f64) -> bool {
+        match self {
+            Self::AtMost(most, _) => number <= most,
+            Self::AtLeast(least, _) => number >= least,
         }
     }
 }
@@ -69,8 +88,13 @@ impl Row {
         Self { what: what.into(), shown: shown.into(), value, goal: None }
     }
 
-    /// The same with one.
-    pub(crate) fn goal(self, measured: f64, bound: Bound) -> Self {
+    /// The same with one, and a number that is certain.
+    pub(crate) fn goal(self, number: f64, bound: Bound) -> Self {
+        self.goal_within(Confident { median: number, low: number, high: number }, bound)
+    }
+
+    /// The same with one, and a number that lies somewhere.
+    pub(crate) fn goal_within(self, measured: Confident, bound: Bound) -> Self {
         Self { goal: Some(Goal { measured, bound }), ..self }
     }
 }
@@ -97,7 +121,7 @@ impl Report {
 impl Row {
     fn json(&self) -> Value {
         let goal = self.goal.map(|goal| goal.bound.to_string());
-        json!({ "value": self.value, "goal": goal, "is_met": self.goal.map(Goal::is_met) })
+        json!({ "value": self.value, "goal": goal, "is_met": self.goal.and_then(Goal::is_met) })
     }
 }
 
@@ -109,7 +133,7 @@ impl fmt::Display for Section {
         line(f, &self.title, "", goal, met)?;
         for row in &self.rows {
             let goal = row.goal.map_or_else(String::new, |goal| goal.bound.to_string());
-            let met = row.goal.map_or("", |goal| if goal.is_met() { "yes" } else { "no" });
+            let met = row.goal.map_or("", Goal::verdict);
             line(f, &format!("  {}", row.what), &row.shown, &goal, met)?;
         }
         Ok(())
@@ -127,15 +151,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goal_is_met_or_not() {
-        fn check(measured: f64, bound: Bound, shown: &str, is_met: bool) {
+    fn a_goal_is_met_or_not_or_it_cannot_be_told() {
+        fn check(low: f64, high: f64, bound: Bound, shown: &str, verdict: &str) {
+            let measured = Confident { median: f64::midpoint(low, high), low, high };
             let goal = Goal { measured, bound };
-            assert_eq!((goal.is_met(), bound.to_string().as_str()), (is_met, shown));
+            assert_eq!((goal.verdict(), bound.to_string().as_str()), (verdict, shown));
         }
-        check(1.5, Bound::AtMost(1.5, " x"), "<= 1.5 x", true);
-        check(1.51, Bound::AtMost(1.5, " x"), "<= 1.5 x", false);
-        check(50.0, Bound::AtLeast(50.0, " x"), ">= 50 x", true);
-        check(49.9, Bound::AtLeast(50.0, " x"), ">= 50 x", false);
+        check(1.5, 1.5, Bound::AtMost(1.5, " x"), "<= 1.5 x", "yes");
+        check(1.51, 1.51, Bound::AtMost(1.5, " x"), "<= 1.5 x", "no");
+        check(1.4, 1.51, Bound::AtMost(1.5, " x"), "<= 1.5 x", "unclear");
+        check(50.0, 51.0, Bound::AtLeast(50.0, " x"), ">= 50 x", "yes");
+        check(49.8, 49.9, Bound::AtLeast(50.0, " x"), ">= 50 x", "no");
+        check(49.9, 50.1, Bound::AtLeast(50.0, " x"), ">= 50 x", "unclear");
     }
 
     #[test]

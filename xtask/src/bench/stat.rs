@@ -27,21 +27,43 @@ impl Percentiles {
     }
 }
 
-/// A median, and how far half of the samples lie around it.
+/// A median, and between what that of very many samples would lie, in 19 of 20 cases.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
-    /// The median.
+pub(crate) struct Confident {
     pub(crate) median: f64,
-    /// Half of the distance between the quartiles.
-    pub(crate) around: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
-impl Spread {
-    /// `None` where there is no sample.
+impl Confident {
+    /// By the ranks of a binomial distribution, which asks nothing of that of the samples; `None` where
+    /// there are fewer than six, of which no interval is so sure.
     pub(crate) fn of(samples: &[f64]) -> Option<Self> {
+        const FEWEST: usize = 6;
+        if samples.len() < FEWEST {
+            return None;
+        }
         let sorted = sorted(samples);
-        let (low, high) = (percentile(&sorted, 25)?, percentile(&sorted, 75)?);
-        Some(Self { median: median(samples)?, around: (high - low) / 2.0 })
+        let below = below(sorted.len());
+        let (low, high) = (*sorted.get(below)?, *sorted.get(sorted.len() - 1 - below)?);
+        Some(Self { median: median(samples)?, low, high })
+    }
+}
+
+/// How many of the lowest and of the highest of `count` samples are outside of the interval: as many as
+/// a fair coin falls on one side with less than one chance in forty.
+fn below(count: usize) -> usize {
+    let tosses = i32::try_from(count).unwrap_or(i32::MAX);
+    let mut chance = 0.5_f64.powi(tosses);
+    let (mut sum, mut heads) = (chance, 0_u32);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    loop {
+        chance *= f64::from(count - heads) / f64::from(heads + 1);
+        sum += chance;
+        if sum > 0.025 {
+            return usize::try_from(heads).unwrap_or_default();
+        }
+        heads += 1;
     }
 }
 
@@ -90,9 +112,18 @@ mod tests {
         assert_eq!(Percentiles::of(&[]), None);
     }
 
+    /// The ranks that tables of the sign test give.
     #[test]
-    fn the_spread_is_that_of_the_middle_half() {
-        let samples = [0.0, 10.0, 20.0, 30.0, 1000.0];
-        assert_eq!(Spread::of(&samples), Some(Spread { median: 20.0, around: 10.0 }));
+    fn the_interval_is_that_of_the_sign_test() {
+        fn check(count: u32, low: f64, high: f64) {
+            let samples: Vec<_> = (1..=count).rev().map(f64::from).collect();
+            let median = f64::midpoint(1.0, f64::from(count));
+            assert_eq!(Confident::of(&samples), Some(Confident { median, low, high }));
+        }
+        check(6, 1.0, 6.0);
+        check(10, 2.0, 9.0);
+        check(20, 6.0, 15.0);
+        check(40, 14.0, 27.0);
+        assert_eq!(Confident::of(&[1.0; 5]), None);
     }
 }

@@ -185,7 +185,7 @@ pub(crate) fn idle(lab: &Lab, time: Duration) -> Result<Vec<Row>> {
         watch.push(ground.watched("idle")?);
     }
     // It never gets a word, and is there so that the agent has a target.
-    let _target = cost::start(lab, &lab.grounds[0])?;
+    let _target = cost::start(lab, &lab.grounds[0], &Lab::name())?;
     let folder = lab.grounds[0].at("unrelated");
     let Running { mut agent, .. } = lab.agent(watch)?;
     // What it does right after `ready` is not idleness: let it come to rest.
