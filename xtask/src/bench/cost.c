@@ -22,6 +22,7 @@ enum { BATCHES = 9 };
 
 static char log_path[4096], page_path[4096], one_path[4096], other_path[4096];
 static const char text[] = "127.0.0.1 - - [23/Nov/2026:11:50:00 +0000] \"GET / HTTP/1.1\" 200\n";
+static const char *program;
 static int log_file, page_file, null_file;
 
 static long now(void)
@@ -85,7 +86,7 @@ static void spawn(int i)
     pid_t child = fork();
     check(child >= 0, "cost: cannot fork");
     if (child == 0) {
-        execl("/proc/self/exe", "cost", "nothing", (char *)NULL);
+        execl(program, program, "nothing", (char *)NULL);
         _exit(1);
     }
     check(waitpid(child, &status, 0) == child && status == 0, "cost: cannot run a program");
@@ -161,6 +162,7 @@ int main(int count, char **argument)
     if (count != 4)
         return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    program = argument[0];
     snprintf(log_path, sizeof log_path, "%s/log", argument[2]);
     snprintf(page_path, sizeof page_path, "%s/page", argument[2]);
     snprintf(one_path, sizeof one_path, "%s/one", argument[2]);
