@@ -27,7 +27,7 @@ use crate::event::{Event, PlaceId, SourceName, Writers};
 pub(crate) use ebpf::BTF;
 pub use ebpf::EbpfSource;
 pub use ladder::{Choice, Ladder, LadderError};
-pub use survey::survey;
+pub use survey::{Working, survey};
 
 /// Yields what happens to the watched places and the followed processes.
 ///

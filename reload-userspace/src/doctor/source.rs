@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::{PlaceId, SourceName},
-    source::{Choice, Interest, Ladder, Source as _, Trouble, WatchError, survey},
+    source::{Choice, Interest, Ladder, Source as _, Trouble, WatchError, Working, survey},
     watch::Identity,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Sources {
     choice: Choice,
     /// Best first: how it does its work, or why it cannot be had.
-    answers: Vec<(SourceName, Result<Option<&'static str>, String>)>,
+    answers: Vec<(SourceName, Result<Working, String>)>,
 }
 
 impl Sources {
@@ -33,7 +33,7 @@ impl Sources {
     /// The one that `run` would take, with how it does its work.
     pub(super) fn chosen(&self) -> Option<(SourceName, Option<&'static str>)> {
         let mut working = self.answers.iter().filter(|(name, _)| self.is_allowed(*name));
-        working.find_map(|(name, answer)| Some((*name, *answer.as_ref().ok()?)))
+        working.find_map(|(name, answer)| Some((*name, answer.as_ref().ok()?.strategy)))
     }
 
     /// Whether `run` would ask for it: it is allowed, and nothing better works.
@@ -50,7 +50,7 @@ impl Sources {
         let chosen = self.chosen().map(|(name, _)| name);
         for (name, answer) in &self.answers {
             let finding = match answer {
-                Ok(strategy) => {
+                Ok(Working { strategy, passed_over }) => {
                     let how = strategy.map(|it| format!(" (strategy {it})")).unwrap_or_default();
                     let use_of_it = if chosen == Some(*name) {
                         ", and `run` would take it"
@@ -60,7 +60,11 @@ impl Sources {
                     } else {
                         ""
                     };
-                    Finding::ok(Id::Source, format!("it works{how}{use_of_it}"))
+                    let better = passed_over.as_ref();
+                    let better =
+                        better.map(|why| format!("; not by strategy trampoline, for {why}"));
+                    let detail = format!("it works{how}{use_of_it}{}", better.unwrap_or_default());
+                    Finding::ok(Id::Source, detail)
                 }
                 Err(reason) if self.choice == Choice::Only(*name) => {
                     Finding::bad(Id::Source, format!("it cannot be had: {reason}"))

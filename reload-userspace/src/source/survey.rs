@@ -6,13 +6,26 @@ use super::{
 };
 use crate::event::SourceName;
 
+/// How a source works here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Working {
+    /// How it does its work, where there is more than one way.
+    pub strategy: Option<&'static str>,
+    /// Why it does not do it in a better way.
+    pub passed_over: Option<String>,
+}
+
 /// What each source says when it is asked whether it works here, best first: how, or why not.
 #[must_use]
-pub fn survey() -> Vec<(SourceName, Result<Option<&'static str>, String>)> {
+pub fn survey() -> Vec<(SourceName, Result<Working, String>)> {
     let all = KERNEL_DRIVEN.into_iter().chain([SourceName::Poll]);
     all.map(|name| {
+        let working = |ladder: Ladder| Working {
+            strategy: ladder.strategy(),
+            passed_over: ladder.passed_over().map(str::to_owned),
+        };
         let ladder = Ladder::open(Choice::Only(name), false);
-        (name, ladder.map(|ladder| ladder.strategy()).map_err(|error| explain(&error.source)))
+        (name, ladder.map(working).map_err(|error| explain(&error.source)))
     })
     .collect()
 }
