@@ -163,7 +163,10 @@ fn what_evidence_there_would_be_is_told() {
     let found = Diagnosis::by(&mut as_nobody(&agent, "-all", &[]), &options);
     let (status, _, remedy) = found.only("confirmation");
     assert_eq!(status, "note");
-    assert_eq!(remedy, "none where that is enough; otherwise CAP_SYS_ADMIN");
+    assert_eq!(
+        remedy,
+        "none where that is enough; otherwise CAP_SYS_ADMIN, or eBPF by strategy trampoline"
+    );
 
     let found =
         Diagnosis::by(&mut command(), &[&options[..], &["--confirm-timeout", "0"]].concat());

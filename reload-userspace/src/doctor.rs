@@ -106,6 +106,6 @@ pub fn examine(question: &Question) -> Report {
             target::examine(&mut report, rule, selector, &me, &mounts, &seen.files);
         }
     }
-    reload::examine(&mut report, &question.rules, &me);
+    reload::examine(&mut report, &question.rules, &me, &sources);
     report
 }

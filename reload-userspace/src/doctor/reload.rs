@@ -13,6 +13,7 @@ use rustix::thread::CapabilitySet;
 use super::{
     finding::{Finding, Id},
     report::Report,
+    source::Sources,
     status::Standing,
 };
 use crate::{
@@ -27,7 +28,7 @@ const PLACE: [&str; 8] =
     ["ns/user", "ns/mnt", "ns/pid", "ns/net", "ns/ipc", "ns/uts", "ns/cgroup", "root"];
 
 /// Looks at what the rules ask for.
-pub(super) fn examine(report: &mut Report, rules: &[Sketch], me: &Standing) {
+pub(super) fn examine(report: &mut Report, rules: &[Sketch], me: &Standing, sources: &Sources) {
     for rule in rules {
         if let Some(check) = &rule.check {
             examine_check(report, rule, check, me);
@@ -39,7 +40,7 @@ pub(super) fn examine(report: &mut Report, rules: &[Sketch], me: &Standing) {
             && rule.actions.iter().any(|action| action.signal().is_some())
     };
     if rules.iter().any(is_confirmed) {
-        report.add(confirmation());
+        report.add(confirmation(sources));
     }
 }
 
@@ -122,9 +123,10 @@ fn missing_rights(pid: Pid, home: &Path, me: &Standing) -> Vec<&'static str> {
 }
 
 /// What would be seen of a reload.
-fn confirmation() -> Finding {
-    match Opens::open() {
-        Ok(_) => Finding::ok(Id::Confirmation, "it is seen who opens the new content"),
+fn confirmation(sources: &Sources) -> Finding {
+    let told = if sources.tells_opens() { Ok(()) } else { Opens::open().map(drop) };
+    match told {
+        Ok(()) => Finding::ok(Id::Confirmation, "it is seen who opens the new content"),
         Err(error) => Finding::note(
             Id::Confirmation,
             format!(
@@ -132,6 +134,8 @@ fn confirmation() -> Finding {
                  reload, or that the process still runs"
             ),
         )
-        .remedy("none where that is enough; otherwise CAP_SYS_ADMIN"),
+        .remedy(
+            "none where that is enough; otherwise CAP_SYS_ADMIN, or eBPF by strategy trampoline",
+        ),
     }
 }

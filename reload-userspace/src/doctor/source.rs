@@ -36,6 +36,13 @@ impl Sources {
         working.find_map(|(name, answer)| Some((*name, answer.as_ref().ok()?.strategy)))
     }
 
+    /// Whether the one that `run` would take tells who opens a file.
+    pub(super) fn tells_opens(&self) -> bool {
+        let chosen = self.chosen().map(|(name, _)| name);
+        let mut answers = self.answers.iter().filter(|(name, _)| Some(*name) == chosen);
+        answers.any(|(_, answer)| answer.as_ref().is_ok_and(|working| working.tells_opens))
+    }
+
     /// Whether `run` would ask for it: it is allowed, and nothing better works.
     pub(super) fn is_asked_for(&self, name: SourceName) -> bool {
         self.is_allowed(name) && self.chosen().is_none_or(|(chosen, _)| chosen >= name)
@@ -50,7 +57,7 @@ impl Sources {
         let chosen = self.chosen().map(|(name, _)| name);
         for (name, answer) in &self.answers {
             let finding = match answer {
-                Ok(Working { strategy, passed_over }) => {
+                Ok(Working { strategy, passed_over, .. }) => {
                     let how = strategy.map(|it| format!(" (strategy {it})")).unwrap_or_default();
                     let use_of_it = if chosen == Some(*name) {
                         ", and `run` would take it"
@@ -177,8 +184,8 @@ mod tests {
             answers: vec![
                 (SourceName::Ebpf, Err("no right".to_owned())),
                 (SourceName::Fanotify, Err("no call".to_owned())),
-                (SourceName::Inotify, Ok(None)),
-                (SourceName::Poll, Ok(None)),
+                (SourceName::Inotify, Ok(Working::default())),
+                (SourceName::Poll, Ok(Working::default())),
             ],
         };
         let mut report = Report::default();

@@ -46,7 +46,8 @@ pub enum Unavailable {
     },
     /// Programs are allowed, but not those that are attached to functions.
     #[error(
-        "the kernel refuses to attach programs to its functions, though not to tracepoints: it is locked          down, or an LSM forbids it"
+        "the kernel refuses to attach programs to its functions, though not to tracepoints: \
+         it is locked down, or an LSM forbids it"
     )]
     LockedDown {
         /// What the kernel said.
