@@ -26,7 +26,7 @@ const FIELDS: &[(&str, &[&str])] = &[
         "ready",
         &["after_ms", "listen", "missing", "rules", "source", "strategy", "targets", "watches"],
     ),
-    ("changed", &["by", "paths", "rule", "when"]),
+    ("changed", &["by", "others", "paths", "rule", "when"]),
     ("unchanged", &["by", "rule"]),
     ("reloaded", &["action", "change_to_signal_us", "dry_run", "object", "pid", "rule", "signal"]),
     ("refused", &["detail", "pid", "reason", "remedy", "rule"]),

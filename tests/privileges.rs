@@ -467,7 +467,8 @@ fn a_dry_run_explains_before_it_gives_anything_up() {
     let mut agent =
         Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut lines = Lines::of("agent", agent.stdout.take().unwrap());
-    lines.until("what it would do", |line| line.contains("HUP is allowed and caught").then_some(()));
+    lines
+        .until("what it would do", |line| line.contains("HUP is allowed and caught").then_some(()));
     let kept = poll("it gives up what it does not need", || {
         let kept = bits(&status(agent.pid()), "CapPrm");
         (!kept.contains(ADMIN.1)).then_some(kept)

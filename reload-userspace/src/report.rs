@@ -1,8 +1,10 @@
 //! What the agent tells: one line for every decision that an operator may ask about. In text, what a
 //! command has written follows below its line.
 
+mod paths;
 mod text;
 
+pub use self::paths::Paths;
 pub use text::one_line;
 
 use std::{
@@ -52,9 +54,9 @@ pub enum Decision {
     Changed {
         /// Whose content.
         rule: String,
-        /// The files that differ; none where nobody knows which.
-        #[serde(serialize_with = "lossy")]
-        paths: Vec<PathBuf>,
+        /// The files that differ.
+        #[serde(flatten)]
+        paths: Paths,
         /// Who did the last of it.
         by: Option<Actor>,
         /// When it was.

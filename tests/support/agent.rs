@@ -88,6 +88,12 @@ impl fmt::Debug for Event {
     }
 }
 
+/// The events in a log.
+#[track_caller]
+pub(crate) fn events_of(log: &str) -> Vec<Event> {
+    log.lines().filter_map(Event::parse).collect()
+}
+
 /// What the events are called, in order. When a process is found again depends on the source, so that is
 /// left out.
 pub(crate) fn names(events: &[Event]) -> Vec<&str> {

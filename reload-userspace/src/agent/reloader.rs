@@ -321,7 +321,7 @@ impl Reloader {
             self.untold.push(if self.delivery.is_everybody_served() {
                 Decision::Unchanged { rule, by }
             } else {
-                Decision::Changed { rule, paths, by, when: Change::Now }
+                Decision::Changed { rule, paths: paths.into(), by, when: Change::Now }
             });
             return Conclusion::Changed;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::{ActionName, Awaited, Change, Decision, Failure};
+use super::{ActionName, Awaited, Change, Decision, Failure, Paths};
 use crate::{confirm::Evidence, event::Actor};
 
 /// What the lines that follow the first begin with: whoever reads sees that they are quoted, and none
@@ -53,8 +53,10 @@ fn words(decision: &Decision) -> String {
             format!("{rule}: changed while the agent was away")
         }
         Decision::Changed { rule, paths, by, when: Change::Now } => {
+            let Paths { paths, others } = paths;
             let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
-            format!("{rule}: changed {}{}", paths.join(", "), last(by.as_ref()))
+            let others = if *others == 0 { String::new() } else { format!(" and {others} others") };
+            format!("{rule}: changed {}{others}{}", paths.join(", "), last(by.as_ref()))
         }
         Decision::Unchanged { rule, by } => {
             format!("{rule}: the content is what it was{}", last(by.as_ref()))
@@ -228,7 +230,7 @@ mod tests {
         check(
             &Decision::Changed {
                 rule: rule.clone(),
-                paths: vec!["/a".into(), "/b".into()],
+                paths: vec!["/a".into(), "/b".into()].into(),
                 by: Some(by),
                 when: Change::Now,
             },
@@ -265,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_was_changed_while_nobody_looked_has_no_number() {
-        let paths = Vec::new();
+        let paths = Vec::new().into();
         check(
             &Decision::Changed { rule: rule(), paths, by: None, when: Change::Away },
             "nginx: changed while the agent was away",
@@ -354,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_end_the_line() {
-        let paths = vec!["/a\nnginx: sent HUP\u{1b}[2J".into()];
+        let paths = vec!["/a\nnginx: sent HUP\u{1b}[2J".into()].into();
         let decision =
             Decision::Changed { rule: "x".to_owned(), paths, by: None, when: Change::Now };
         check(&decision, "x: changed /a\\nnginx: sent HUP\\u{1b}[2J");

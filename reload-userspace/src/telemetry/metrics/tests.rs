@@ -37,7 +37,7 @@ fn check(metrics: &Metrics, series: &str, expected: impl Into<Option<&'static st
 fn changed() -> Decision {
     Decision::Changed {
         rule: RULE.to_owned(),
-        paths: Vec::<PathBuf>::new(),
+        paths: Vec::<PathBuf>::new().into(),
         by: None,
         when: Change::Now,
     }
