@@ -278,11 +278,16 @@ impl Hook {
         matches!(self, Self::Write | Self::Map)
     }
 
-    /// Whether it tells of a name that is added to a directory, and of nothing else.
+    /// Whether it tells of a name that is added to a directory, and of nothing else; `None` where it tells
+    /// only that something was changed.
     #[must_use]
     #[inline]
-    pub const fn is_creating(self) -> bool {
-        matches!(self, Self::Create | Self::Link | Self::Symlink | Self::Mkdir)
+    pub const fn is_creating(self) -> Option<bool> {
+        match self {
+            Self::CtimeSwap | Self::CtimeSkip | Self::CtimeSet => None,
+            Self::Create | Self::Link | Self::Symlink | Self::Mkdir => Some(true),
+            _ => Some(false),
+        }
     }
 }
 

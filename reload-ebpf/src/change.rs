@@ -38,7 +38,9 @@ pub(crate) unsafe fn record(ctx: &impl EbpfContext, inode: *const u8, hook: Hook
         return;
     }
     let syscall = syscall(ctx);
-    if state == Armed::Replacement as u32 && (hook.is_creating() || is_creating(syscall)) {
+    if state == Armed::Replacement as u32
+        && hook.is_creating().unwrap_or_else(|| is_creating(syscall))
+    {
         return;
     }
     let header = header(ctx, RecordKind::Change);

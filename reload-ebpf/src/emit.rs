@@ -24,7 +24,8 @@ use crate::{
 /// nothing from an exec.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// What is bound to be followed by more: a write by a close, an open by another.
+    /// What is followed by more, or is worth less: a write is followed by a close, and an open is evidence
+    /// and no change.
     Repeated,
     /// What happens once, but can be found by looking.
     Change,

@@ -45,7 +45,7 @@ fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer 
         return refused(Refusal::Unknown);
     };
     if place != NO_PLACE {
-        // Armed first, so that from the moment that the key is known its changes count.
+        // Armed first, so that its changes count as soon as the key and its superblock are known.
         store(ARMED.get_ptr_mut(place), armed);
         if PLACES.insert(key, place, 0).is_err() {
             return refused(Refusal::Full);

@@ -38,7 +38,9 @@ pub(crate) static SUPERBLOCKS: Array<u64> = Array::with_max_entries(SUPERBLOCK_W
 #[map]
 pub(crate) static ARMED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
 
-/// Whether it is to be told who opens a place, by the place's number: 1 or 0.
+/// How many openings of a place are yet to be told of, by the place's number.
+///
+/// The agent sets it anew from time to time, so that whoever opens a file all the time fills no ring.
 #[map]
 pub(crate) static EXPECTED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
 

@@ -9,8 +9,9 @@ use crate::{
 
 /// The number of the place, if the inode is watched.
 ///
-/// Nearly every inode of the machine ends here: most of them after three loads and one bit, for nobody
-/// watches anything on their superblock; the others after one look into a hash table.
+/// Nearly every inode of the machine ends here: pipes, sockets, devices and whole filesystems after three
+/// loads and one bit, for nobody watches anything on their superblock; those beside a watched one, the
+/// root's among them, after one look into a hash table.
 ///
 /// # Safety
 ///

@@ -24,7 +24,8 @@ use crate::{
 ///
 /// Hook: fentry on `security_file_permission(file, mask)`, which every way to write passes: `write(2)`
 /// and its kin, `io_uring`, `splice(2)`, `copy_file_range(2)`, reflinks, `fallocate(2)`. Readers pass
-/// it too, so the mask comes first.
+/// it too, so the mask comes first. What the kernel writes on its own behalf (a loop device, process
+/// accounting, a core dump) does not pass it: that is seen when the file is closed.
 #[fentry]
 pub(crate) fn on_write(ctx: FEntryContext) -> i32 {
     /// `MAY_WRITE` of `include/linux/fs.h`.
@@ -55,7 +56,7 @@ pub(crate) fn on_map(ctx: FEntryContext) -> i32 {
 /// copy of the descriptor or by a mapping.
 ///
 /// Hook: fentry on `security_file_release(file)` (Linux 6.9) or `__fput(file)`. The file is still
-/// counted in `inode.i_writecount` then, and may be for some microseconds more.
+/// counted in `inode.i_writecount` then, until the filesystem has done what it does at the end.
 #[fentry]
 pub(crate) fn on_close(ctx: FEntryContext) -> i32 {
     /// `FMODE_WRITE` of `include/linux/fs.h`.
@@ -70,11 +71,15 @@ pub(crate) fn on_close(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Somebody opens a file: whether a target has read its new configuration.
+/// Somebody has opened a file: whether a target has read its new configuration.
 ///
-/// Hook: fentry on `security_file_open(file)`, attached only where reloads are confirmed.
-#[fentry]
-pub(crate) fn on_open(ctx: FEntryContext) -> i32 {
+/// Hook: fexit on `security_file_open(file)`, which also refuses it. Attached only where reloads are
+/// confirmed.
+#[fexit]
+pub(crate) fn on_open(ctx: FExitContext) -> i32 {
+    if !has_succeeded(&ctx) {
+        return 0;
+    }
     // SAFETY: the first argument is a `struct file`.
     let inode = unsafe { member::<*const u8>(ctx.arg(0), &OFF_FILE_INODE) };
     // SAFETY: the inode was read from it.

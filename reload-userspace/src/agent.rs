@@ -239,7 +239,7 @@ impl<S: Source> Agent<S> {
                     }
                 }
             }
-            Event::Opened { place, pid } => self.opened_at(place, pid),
+            Event::Opened { place, pid, at } => self.opened_at(place, pid, at),
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
             Event::Lost { source, reason, hook, count } => {

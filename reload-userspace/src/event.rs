@@ -100,6 +100,8 @@ pub enum Operation {
     Mkdir,
     /// `chmod(2)`, `chown(2)`, `utimensat(2)` and their kin.
     Attributes,
+    /// The last reference to a file that was open for writing is gone: `close(2)`, `munmap(2)`, `exit(2)`.
+    Close,
     /// Another call, or none: a store to a mapped page.
     Change,
 }
@@ -124,6 +126,7 @@ impl fmt::Display for Operation {
             Self::Unlink => "unlink",
             Self::Mkdir => "mkdir",
             Self::Attributes => "change of attributes",
+            Self::Close => "close",
             Self::Change => "change",
         })
     }
@@ -157,6 +160,8 @@ pub enum Event {
         place: PlaceId,
         /// The process in the agent's own pid namespace.
         pid: Pid,
+        /// When.
+        at: Boot,
     },
     /// A process with a name that is followed started a program.
     Started {

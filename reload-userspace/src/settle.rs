@@ -121,10 +121,10 @@ impl Settle {
         waits.into_iter().flatten().min().map_or(Next::Complete, Next::Look)
     }
 
-    /// Whether writers may be waited for, or have been for too long.
+    /// Whether there is a change under way whose writers may still be waited for.
     #[must_use]
     pub fn may_wait(&self, now: Boot) -> bool {
-        self.pending.is_none_or(|pending| self.latest(&pending) > now)
+        self.pending.is_some_and(|pending| self.latest(&pending) > now)
     }
 
     /// When the change under way began.

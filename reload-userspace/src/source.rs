@@ -110,20 +110,24 @@ pub trait Source {
     /// # Errors
     ///
     /// Fails where the source cannot take so many names.
-    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError>;
+    fn follow(&mut self, names: &[String]) -> Result<Tells, WatchError>;
 
-    /// Has it tell, or no more, who opens the places of which that is [expected](Self::expect_opens), and
-    /// says whether it will.
-    fn tell_opens(&mut self, wanted: bool) -> Follows {
-        let _ = wanted;
-        Follows::No
+    /// Begins to tell who opens the files of which that is [expected](Self::expect_open), and says whether
+    /// it will.
+    fn tell_opens(&mut self) -> Tells {
+        Tells::No
     }
 
-    /// Has every opening of the file that is watched as `place` yield [`Event::Opened`], or none any
-    /// more, and says whether it will.
-    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
-        let _ = (place, expected);
-        false
+    /// Has openings of the file that is watched as `place` yield [`Event::Opened`], some hundreds of them
+    /// until it is expected again, and says whether it will.
+    fn expect_open(&mut self, place: PlaceId) -> Tells {
+        let _ = place;
+        Tells::No
+    }
+
+    /// Has them yield nothing any more.
+    fn expect_no_open(&mut self, place: PlaceId) {
+        let _ = place;
     }
 
     /// Waits for the next event.
@@ -156,8 +160,8 @@ pub trait Source {
 
     /// The losses since the last call, as [`Event::Lost`].
     ///
-    /// To be asked whenever `next` has been waited for in vain or a record has arrived, for a loss
-    /// happens only while records arrive.
+    /// To be asked when a record has arrived, for that is when most are lost, and now and then besides: a
+    /// program that the kernel skips leaves no other trace.
     fn losses(&mut self) -> Vec<Event>;
 }
 
@@ -170,10 +174,10 @@ pub struct Trouble {
     pub reason: String,
 }
 
-/// Whether a source tells of processes.
+/// Whether a source tells of what only some can tell of: processes, and who opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Follows {
-    /// It yields their starts and ends.
+pub enum Tells {
+    /// It yields that.
     Yes,
     /// Whoever wants to know looks for himself.
     No,

@@ -233,7 +233,7 @@ impl<V: Visitor> Walk<'_, V> {
         Ok(())
     }
 
-    /// Follows `path` from the directory `at`, whose own path is `here`.
+    /// Tells `path` from the directory `at`, whose own path is `here`.
     fn walk(
         &mut self,
         mut at: OwnedFd,

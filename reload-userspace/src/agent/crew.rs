@@ -13,7 +13,7 @@ use crate::{
     clock::Boot,
     preflight::{Attempt, Attempted, Caution, Refusal},
     rule::SignalNumber,
-    source::Follows,
+    source::Tells,
     target::{Held, Procfs, Selector, Target, TargetError},
 };
 
@@ -41,7 +41,7 @@ pub(super) struct CrewId(pub(super) u64);
 pub(super) struct Crew {
     selector: Selector,
     /// Whether the starts and ends of processes are announced.
-    follows: Follows,
+    follows: Tells,
     /// Since when.
     since: Boot,
     members: HashMap<Target, Rc<Held>>,
@@ -92,7 +92,7 @@ pub(super) fn latest_start(target: Target) -> Boot {
 }
 
 impl Crew {
-    pub(super) fn new(selector: Selector, follows: Follows, now: Boot) -> Self {
+    pub(super) fn new(selector: Selector, follows: Tells, now: Boot) -> Self {
         Self {
             selector,
             follows,
@@ -130,7 +130,7 @@ impl Crew {
 
     /// Has a process looked for that is about to start, where nobody tells of it.
     pub(super) fn await_another(&mut self, now: Boot) {
-        if self.follows == Follows::No {
+        if self.follows == Tells::No {
             self.look_around(now);
         }
     }
@@ -166,7 +166,7 @@ impl Crew {
     pub(super) fn is_stale(&self, procfs: &Procfs) -> bool {
         let is_known =
             !self.members.is_empty() && self.members.values().all(|held| held.is_alive(procfs));
-        self.is_stale || (self.follows == Follows::No && !is_known)
+        self.is_stale || (self.follows == Tells::No && !is_known)
     }
 
     /// When to look for the targets, if ever.
@@ -264,7 +264,7 @@ impl Crew {
         if let Some(&exec) = self.started.get(&target.pid) {
             return exec;
         }
-        if self.follows == Follows::No || target.start() < self.since {
+        if self.follows == Tells::No || target.start() < self.since {
             let is_own = procfs.is_forked_by_stranger(target.pid, &self.selector);
             let before = if is_own { Duration::ZERO } else { DAEMON_START };
             return Boot(target.start().0.saturating_sub(before));

@@ -13,7 +13,7 @@ use std::{
 use self::{dependents::Dependents, eyes::Eyes};
 use crate::{
     clock::{self, Boot},
-    event::{Actor, PlaceId},
+    event::{Actor, PlaceId, Writers},
     source::{Interest, Source, WatchError},
     watch::{self, Child, FileState, Identity, View},
 };
@@ -46,8 +46,7 @@ struct Place {
     dependents: Dependents,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
-    /// Whether it is armed for the end of what is being written to it, and for nothing else.
-    awaits_end: bool,
+    writing: Writing,
     /// Whether what was announced may not have been visible yet when the place was looked at.
     may_be_under_way: bool,
     /// Where a directory was when it was last passed.
@@ -57,6 +56,17 @@ struct Place {
     ways: HashMap<PathBuf, Way>,
     /// When all peeks in vain so far are paid for.
     paid: Boot,
+}
+
+/// Whether a file is open for writing, as far as anybody has asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// It is not.
+    None,
+    /// It is, and every write is announced.
+    Announced,
+    /// It is, and only its end is announced.
+    EndAwaited,
 }
 
 /// A name in a directory, what it led to when it was last followed, and the paths that follow it.
@@ -109,6 +119,36 @@ impl Place {
                 self.ways.remove(name);
             }
         }
+    }
+
+    /// Whether somebody has the file open for writing; if so, and if that will do, only his end is
+    /// announced from here on.
+    fn writers<S: Source>(
+        &mut self,
+        id: PlaceId,
+        handle: BorrowedFd<'_>,
+        source: &mut S,
+        may_await_end: bool,
+    ) -> Writers {
+        let mut writers = source.writers(id, handle);
+        let mut is_end_awaited = self.writing == Writing::EndAwaited;
+        if writers == Writers::Some && may_await_end && source.await_end(id) {
+            is_end_awaited = true;
+            // Whoever has closed it since he was asked for is not announced.
+            writers = source.writers(id, handle);
+        }
+        let is_over = is_end_awaited && (writers != Writers::Some || !may_await_end);
+        if is_over && source.arm(id, handle, self.dependents.interest()).is_ok() {
+            is_end_awaited = false;
+            // Nor is what was written until now.
+            writers = source.writers(id, handle);
+        }
+        self.writing = match writers {
+            Writers::Some if !is_end_awaited => Writing::Announced,
+            _ if is_end_awaited => Writing::EndAwaited,
+            _ => Writing::None,
+        };
+        writers
     }
 
     /// Arms the place and gives the paths that follow a name which leads elsewhere now.
@@ -209,9 +249,9 @@ impl Places {
             .collect()
     }
 
-    /// The place of the file that a path leads to now, if it is watched.
-    pub(super) fn of_file(&self, path: &Path) -> Option<PlaceId> {
-        self.by_identity.get(&Identity::at(path)?).copied()
+    /// The place of a file, if it is watched.
+    pub(super) fn of(&self, file: Identity) -> Option<PlaceId> {
+        self.by_identity.get(&file).copied()
     }
 
     /// Notes that it is time to compare what depends on a place, and gives the paths that do.
@@ -388,7 +428,7 @@ impl Places {
             identity,
             dependents,
             has_fired: false,
-            awaits_end: false,
+            writing: Writing::None,
             may_be_under_way: true,
             path: path.to_owned(),
             ways: HashMap::new(),
@@ -415,7 +455,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Event, Operation, SourceName, Writers},
-        source::{Follows, SourceError},
+        source::{SourceError, Tells},
     };
 
     /// A source that only notes what is armed and forgotten.
@@ -458,8 +498,8 @@ mod tests {
             Writers::None
         }
 
-        fn follow(&mut self, _: &[String]) -> Result<Follows, WatchError> {
-            Ok(Follows::No)
+        fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+            Ok(Tells::No)
         }
 
         async fn next(&mut self) -> Result<Event, SourceError> {
@@ -604,5 +644,101 @@ mod tests {
         crowded.places.sweep(&mut crowded.source);
         // The directory behind the old link, and the four files in it.
         assert_eq!(crowded.source.forgotten.len(), 5);
+    }
+
+    /// A source that tells of the end of writes, and what it was asked for.
+    #[derive(Default)]
+    struct Trampoline {
+        armed: Vec<&'static str>,
+        writers: std::collections::VecDeque<Writers>,
+    }
+
+    impl Source for Trampoline {
+        fn name(&self) -> SourceName {
+            SourceName::Ebpf
+        }
+        fn watch(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            self.armed.push("any");
+            Ok(())
+        }
+        fn forget(&mut self, _: PlaceId) {}
+        fn arm(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            self.armed.push("any");
+            Ok(())
+        }
+        fn await_end(&mut self, _: PlaceId) -> bool {
+            self.armed.push("end");
+            true
+        }
+        fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
+            self.writers.pop_front().unwrap_or(Writers::None)
+        }
+        fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+            Ok(Tells::No)
+        }
+        async fn next(&mut self) -> Result<Event, SourceError> {
+            std::future::pending().await
+        }
+        fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+            Ok(None)
+        }
+        fn losses(&mut self) -> Vec<Event> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn after_a_close_that_is_announced_early_every_write_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("a");
+        fs::write(&path, "a").unwrap();
+        let mut places = Places::new();
+        let mut source = Trampoline::default();
+        let settled = BTreeMap::new();
+        places.look(&mut source, 0, &path, &settled, Manner::FIRST);
+        let id = places.of(Identity::at(&path).unwrap()).unwrap();
+        source.armed.clear();
+        let waiting = Manner { patience: Patience::Hasty, may_await_end: true };
+        // The close is announced while i_writecount still counts the file.
+        places.fired(id, NOW, NOW, &rename());
+        source.writers = [Writers::Some, Writers::Some].into();
+        places.look(&mut source, 0, &path, &settled, waiting);
+        // Nothing is announced any more; the next look of settle finds nobody.
+        source.writers = [Writers::None].into();
+        let looked = places.look(&mut source, 0, &path, &settled, waiting);
+        assert_eq!(looked.view.writers, Some(Writers::None));
+        assert_eq!(source.armed.last(), Some(&"any"), "{:?}", source.armed);
+    }
+
+    #[test]
+    fn an_event_that_has_waited_for_too_long_awaits_no_end() {
+        use crate::{
+            agent::watched::Watched,
+            settle::{Limits, Next},
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("a");
+        fs::write(&path, "a").unwrap();
+        let limits = Limits {
+            quiet: Duration::from_millis(100),
+            max: Duration::from_secs(2),
+            volume: Duration::from_millis(200),
+        };
+        let mut places = Places::new();
+        let mut source = Trampoline::default();
+        let mut watched = Watched::new(0, &path, limits, &mut places, &mut source);
+        let id = places.of(Identity::at(&path).unwrap()).unwrap();
+        let now = clock::now();
+        let at = Boot(now.0.saturating_sub(Duration::from_secs(5)));
+        fs::write(&path, "ab").unwrap();
+        places.fired(id, at, at, &rename());
+        watched.touch(at, None, Interest::Any);
+        source.writers = [Writers::Some; 64].into();
+        watched.look(now, &mut places, &mut source, Patience::Hasty);
+        assert_eq!(watched.next(now), Next::Complete);
+        let content = watched.read().unwrap();
+        watched.accept(content);
+        watched.finish();
+        assert!(!source.armed.contains(&"end"), "{:?}", source.armed);
     }
 }

@@ -188,8 +188,8 @@ impl<S: Source> Agent<S> {
     }
 
     /// The source tells that somebody has opened a file.
-    pub(super) fn opened_at(&mut self, place: PlaceId, pid: Pid) {
-        let opened = self.witness.opened_at(place, pid);
+    pub(super) fn opened_at(&mut self, place: PlaceId, pid: Pid, at: Boot) {
+        let opened = self.witness.opened_at(place, pid, at);
         self.opened(&opened);
     }
 

@@ -23,7 +23,7 @@ use crate::{
     clock,
     report::Decision,
     rule::{self, Rule, RulesFile},
-    source::{Follows, Source},
+    source::{Source, Tells},
     target::Selector,
     telemetry::Confirms,
     watch::Obstacle,
@@ -234,13 +234,13 @@ impl<S: Source> Agent<S> {
 
     /// Has it told when processes of the crews' names, and of one more, start and end. Where there are
     /// too many of them, those of that one are looked for without being told.
-    fn follow(&mut self, more: Option<&str>) -> Follows {
+    fn follow(&mut self, more: Option<&str>) -> Tells {
         let names = self.crews.values().filter_map(|crew| crew.selector().name()).chain(more);
         let names: Vec<_> = names.map(str::to_owned).collect();
         self.source.follow(&names).unwrap_or_else(|error| {
             let reason = format!("cannot follow processes: {:#}", anyhow::Error::new(error));
             self.teller.tell(&Decision::Degraded { source: self.source.name(), reason });
-            Follows::No
+            Tells::No
         })
     }
 
@@ -252,7 +252,7 @@ impl<S: Source> Agent<S> {
         }
         let follows = match selector.name() {
             Some(name) => self.follow(Some(name)),
-            None => Follows::No,
+            None => Tells::No,
         };
         let id = CrewId(self.number());
         self.crews.insert(id, Crew::new(selector, follows, clock::now()));

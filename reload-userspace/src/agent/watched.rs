@@ -202,10 +202,14 @@ impl Watched {
         self.touched = Some((first, at));
         // Whoever did something in a directory far up the path is the least likely to be meant.
         let is_closer = self.cause.as_ref().is_none_or(|(_, other)| *other <= interest);
-        // What replaces a file also takes a name away from the old one.
+        // What replaces a file also takes a name away from the old one, and whoever closes a file last need
+        // not be who has written to it.
         let is_consequence = |by: &Actor| {
             self.cause.is_some()
-                && matches!(by.operation, Operation::Unlink | Operation::Attributes)
+                && matches!(
+                    by.operation,
+                    Operation::Unlink | Operation::Attributes | Operation::Close
+                )
         };
         if let Some(by) = by.filter(|by| is_closer && !is_consequence(by)) {
             self.cause = Some((by, interest));

@@ -17,10 +17,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        FEntry, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _,
-        fentry::FEntryLinkId,
-    },
+    programs::{FExit, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
     sys::is_program_supported,
 };
 use aya_log::EbpfLogger;
@@ -35,7 +32,7 @@ use self::{
     superblocks::Superblocks,
 };
 use super::{
-    Follows, Interest, Source, SourceError, Trouble, WatchError, canary, ladder::explain, number,
+    Interest, Source, SourceError, Tells, Trouble, WatchError, canary, ladder::explain, number,
 };
 use crate::{
     event::{Event, LossReason, PlaceId, SourceName, Writers},
@@ -50,6 +47,12 @@ pub(super) use self::unavailable::Unavailable;
 const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("RELOAD_EBPF_OBJECT")));
 #[cfg(not(ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
+
+/// How many openings of a file are told of until it is looked whether they were the right ones.
+///
+/// Whoever opens it all the time, a server for each request say, costs a thousand wake-ups a second at
+/// most, and only until a reload is confirmed.
+const OPENS_AT_A_TIME: u32 = 256;
 
 /// There is no room for another place.
 const FULL: WatchError =
@@ -71,8 +74,8 @@ pub struct EbpfSource {
     dropped: PerCpuArray<MapData, u64>,
     answer: Array<MapData, [u64; 3]>,
     expected: Array<MapData, u32>,
-    /// The program that tells who opens a file, while it is attached.
-    opens: Option<FEntryLinkId>,
+    /// Whether the program is attached that tells who opens a file.
+    tells_opens: bool,
     /// What to take out of `places` when a place is forgotten.
     keys: HashMap<PlaceId, Key>,
     /// What is not seen here, until it has been told.
@@ -120,7 +123,7 @@ impl EbpfSource {
             dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
             answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
             expected: take(&mut ebpf, "EXPECTED", Array::try_from)?,
-            opens: None,
+            tells_opens: false,
             keys: HashMap::new(),
             blind: Vec::new(),
             told: Told::default(),
@@ -255,9 +258,7 @@ impl Source for EbpfSource {
         // Until now nothing of it is heard where nobody has watched its superblock: whoever asked looks
         // at it after this.
         self.superblocks.add(answer.key)?;
-        if let Some(former) = self.keys.insert(place, answer.key) {
-            self.superblocks.remove(former);
-        }
+        self.keys.insert(place, answer.key);
         Ok(())
     }
 
@@ -266,7 +267,7 @@ impl Source for EbpfSource {
             return;
         };
         self.superblocks.remove(key);
-        self.expect_opens(place, false);
+        self.expect_no_open(place);
         let words: [u64; 2] = transmute!(key);
         // An inode number is handed out again, so the key may be another place's by now.
         if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
@@ -300,7 +301,7 @@ impl Source for EbpfSource {
         }
     }
 
-    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
+    fn follow(&mut self, names: &[String]) -> Result<Tells, WatchError> {
         let wanted: Vec<_> = names.iter().map(|name| comm(name)).collect();
         let followed: Vec<_> = self.names.keys().filter_map(Result::ok).collect();
         for gone in followed.iter().filter(|it| !wanted.contains(it)) {
@@ -309,7 +310,7 @@ impl Source for EbpfSource {
         for new in wanted.iter().filter(|it| !followed.contains(it)) {
             self.names.insert(new, 1, 0).map_err(full(MAX_NAMES, "process names"))?;
         }
-        Ok(Follows::Yes)
+        Ok(Tells::Yes)
     }
 
     async fn next(&mut self) -> Result<Event, SourceError> {
@@ -333,21 +334,25 @@ impl Source for EbpfSource {
         blind.map(|reason| Trouble { source: SourceName::Ebpf, reason }).collect()
     }
 
-    fn tell_opens(&mut self, wanted: bool) -> Follows {
+    fn tell_opens(&mut self) -> Tells {
         let program = self.ebpf.program_mut(Hook::Open.program());
-        let program: Option<&mut FEntry> = program.and_then(|program| program.try_into().ok());
-        let Some(program) = program else { return Follows::No };
-        match (wanted, self.opens.take()) {
-            (true, Some(link)) => self.opens = Some(link),
-            (true, None) => self.opens = program.attach().ok(),
-            (false, link) => drop(link.map(|link| program.detach(link))),
+        let program: Option<&mut FExit> = program.and_then(|program| program.try_into().ok());
+        let attached = program.map(|program| program.attach().map(drop));
+        self.tells_opens = matches!(attached, Some(Ok(())));
+        if let Some(Err(error)) = attached {
+            tracing::debug!(error = explain(&error), "it will not be seen who opens a file");
         }
-        if self.opens.is_some() { Follows::Yes } else { Follows::No }
+        if self.tells_opens { Tells::Yes } else { Tells::No }
     }
 
-    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+    fn expect_open(&mut self, place: PlaceId) -> Tells {
+        let is_set = self.expected.set(place.0, OPENS_AT_A_TIME, 0).is_ok();
+        if is_set && self.tells_opens { Tells::Yes } else { Tells::No }
+    }
+
+    fn expect_no_open(&mut self, place: PlaceId) {
         // It fails for a number that is no place, of which nothing is told anyway.
-        self.expected.set(place.0, u32::from(expected), 0).is_ok() && self.opens.is_some()
+        drop(self.expected.set(place.0, 0, 0));
     }
 
     fn losses(&mut self) -> Vec<Event> {

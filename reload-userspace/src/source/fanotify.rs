@@ -27,7 +27,7 @@ use rustix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Follows, Interest, Source, SourceError, Unavailable, WatchError,
+    Interest, Source, SourceError, Tells, Unavailable, WatchError,
     heard::{Deed, Heard, MOST_READINGS},
     is_directory,
 };
@@ -187,8 +187,8 @@ impl Source for FanotifySource {
         self.queue.heard.writers(place, handle)
     }
 
-    fn follow(&mut self, _: &[String]) -> Result<Follows, WatchError> {
-        Ok(Follows::No)
+    fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+        Ok(Tells::No)
     }
 
     async fn next(&mut self) -> Result<Event, SourceError> {

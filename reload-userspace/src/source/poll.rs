@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Follows, Interest, Source, SourceError, WatchError};
+use super::{Interest, Source, SourceError, Tells, WatchError};
 use crate::{
     clock::{self, Boot},
     event::{Event, PlaceId, SourceName, Writers},
@@ -74,8 +74,8 @@ impl Source for PollSource {
         Writers::Unknown
     }
 
-    fn follow(&mut self, _: &[String]) -> Result<Follows, WatchError> {
-        Ok(Follows::No)
+    fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+        Ok(Tells::No)
     }
 
     async fn next(&mut self) -> Result<Event, SourceError> {

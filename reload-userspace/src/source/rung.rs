@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{
-    EbpfSource, Follows, Interest, Source, SourceError, Trouble, Unavailable, WatchError, ebpf,
+    EbpfSource, Interest, Source, SourceError, Tells, Trouble, Unavailable, WatchError, ebpf,
     fanotify::FanotifySource, inotify::InotifySource,
 };
 use crate::event::{Event, PlaceId, SourceName, Writers};
@@ -147,16 +147,20 @@ impl Source for Rung {
         with!(self, source => source.await_end(place), false)
     }
 
-    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
-        with!(self, source => source.follow(names), Ok(Follows::No))
+    fn follow(&mut self, names: &[String]) -> Result<Tells, WatchError> {
+        with!(self, source => source.follow(names), Ok(Tells::No))
     }
 
-    fn tell_opens(&mut self, wanted: bool) -> Follows {
-        with!(self, source => source.tell_opens(wanted), Follows::No)
+    fn tell_opens(&mut self) -> Tells {
+        with!(self, source => source.tell_opens(), Tells::No)
     }
 
-    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
-        with!(self, source => source.expect_opens(place, expected), false)
+    fn expect_open(&mut self, place: PlaceId) -> Tells {
+        with!(self, source => source.expect_open(place), Tells::No)
+    }
+
+    fn expect_no_open(&mut self, place: PlaceId) {
+        with!(self, source => source.expect_no_open(place), ());
     }
 
     fn troubles(&mut self) -> Vec<Trouble> {

@@ -1,7 +1,7 @@
 //! Which sources work here, and why not the others.
 
 use super::{
-    Choice, Follows, Ladder, Source as _,
+    Choice, Ladder, Source as _, Tells,
     ladder::{KERNEL_DRIVEN, explain},
 };
 use crate::event::SourceName;
@@ -25,7 +25,7 @@ pub fn survey() -> Vec<(SourceName, Result<Working, String>)> {
         let working = |mut ladder: Ladder| Working {
             strategy: ladder.strategy(),
             passed_over: ladder.passed_over().map(str::to_owned),
-            tells_opens: ladder.tell_opens(true) == Follows::Yes,
+            tells_opens: ladder.tell_opens() == Tells::Yes,
         };
         let ladder = Ladder::open(Choice::Only(name), false);
         (name, ladder.map(working).map_err(|error| explain(&error.source)))

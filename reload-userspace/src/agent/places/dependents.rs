@@ -40,6 +40,11 @@ impl Dependents {
         self.to_all.contains(&index) || self.to_replacement.contains(&index)
     }
 
+    /// Whether nobody else depends on it.
+    pub(super) fn is_only(&self, index: Index) -> bool {
+        self.all().all(|other| other == index)
+    }
+
     /// Notes what matters to a path from now on.
     pub(super) fn set(&mut self, index: Index, interest: Interest) {
         let (now, no_longer) = match interest {

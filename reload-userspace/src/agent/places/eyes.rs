@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Index, Patience, Places, Way};
+use super::{Index, Patience, Places, Way, Writing};
 use crate::{
     event::{PlaceId, Writers},
     source::{Interest, Source, WatchError},
@@ -66,40 +66,19 @@ impl<S: Source> Eyes<'_, S> {
         let before = place.dependents.interest();
         let is_new_here = !place.dependents.contains(self.index);
         place.dependents.add(self.index, interest);
-        let is_over = place.awaits_end && !self.may_await_end;
-        if !place.has_fired && place.dependents.interest() == before && !is_over {
+        let is_deaf = place.writing == Writing::EndAwaited
+            && !(self.may_await_end && place.dependents.is_only(self.index));
+        if !place.has_fired && place.dependents.interest() == before && !is_deaf {
             return Ok(Met { id, is_fresh: is_new_here });
         }
         self.source.arm(id, handle, place.dependents.interest())?;
-        if std::mem::take(&mut place.awaits_end) && !place.has_fired {
-            // The others have not been told of what was written meanwhile.
-            self.places.astray.extend(place.dependents.all().filter(|&other| other != self.index));
+        if place.writing == Writing::EndAwaited {
+            place.writing = Writing::Announced;
         }
         // The others that depend on it have been told; what they see from now on is new.
         place.has_fired = false;
         place.may_be_under_way = true;
         Ok(Met { id, is_fresh: true })
-    }
-}
-
-impl<S: Source> Eyes<'_, S> {
-    /// Has only the end announced of what somebody is writing, and says whether he still is.
-    fn await_end(&mut self, id: PlaceId, handle: BorrowedFd<'_>) -> Writers {
-        let Some(place) = self.places.by_id.get_mut(&id) else {
-            return Writers::Some;
-        };
-        place.awaits_end = self.source.await_end(id);
-        if !place.awaits_end {
-            return Writers::Some;
-        }
-        // Whoever has closed it since he was found to write is not announced.
-        let writers = self.source.writers(id, handle);
-        if writers != Writers::Some
-            && self.source.arm(id, handle, place.dependents.interest()).is_ok()
-        {
-            place.awaits_end = false;
-        }
-        writers
     }
 }
 
@@ -156,14 +135,17 @@ impl<S: Source> Visitor for Eyes<'_, S> {
         let Some(file) = self.file.take() else {
             return Writers::Unknown;
         };
-        // Whoever has a file open and leaves it as it is is not waited for.
-        let is_settled = !file.is_fresh && self.settled.get(path) == Some(state);
-        if is_settled {
+        let Some(place) = self.places.by_id.get_mut(&file.id) else {
+            return Writers::Unknown;
+        };
+        // Whoever has a file open and leaves it as it is is not waited for, but for the change in which he
+        // was announced: then he is about to write.
+        let is_announced = self.may_await_end && place.writing != Writing::None;
+        if !file.is_fresh && !is_announced && self.settled.get(path) == Some(state) {
+            place.writing = Writing::None;
             return Writers::None;
         }
-        match self.source.writers(file.id, handle) {
-            Writers::Some if self.may_await_end => self.await_end(file.id, handle),
-            writers => writers,
-        }
+        let may_await_end = self.may_await_end && place.dependents.is_only(self.index);
+        place.writers(file.id, handle, self.source, may_await_end)
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
         kind if kind == RecordKind::Open as u32 => {
             let (open, _) = OpenRecord::read_from_prefix(record).ok()?;
             let pid = Pid::from_raw(i32::try_from(header.pid).ok()?);
-            Some(Event::Opened { place: PlaceId(open.place), pid })
+            Some(Event::Opened { place: PlaceId(open.place), pid, at })
         }
         _ => None,
     }
@@ -47,26 +47,22 @@ fn text(comm: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// What somebody does: by his system call, or if that says nothing by the hook that saw it.
+/// What somebody does: by the hook that saw it where that is for one thing only, or else by his system
+/// call.
 fn operation(syscall: i64, hook: u32) -> Operation {
-    match by_syscall(syscall) {
-        Operation::Change => by_hook(hook),
-        operation => operation,
-    }
-}
-
-/// What a hook tells of, by its number.
-fn by_hook(hook: u32) -> Operation {
     match Hook::ALL.into_iter().find(|it| *it as u32 == hook) {
-        Some(Hook::Write) => Operation::Write,
-        Some(Hook::Attributes) => Operation::Attributes,
         Some(Hook::Create) => Operation::Open,
         Some(Hook::Link) => Operation::Link,
         Some(Hook::Symlink) => Operation::Symlink,
         Some(Hook::Mkdir) => Operation::Mkdir,
         Some(Hook::Rename) => Operation::Rename,
         Some(Hook::Unlink | Hook::Rmdir) => Operation::Unlink,
-        _ => Operation::Change,
+        Some(Hook::Close) => Operation::Close,
+        hook => match (by_syscall(syscall), hook) {
+            (Operation::Change, Some(Hook::Write)) => Operation::Write,
+            (Operation::Change, Some(Hook::Attributes)) => Operation::Attributes,
+            (operation, _) => operation,
+        },
     }
 }
 
@@ -175,9 +171,23 @@ mod tests {
         check(12, libc::SYS_unlinkat, Hook::CtimeSwap, &changed(Some(12), Operation::Unlink));
         // A process of another pid namespace, and a store to a mapped page.
         check(0, NO_SYSCALL, Hook::CtimeSwap, &changed(None, Operation::Change));
+        // By somebody else's mapping, long after.
+        check(12, libc::SYS_munmap, Hook::Close, &changed(Some(12), Operation::Close));
+        check(12, libc::SYS_mmap, Hook::Map, &changed(Some(12), Operation::Change));
+        // A number of a 32-bit program means another call.
+        check(12, libc::SYS_write, Hook::Unlink, &changed(Some(12), Operation::Unlink));
         // io_uring, of which the hook knows what the system call does not say.
         check(12, NO_SYSCALL, Hook::Rename, &changed(Some(12), Operation::Rename));
         check(12, libc::SYS_io_uring_enter, Hook::Write, &changed(Some(12), Operation::Write));
+    }
+
+    #[test]
+    fn an_open_tells_who_and_when() {
+        let header = header(RecordKind::Open as u32, 9);
+        let open = OpenRecord { header, place: 7, reserved: 0 };
+        let (place, at) = (PlaceId(7), Boot(Duration::from_nanos(1_500)));
+        let expected = Event::Opened { place, pid: Pid::from_raw(9), at };
+        assert_eq!(decode(open.as_bytes()), Some(expected));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use aya::{Btf, BtfError, Endianness};
 use reload_ebpf::Hook;
 
-use self::btf::{HEADER_BYTES, MAGIC, Name, STRUCT, TYPEDEF, Types, VERSION};
+use self::btf::{FUNCTION, HEADER_BYTES, MAGIC, Name, STRUCT, TYPEDEF, Types, VERSION};
 use super::strategy::{Anchor, Kind, PREFIX, RENAMED};
 
 /// The constants of the eBPF program (`reload-ebpf/src/offsets.rs`), and the member that each is the
@@ -108,11 +108,15 @@ impl Layout {
             let missing = || LayoutError::Missing(structure.to_owned());
             types.size(structure).map(|size| (name, size)).ok_or_else(missing)
         });
-        let points: Vec<_> = anchors.iter().filter_map(|anchor| point(&types, anchor)).collect();
+        let renamed = renamed(&types);
+        // Without them the program would read something else.
+        let is_known = |point: &Point| point.hook != Hook::Rename || !renamed.is_empty();
+        let points = anchors.iter().filter_map(|anchor| point(&types, anchor));
+        let points: Vec<_> = points.filter(is_known).collect();
         Ok(Self {
             constants: members
                 .chain(sizes)
-                .chain(renamed(&types).into_iter().map(Ok))
+                .chain(renamed.into_iter().map(Ok))
                 .collect::<Result<_, _>>()?,
             stand_in: Btf::parse(&stand_in(&points), Endianness::default())
                 .map_err(|source| LayoutError::StandIn { source })?,
@@ -132,16 +136,24 @@ fn wanted(anchors: &[&'static Anchor]) -> HashSet<Name<'static>> {
     let structures = members.chain(SIZES.iter().map(|(_, structure)| structure)).chain([&RENAMED]);
     let names = |anchor: &&'static Anchor| {
         let anchor = *anchor;
-        anchor.names.iter().map(|name| (anchor.kind.of_type(), name.as_bytes()))
+        anchor.names.iter().map(|name| (type_of(anchor.kind), name.as_bytes()))
     };
     structures.map(|name| (STRUCT, name.as_bytes())).chain(anchors.iter().flat_map(names)).collect()
+}
+
+/// The kind of the type that the BTF has for something to attach to.
+const fn type_of(kind: Kind) -> u32 {
+    match kind {
+        Kind::Tracepoint => TYPEDEF,
+        Kind::Entry | Kind::End => FUNCTION,
+    }
 }
 
 /// The first of an anchor's names that is as expected here.
 fn point(types: &Types<'_>, anchor: &Anchor) -> Option<Point> {
     let Anchor { hook, kind, names, arguments, .. } = *anchor;
     names.iter().find_map(|&name| {
-        let number = types.number(kind.of_type(), name)?;
+        let number = types.number(type_of(kind), name)?;
         let is_as_expected = arguments
             .iter()
             .all(|&(index, structure)| types.pointee(number, index) == Some(structure.as_bytes()));
@@ -176,7 +188,7 @@ fn stand_in(points: &[Point]) -> Vec<u8> {
         let name = u32::try_from(strings.len()).unwrap_or(0);
         strings.extend(point.name.bytes().chain([0]));
         if let Some(entry) = types.get_mut(point.number as usize - 1) {
-            *entry = [name, point.kind.of_type() << 24, 0];
+            *entry = [name, type_of(point.kind) << 24, 0];
         }
     }
     let type_bytes = count * 12;
@@ -264,7 +276,7 @@ mod tests {
             point(Hook::Exec, "btf_trace_sched_process_exec", Kind::Tracepoint, 3),
         ]);
         let types = Types::parse(&btf, &wanted(&all())).unwrap();
-        assert_eq!(types.number(Kind::End.of_type(), "vfs_rename"), Some(700));
+        assert_eq!(types.number(type_of(Kind::End), "vfs_rename"), Some(700));
         assert_eq!(types.number(TYPEDEF, "btf_trace_sched_process_exec"), Some(3));
         assert_eq!(types.number(TYPEDEF, "vfs_rename"), None);
         assert_eq!(types.starts.len(), 701);

@@ -9,9 +9,9 @@ use super::{layout::Layout, unavailable::Unavailable};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strategy {
     /// To the entries and ends of kernel functions (fentry, fexit): every way of writing, on all kernels
-    /// since Linux 5.17 that are not locked down.
+    /// since Linux 5.17 that allow it.
     Trampoline,
-    /// To the kernel's own notes of change times (`tp_btf`), which a locked-down kernel allows too; since
+    /// To the kernel's own notes of change times (`tp_btf`), which is allowed where the other is not; since
     /// Linux 6.13.
     Tracepoint,
 }
@@ -97,21 +97,11 @@ const TRACEPOINT: &[Anchor] = &[
 ];
 
 /// Who opens a file: attached by itself, where that is to be known.
-const OPEN: &[Anchor] = &[vital(Hook::Open, Kind::Entry, &["security_file_open"], &[(0, "file")])];
+const OPEN: &[Anchor] = &[vital(Hook::Open, Kind::End, &["security_file_open"], &[(0, "file")])];
 
 /// All of them.
 pub(super) fn anchors() -> impl Iterator<Item = &'static Anchor> {
     [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN].into_iter().flatten()
-}
-
-impl Kind {
-    /// The kind of the type that the BTF has for it: `BTF_KIND_TYPEDEF`, `BTF_KIND_FUNC`.
-    pub(super) const fn of_type(self) -> u32 {
-        match self {
-            Self::Tracepoint => 8,
-            Self::Entry | Self::End => 12,
-        }
-    }
 }
 
 impl Strategy {

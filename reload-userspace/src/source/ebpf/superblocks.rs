@@ -21,9 +21,8 @@ impl Superblocks {
 
     pub(super) fn add(&mut self, key: Key) -> Result<(), WatchError> {
         let slot = slot(key);
-        let count = self.counts.entry(slot).or_insert(0);
-        *count += 1;
-        if *count == 1 { self.set(slot) } else { Ok(()) }
+        *self.counts.entry(slot).or_insert(0) += 1;
+        self.set(slot).inspect_err(|_| self.remove(key))
     }
 
     pub(super) fn remove(&mut self, key: Key) {

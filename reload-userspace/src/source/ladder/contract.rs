@@ -6,7 +6,7 @@ use super::{Footing, Ladder, canary, explain};
 use crate::{
     clock,
     event::{Event, PlaceId, SourceName, Writers},
-    source::{Follows, Interest, Source, SourceError, Trouble, WatchError},
+    source::{Interest, Source, SourceError, Tells, Trouble, WatchError},
 };
 
 impl Source for Ladder {
@@ -80,7 +80,7 @@ impl Source for Ladder {
         }
     }
 
-    fn follow(&mut self, names: &[String]) -> Result<Follows, WatchError> {
+    fn follow(&mut self, names: &[String]) -> Result<Tells, WatchError> {
         let [best, ..] = &mut self.rungs;
         best.follow(names)
     }
@@ -131,15 +131,22 @@ impl Source for Ladder {
         self.rungs.iter().find(|rung| rung.is_open()).and_then(Source::passed_over)
     }
 
-    fn tell_opens(&mut self, wanted: bool) -> Follows {
+    fn tell_opens(&mut self) -> Tells {
         let [best, ..] = &mut self.rungs;
-        best.tell_opens(wanted)
+        best.tell_opens()
     }
 
-    fn expect_opens(&mut self, place: PlaceId, expected: bool) -> bool {
+    fn expect_open(&mut self, place: PlaceId) -> Tells {
         let source = self.places.get(&place).map(|footing| footing.source);
         let rung = source.and_then(|source| self.rung(source));
-        rung.is_some_and(|rung| rung.expect_opens(place, expected))
+        rung.map_or(Tells::No, |rung| rung.expect_open(place))
+    }
+
+    fn expect_no_open(&mut self, place: PlaceId) {
+        let source = self.places.get(&place).map(|footing| footing.source);
+        if let Some(rung) = source.and_then(|source| self.rung(source)) {
+            rung.expect_no_open(place);
+        }
     }
 
     fn prove(&mut self) -> Result<(), String> {
