@@ -47,7 +47,7 @@ pub enum Unavailable {
     /// Programs are allowed, but not those that are attached to functions.
     #[error(
         "the kernel refuses to attach programs to its functions, though not to tracepoints: \
-         it is locked down, or an LSM forbids it"
+         it may be locked down, or an LSM forbids it"
     )]
     LockedDown {
         /// What the kernel said.
