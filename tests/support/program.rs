@@ -35,6 +35,9 @@ pub(crate) const HALT: Program =
 pub(crate) const REFUSE: Program =
     Program { name: "refuse", source: include_str!("../programs/refuse.c") };
 
+/// All of them.
+pub(crate) const ALL: [Program; 5] = [TARGET, WRITER, RESPAWN, HALT, REFUSE];
+
 impl Program {
     /// Where the compiled program is.
     ///

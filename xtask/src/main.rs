@@ -18,6 +18,7 @@ mod lint;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 // ---
 mod agent;
 mod child;
@@ -49,6 +50,7 @@ enum Chore {
     Demo(demo::Options),
     Bench(bench::Options),
     Test(test::Options),
+    Vm(vm::Options),
     Coverage(coverage::Options),
     Lint(lint::Options),
     Tidy(tidy::Options),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Vm(options) => vm::run(&options),
         Chore::Coverage(options) => coverage::run(&options),
         Chore::Lint(options) => lint::run(&options),
         Chore::Tidy(options) => tidy::run(&options),

@@ -104,6 +104,25 @@ pub(crate) const TESTS: &[Package] = &[
     },
 ];
 
+/// What runs other kernels.
+pub(crate) const MACHINES: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        proof: Proof::Program("qemu-system-x86_64"),
+        why: "runs the tests on other kernels, in virtual machines",
+    },
+    Package {
+        name: "kmod",
+        proof: Proof::Program("depmod"),
+        why: "loads the modules of these kernels",
+    },
+    Package {
+        name: "iproute2",
+        proof: Proof::Program("ip"),
+        why: "sets up the network of these machines",
+    },
+];
+
 /// What builds and runs images.
 pub(crate) const DOCKER: &[Package] = &[
     Package {

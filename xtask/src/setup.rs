@@ -65,7 +65,7 @@ pub(crate) fn setup(place: &Place, extent: Extent) -> Result<Toolchain> {
         tasks.packages.extend(missing(package::SERVER));
     }
     if matches!(extent, Extent::Tests | Extent::Ci) {
-        let tables = [package::TESTS, package::DOCKER, package::BOOTSTRAP];
+        let tables = [package::TESTS, package::MACHINES, package::DOCKER, package::BOOTSTRAP];
         tasks.packages.extend(tables.iter().flat_map(|table| missing(table)));
     }
     let kind = match &found {

@@ -1,0 +1,127 @@
+//! Runs the end-to-end tests on other kernels than this machine's, each in a virtual machine.
+//!
+//! A kernel that is locked down, as this machine's may be, refuses the eBPF program that older ones need.
+
+mod archive;
+mod disk;
+mod kernel;
+mod machine;
+mod suite;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{
+    kernel::{Kernel, Line},
+    machine::Machine,
+    suite::{Extent, Suite},
+};
+use crate::{
+    build::{Built, Linkage, Profile, build},
+    exec, package,
+    patience::Patience,
+    place::{Place, host_cargo},
+    setup,
+};
+
+/// Run the tests on Debian's kernels 6.1 and 6.12, in virtual machines
+///
+/// Each machine has a kernel of Debian's, the compiled tests and what they run, and nothing of this
+/// machine. Needs no root and no KVM: the processor is emulated. `cargo xtask test` does it too.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Take only this line of kernels
+    #[arg(long, value_enum, value_name = "LINE")]
+    kernel: Option<Line>,
+
+    /// Passed on to the tests: a part of the names of those to run, or options such as --nocapture
+    #[arg(last = true, value_name = "FILTER")]
+    filter: Vec<String>,
+}
+
+/// How long the tests may take. It is for what hangs: they take a fraction of it.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// How often the machines are looked after.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Runs the tests.
+///
+/// # Errors
+///
+/// Fails where one fails, where something is missing here, and where they take too long.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let place = Place::find()?;
+    let toolchain = setup::setup(&place, setup::Extent::Tests)?;
+    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
+    measure(&place, &object, &kernels, Extent::All, &options.filter).map(drop)
+}
+
+/// Runs tests on kernels, side by side, and gives what they have measured.
+///
+/// # Errors
+///
+/// As [`run`].
+fn measure(
+    place: &Place,
+    object: &Path,
+    kernels: &[Line],
+    extent: Extent,
+    filter: &[String],
+) -> Result<Vec<(Line, BTreeMap<String, String>)>> {
+    setup::provide(&[package::MACHINES])?;
+    compile_programs(place)?;
+    let suite = Suite::compile(place, object, extent, filter)?;
+    let logs = place.target.join("vm");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let folder = tempfile::tempdir_in(&logs).context("cannot make a temporary folder")?;
+
+    let patience = Patience::new()?;
+    let begin = Instant::now();
+    let mut machines = Vec::new();
+    for &line in kernels {
+        let kernel = Kernel::provide(place, line)?;
+        let archive = folder.path().join(format!("archive-{line}"));
+        disk::pack(place, &kernel, &suite, &archive)?;
+        let log = logs.join(format!("{line}.log"));
+        machines.push((line, Machine::start(line, &kernel, &archive, folder.path(), log)?));
+    }
+    let ended = patience.until(PACE, LIMIT, || {
+        let mut running = 0;
+        for (_, machine) in &mut machines {
+            running += usize::from(!machine.look()?);
+        }
+        Ok((running == 0).then_some(()))
+    })?;
+    if ended.is_none() {
+        bail!(
+            "the tests were not over within {} minutes; the machines are killed",
+            LIMIT.as_secs() / 60
+        );
+    }
+    println!("The virtual machines took {} s.", begin.elapsed().as_secs());
+    let mut results = Vec::new();
+    let mut failures = Vec::new();
+    for (line, machine) in machines {
+        match machine.result() {
+            Ok(files) => results.push((line, files)),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(results)
+}
+
+/// Has the C programs that tests run compiled here: there is no compiler there.
+fn compile_programs(place: &Place) -> Result<()> {
+    let mut cargo = host_cargo();
+    cargo.args(["test", "--locked", "--quiet", "--package=reload-userspace", "--test=programs"]);
+    exec(cargo.current_dir(&place.root))
+}

@@ -1,0 +1,198 @@
+//! What is run in the virtual machines: which tests, and how.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    build::OBJECT_VARIABLE,
+    place::{Place, host_cargo},
+    quote, show,
+};
+
+/// Files of `tests/` whose promises are made under the source ebpf, what stands first being what a kernel
+/// breaks soonest.
+///
+/// Not here: what runs in Docker, for it is not there (image, manifests, sidecar); what is about options,
+/// rules, checks, the ledger, metrics and the doctor, for no kernel makes a difference to it, and an
+/// emulated processor is twenty times slower than this one.
+const FILES: &[&str] = &[
+    "coverage",
+    "writes",
+    "symlinks",
+    "kubelet",
+    "directory",
+    "missing_path",
+    "unchanged",
+    "settle",
+    "bursts",
+    "deaf",
+    "restart",
+    "current",
+    "refusal",
+    "confirm",
+    "nginx",
+];
+
+/// Those of them that measure all ways to change a file.
+const COVERAGE: &[&str] = &["coverage"];
+
+/// Where the tests write, in a machine, what they measure.
+const COVERAGE_FILE: &str = "/report/coverage";
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All that makes sense there.
+    All,
+    /// What docs/coverage.md is made of.
+    Coverage,
+}
+
+/// Compiled tests, and how they are called.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    /// Where cargo runs them.
+    pub(crate) folder: PathBuf,
+    agent: PathBuf,
+    tests: Vec<PathBuf>,
+    arguments: Vec<String>,
+}
+
+impl Suite {
+    /// Compiles the tests, and an agent with this eBPF object.
+    ///
+    /// With a filter, those run whose names contain a part of it, whatever their source; without, those
+    /// under the source ebpf.
+    ///
+    /// # Errors
+    ///
+    /// Fails where they do not compile; cargo has then said why.
+    pub(crate) fn compile(
+        place: &Place,
+        object: &Path,
+        extent: Extent,
+        filter: &[String],
+    ) -> Result<Self> {
+        let files = match extent {
+            Extent::All => FILES,
+            Extent::Coverage => COVERAGE,
+        };
+        let mut cargo = host_cargo();
+        cargo.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
+        cargo
+            .arg("--package=reload-userspace")
+            .args(files.iter().map(|file| format!("--test={file}")));
+        cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root);
+        println!("$ {}", show(&cargo));
+        let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+        ensure!(output.status.success(), "the tests do not compile: {}", output.status);
+        let built = String::from_utf8_lossy(&output.stdout);
+        let mut executables: Vec<_> = built.lines().filter_map(Executable::parse).collect();
+        let agent = executables.iter().position(|one| !one.is_test && one.name == "reload-agent");
+        let agent = agent.context("cargo built no agent for the tests")?;
+        let agent = executables.swap_remove(agent).path;
+        let test = |file: &&str| {
+            let found = executables.iter().find(|one| one.is_test && one.name == **file);
+            found.map(|one| one.path.clone()).with_context(|| format!("cargo built no test {file}"))
+        };
+        let filter = if filter.is_empty() { vec!["::ebpf".to_owned()] } else { filter.to_vec() };
+        Ok(Self {
+            folder: place.root.join("reload-userspace"),
+            agent,
+            tests: files.iter().map(test).collect::<Result<_>>()?,
+            arguments: ["--include-ignored".to_owned()].into_iter().chain(filter).collect(),
+        })
+    }
+
+    /// The programs that a machine needs.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &Path> {
+        [&self.agent].into_iter().chain(&self.tests).map(PathBuf::as_path)
+    }
+
+    /// The script that runs it: all of it, whatever fails.
+    pub(crate) fn job(&self) -> String {
+        let word = |path: &Path| quote(&path.to_string_lossy());
+        let mut lines = vec![
+            "failed=0".to_owned(),
+            format!("cd {}", word(&self.folder)),
+            format!("export RELOAD_COVERAGE={COVERAGE_FILE}"),
+        ];
+        let arguments: Vec<_> = self.arguments.iter().map(|argument| quote(argument)).collect();
+        for test in &self.tests {
+            lines.push(format!("echo 'Running {}'", name(test)));
+            lines.push(format!("{} {} || failed=1", word(test), arguments.join(" ")));
+        }
+        lines.push("exit $failed\n".to_owned());
+        lines.join("\n")
+    }
+}
+
+/// What a test is called, without cargo's hash.
+fn name(test: &Path) -> String {
+    let name = test.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit_once('-').map_or(&*name, |(name, _)| name).to_owned()
+}
+
+/// Something that cargo has built, and that can be run.
+#[derive(Debug, PartialEq, Eq)]
+struct Executable {
+    name: String,
+    path: PathBuf,
+    is_test: bool,
+}
+
+impl Executable {
+    /// Reads a message of cargo's; `None` where it is about something else.
+    fn parse(line: &str) -> Option<Self> {
+        let message: Value = serde_json::from_str(line).ok()?;
+        Some(Self {
+            name: message["target"]["name"].as_str()?.to_owned(),
+            path: message["executable"].as_str()?.into(),
+            is_test: message["profile"]["test"].as_bool()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_has_built_is_read_from_its_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"writes"},
+            "profile":{"test":true},"executable":"/t/writes-1f"}"#;
+        let expected =
+            Executable { name: "writes".to_owned(), path: "/t/writes-1f".into(), is_test: true };
+        assert_eq!(Executable::parse(line), Some(expected));
+        let library = r#"{"target":{"name":"aya"},"profile":{"test":false},"executable":null}"#;
+        assert_eq!(Executable::parse(library), None);
+        assert_eq!(Executable::parse(r#"{"reason":"build-finished","success":true}"#), None);
+    }
+
+    #[test]
+    fn a_job_runs_everything_and_fails_where_something_did() {
+        let suite = Suite {
+            folder: "/a b".into(),
+            agent: "/agent".into(),
+            tests: vec!["/t/missing_path-1f".into(), "/t/writes-2e".into()],
+            arguments: vec!["--include-ignored".to_owned(), "it's".to_owned()],
+        };
+        let expected = r"failed=0
+cd '/a b'
+export RELOAD_COVERAGE=/report/coverage
+echo 'Running missing_path'
+/t/missing_path-1f --include-ignored 'it'\''s' || failed=1
+echo 'Running writes'
+/t/writes-2e --include-ignored 'it'\''s' || failed=1
+exit $failed
+";
+        assert_eq!(suite.job(), expected);
+        let programs: Vec<_> = suite.programs().collect();
+        assert_eq!(programs, ["/agent", "/t/missing_path-1f", "/t/writes-2e"].map(Path::new));
+    }
+}
