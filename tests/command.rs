@@ -38,7 +38,7 @@ fn job(words: &[&str]) -> Job {
     Job {
         command: CommandLine::new(words.iter().map(|&word| word.to_owned()).collect()).unwrap(),
         place: Place::Agent,
-        timeout: PATIENCE,
+        timeout: *PATIENCE,
         environment: Vec::new(),
     }
 }

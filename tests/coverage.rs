@@ -20,13 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, system::uname};
 use serde_json::json;
 
 use crate::support::{
     agent::{Agent, Event, count},
     filesystem::{
-        Filesystem::{self, Btrfs, Ext4, Overlay, Tmpfs, Xfs},
+        Filesystem::{self, Btrfs, Ext4, Overlay, Subvolume, Tmpfs, Xfs},
         place_apart, with_each,
     },
     kubelet::{Order, Volume, keys},
@@ -71,10 +71,21 @@ impl Seen {
 /// Cells that are not seen at once, and why.
 struct Gap {
     sources: &'static [Source],
+    only: Only,
     filesystems: &'static [Filesystem],
     ways: &'static [&'static str],
     seen: Seen,
     reason: &'static str,
+}
+
+/// Where a gap is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Only {
+    Everywhere,
+    /// Under this strategy of the source.
+    Strategy(&'static str),
+    /// On kernels before this version.
+    Before(u32, u32),
 }
 
 const KERNEL_DRIVEN: [Source; 3] = [Ebpf, Fanotify, Inotify];
@@ -83,13 +94,15 @@ const KERNEL_DRIVEN: [Source; 3] = [Ebpf, Fanotify, Inotify];
 const GAPS: &[Gap] = &[
     Gap {
         sources: &Source::ALL,
-        filesystems: &[Ext4, Tmpfs, Xfs, Btrfs],
+        only: Only::Everywhere,
+        filesystems: &[Ext4, Tmpfs, Xfs, Btrfs, Subvolume],
         ways: &["copy_up"],
         seen: Seen::Impossible,
         reason: "The filesystem has no layers.",
     },
     Gap {
         sources: &Source::ALL,
+        only: Only::Everywhere,
         filesystems: &[Ext4, Tmpfs, Overlay],
         ways: &["ficlone"],
         seen: Seen::Impossible,
@@ -97,6 +110,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &KERNEL_DRIVEN,
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["recreate"],
         seen: Seen::AtSettle,
@@ -105,6 +119,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &KERNEL_DRIVEN,
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["write_held"],
         seen: Seen::AtSettle,
@@ -113,6 +128,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Ebpf],
+        only: Only::Strategy("tracepoint"),
         filesystems: &[Overlay],
         ways: &["mmap", "mmap_msync", "mmap_held"],
         seen: Seen::ByReconcile,
@@ -121,6 +137,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Ebpf],
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["mmap_held"],
         seen: Seen::AtSettle,
@@ -129,6 +146,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Fanotify, Inotify],
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["mmap_held"],
         seen: Seen::ByReconcile,
@@ -136,6 +154,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Fanotify, Inotify],
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["link", "tmpfile"],
         seen: Seen::AtSettle,
@@ -144,6 +163,7 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Fanotify, Inotify],
+        only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["truncate"],
         seen: Seen::AtSettle,
@@ -152,19 +172,39 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &Source::ALL,
+        only: Only::Everywhere,
         filesystems: &[Overlay],
         ways: &["directory"],
         seen: Seen::Impossible,
         reason: "overlayfs renames no directory that is in a lower layer.",
+    },
+    Gap {
+        sources: &Source::ALL,
+        only: Only::Before(6, 6),
+        filesystems: &[Tmpfs],
+        ways: &["direct"],
+        seen: Seen::Impossible,
+        reason: "tmpfs knows `O_DIRECT` since Linux 6.6.",
+    },
+    Gap {
+        sources: &Source::ALL,
+        only: Only::Before(6, 3),
+        filesystems: &[Overlay],
+        ways: &["tmpfile"],
+        seen: Seen::Impossible,
+        reason: "overlayfs knows `O_TMPFILE` since Linux 6.3.",
     },
 ];
 
 promise!(every_way_to_change_a_file);
 fn every_way_to_change_a_file(source: Source) {
     let place = place_apart();
+    let strategy = Agent::on(source, place, "nobody").strategy().map(str::to_owned);
     let quiet = RwLock::new(());
     with_each(Filesystem::ALL, |filesystem| {
-        let mut column = Column { source, filesystem, place, quiet: &quiet, surprises: Vec::new() };
+        let strategy = strategy.as_deref();
+        let surprises = Vec::new();
+        let mut column = Column { source, strategy, filesystem, place, quiet: &quiet, surprises };
         if filesystem.is_there() {
             column.fill();
         } else {
@@ -189,6 +229,7 @@ const VOLUMES: [&str; 3] = ["volume0", "volume1", "volume2"];
 /// A column of the table of a source.
 struct Column<'a> {
     source: Source,
+    strategy: Option<&'a str>,
     filesystem: Filesystem,
     place: &'static Path,
     /// Held by one who waits for what is not seen, and shared by those who make a directory in the place
@@ -261,9 +302,18 @@ impl Column<'_> {
     fn gap(&self, way: &Way) -> Option<&'static Gap> {
         GAPS.iter().find(|gap| {
             gap.sources.contains(&self.source)
+                && self.is_here(gap.only)
                 && gap.filesystems.contains(&self.filesystem)
                 && gap.ways.contains(&way.name)
         })
+    }
+
+    fn is_here(&self, only: Only) -> bool {
+        match only {
+            Only::Everywhere => true,
+            Only::Strategy(name) => self.strategy == Some(name),
+            Only::Before(major, minor) => kernel() < (major, minor),
+        }
     }
 
     /// Adds a cell to the file that `cargo xtask coverage` asks for.
@@ -273,6 +323,7 @@ impl Column<'_> {
             "row": rows().position(|row| row.name == way.name),
             "way": way.what,
             "source": self.source.name(),
+            "strategy": self.strategy,
             "filesystem": self.filesystem.to_string(),
             "seen": seen,
             "reason": self.gap(way).map(|gap| gap.reason),
@@ -281,6 +332,14 @@ impl Column<'_> {
         // In one write, for others write to it as well.
         file.write_all(format!("{cell}\n").as_bytes()).unwrap();
     }
+}
+
+/// The version of this kernel, `6.1` of `6.1.0-56-cloud-amd64`.
+fn kernel() -> (u32, u32) {
+    let system = uname();
+    let mut numbers = system.release().to_str().unwrap().split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().unwrap().parse().unwrap();
+    (number(), number())
 }
 
 /// The content of a revision, which is as long as that of any other.
@@ -365,8 +424,12 @@ impl Scene {
     fn let_go(&mut self) {
         let held = self.witnesses.each_ref().map(|witness| witness.stage.join("held"));
         if held.map(|held| fs::remove_file(held).is_ok()).contains(&true) {
-            pause(SETTLED);
-            self.witnesses[0].agent.events_at_hand();
+            // Where the agent is not told of the end there is nothing to wait for.
+            let [first, ..] = &mut self.witnesses;
+            let before = first.content.clone();
+            if first.notices(*PATIENCE / 20) && first.content != before {
+                first.agent.events_until("reloaded");
+            }
         }
     }
 
@@ -381,11 +444,11 @@ impl Scene {
 
     /// Says how the change that has just been made was seen.
     fn classify(&mut self, expected: Seen) -> Seen {
-        /// How long a busy machine may take.
-        const LATE: Duration = Duration::from_secs(10);
+        // How long a busy machine may take.
+        let late = *PATIENCE / 2;
         let able = self.witnesses.iter().position(|witness| witness.seen == expected);
         let mut able = self.witnesses[able.unwrap_or_default()..].iter_mut();
-        let _first = able.find_map(|witness| witness.notices(LATE).then_some(()));
+        let _first = able.find_map(|witness| witness.notices(late).then_some(()));
         if expected == Seen::ByReconcile {
             // The time of the slow look may come at once: those who see more have to have theirs.
             pause(SETTLED);
@@ -416,12 +479,14 @@ impl Scene {
             fs::rename(&draft, path).unwrap();
         }
         for witness in &mut self.witnesses {
-            assert!(witness.notices(PATIENCE), "{:?} does not see a rename", witness.seen);
+            assert!(witness.notices(*PATIENCE), "{:?} does not see a rename", witness.seen);
         }
         // A second look of theirs must not find what comes next.
         pause(SETTLED / 4);
         let [first, ..] = &mut self.witnesses;
-        let events = first.agent.events_at_hand();
+        // It is signalled before it is told of.
+        let mut events = first.agent.events_until("reloaded");
+        events.extend(first.agent.events_at_hand());
         first.check_one_change(&events);
     }
 }

@@ -156,6 +156,7 @@ pub(crate) fn rules_arguments(config: &Path) -> Vec<String> {
 pub(crate) struct Agent {
     process: Process,
     lines: Lines,
+    strategy: Option<String>,
 }
 
 impl Agent {
@@ -197,6 +198,7 @@ impl Agent {
         let mut agent = Self::spawn(&mut command);
         let ready = agent.wait_for("ready");
         assert_eq!(ready.text("source"), source.name(), "{ready}");
+        agent.strategy = ready.field("strategy").as_str().map(str::to_owned);
         agent
     }
 
@@ -215,11 +217,16 @@ impl Agent {
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut process = Process::spawn(command.stdin(Stdio::null()).stderr(Stdio::piped()));
         let lines = Lines::of("agent", process.stderr.take().unwrap());
-        Self { process, lines }
+        Self { process, lines, strategy: None }
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()
+    }
+
+    /// The strategy of its source, if that has several and its start was waited for.
+    pub(crate) fn strategy(&self) -> Option<&str> {
+        self.strategy.as_deref()
     }
 
     /// Takes what its command prints on its standard output, where that is piped.
@@ -283,7 +290,7 @@ impl Agent {
     pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Vec<Event>) {
         // Our own child, which nobody has reaped: the pid is its own.
         kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         let mut events = Vec::new();
         while let Some(line) = self.lines.next("the end of its log", deadline) {
             events.extend(Event::parse(&line));

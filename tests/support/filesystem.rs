@@ -23,30 +23,40 @@ pub(crate) enum Filesystem {
     Overlay,
     /// What some hosts have in place of ext4.
     Xfs,
-    /// The same; each of its subvolumes looks like a device of its own.
+    /// The same.
     Btrfs,
+    /// A part of one, which looks like a device of its own.
+    Subvolume,
 }
 
 impl Filesystem {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Ext4, Self::Tmpfs, Self::Overlay, Self::Xfs, Self::Btrfs];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Ext4, Self::Tmpfs, Self::Overlay, Self::Xfs, Self::Btrfs, Self::Subvolume];
 
     /// Those that every kernel has, and that most configuration lies on.
     pub(crate) const USUAL: [Self; 3] = [Self::Ext4, Self::Tmpfs, Self::Overlay];
 
     /// Whether this kernel has it.
     pub(crate) fn is_there(self) -> bool {
-        let kind = match self {
-            Self::Overlay => "overlay".to_owned(),
-            _ => self.to_string(),
-        };
+        let kind = self.kind();
         let is_listed = || {
             let list = fs::read_to_string("/proc/filesystems").unwrap();
-            list.lines().any(|line| line.split_whitespace().next_back() == Some(&kind))
+            list.lines().any(|line| line.split_whitespace().next_back() == Some(kind))
         };
-        let load = || Command::new("modprobe").arg(&kind).stderr(Stdio::null()).status();
+        let load = || Command::new("modprobe").arg(kind).stderr(Stdio::null()).status();
         // What is a module is listed once it is loaded, and where there is none it is not.
         is_listed() || (load().is_ok() && is_listed())
+    }
+
+    /// What the kernel calls it.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Tmpfs => "tmpfs",
+            Self::Overlay => "overlay",
+            Self::Xfs => "xfs",
+            Self::Btrfs | Self::Subvolume => "btrfs",
+        }
     }
 
     /// Gives an empty filesystem of this kind.
@@ -71,11 +81,11 @@ impl Filesystem {
         let mut layers = None;
         match self {
             Self::Ext4 if is_ext4(&dir) => return Mounted::new(dir, home, false, None).fill(files),
-            Self::Ext4 | Self::Xfs | Self::Btrfs => {
+            Self::Ext4 | Self::Xfs | Self::Btrfs | Self::Subvolume => {
                 // mkfs.xfs makes none that is smaller than 300 MiB. Most of the file is a hole.
                 let image = store.path().join("image");
                 fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
-                run(Command::new(format!("mkfs.{self}")).arg("-q").arg(&image));
+                run(Command::new(format!("mkfs.{}", self.kind())).arg("-q").arg(&image));
                 mount.args(["-o", "loop"]).arg(&image);
             }
             Self::Tmpfs => {
@@ -101,6 +111,17 @@ impl Filesystem {
             }
         }
         run(mount.arg(&dir));
+        if self == Self::Subvolume {
+            let whole = Mounted::new(dir, home, true, None);
+            let dir = whole.dir.join("subvolume");
+            run(Command::new("btrfs")
+                .args(["subvolume", "create"])
+                .arg(&dir)
+                .stdout(Stdio::null()));
+            return Mounted::inside(whole, dir).fill(files);
+        }
+        // Of a new ext4, which is no file of the test's.
+        drop(fs::remove_dir(dir.join("lost+found")));
         let mounted = Mounted::new(dir, home, true, layers);
         if self == Self::Overlay { mounted } else { mounted.fill(files) }
     }
@@ -109,11 +130,9 @@ impl Filesystem {
 impl fmt::Display for Filesystem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ext4 => "ext4",
-            Self::Tmpfs => "tmpfs",
             Self::Overlay => "overlayfs",
-            Self::Xfs => "xfs",
-            Self::Btrfs => "btrfs",
+            Self::Subvolume => "btrfs subvolume",
+            _ => self.kind(),
         })
     }
 }
@@ -161,12 +180,17 @@ pub(crate) struct Mounted {
     is_mount: bool,
     // In the order in which they may go.
     _layers: Option<Box<Mounted>>,
-    _home: TempDir,
+    _home: Option<TempDir>,
 }
 
 impl Mounted {
     fn new(dir: PathBuf, home: TempDir, is_mount: bool, layers: Option<Box<Self>>) -> Self {
-        Self { dir, is_mount, _layers: layers, _home: home }
+        Self { dir, is_mount, _layers: layers, _home: Some(home) }
+    }
+
+    /// A directory of what is mounted.
+    fn inside(whole: Self, dir: PathBuf) -> Self {
+        Self { dir, is_mount: false, _layers: Some(Box::new(whole)), _home: None }
     }
 
     fn fill(self, files: &[(&str, &str)]) -> Self {

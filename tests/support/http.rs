@@ -10,8 +10,8 @@ use super::time::PATIENCE;
 /// A connection on which nothing has been said.
 #[track_caller]
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = TcpStream::connect_timeout(&address, *PATIENCE).unwrap();
+    stream.set_read_timeout(Some(*PATIENCE)).unwrap();
     stream
 }
 

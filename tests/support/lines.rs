@@ -48,8 +48,8 @@ impl Lines {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
                 panic!(
-                    "{} did not say within {PATIENCE:?}: {what}; all lines are above",
-                    self.speaker
+                    "{} did not say within {:?}: {what}; all lines are above",
+                    self.speaker, *PATIENCE
                 )
             }
         }
@@ -58,7 +58,7 @@ impl Lines {
     /// Takes lines up to the first of which `pick` makes something.
     #[track_caller]
     pub(crate) fn until<T>(&mut self, what: &str, mut pick: impl FnMut(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         loop {
             let Some(line) = self.next(what, deadline) else {
                 panic!("{} ended without saying: {what}; all lines are above", self.speaker);
@@ -88,7 +88,7 @@ impl Lines {
     /// Takes all lines that are left, once the stream has ended.
     #[track_caller]
     pub(crate) fn rest(mut self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         std::iter::from_fn(|| self.next("the end of its output", deadline)).collect()
     }
 

@@ -50,7 +50,7 @@ impl Server {
     /// Waits for the next request, and gives the lines of its head.
     #[track_caller]
     pub(crate) fn request(&self) -> Vec<String> {
-        self.requests.recv_timeout(PATIENCE).expect("a request comes")
+        self.requests.recv_timeout(*PATIENCE).expect("a request comes")
     }
 
     /// Whether a request has come that was not waited for.

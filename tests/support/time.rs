@@ -1,12 +1,18 @@
 //! Deadlines and pauses, and numbers to make them of.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// How long a test waits for what must come. Machines are noisy; a test that passes waits for none
-/// of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// of it. One whose processor is emulated says in `RELOAD_TEST_PATIENCE` how many seconds it wants.
+pub(crate) static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("RELOAD_TEST_PATIENCE").map_or(20, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+});
 
 /// How long a test waits before it asks again: what it waits for wants the processor, too.
 const PACE: Duration = Duration::from_millis(1);
@@ -30,12 +36,12 @@ pub(crate) fn pause(duration: Duration) {
 /// Asks until the answer is `Some`, and panics with `what` where that takes too long.
 #[track_caller]
 pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + *PATIENCE;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {:?}: {what}", *PATIENCE);
         pause(PACE);
     }
 }

@@ -61,6 +61,20 @@ const MODULES: &[&str] = &["loop", "overlay", "xfs", "btrfs", "crc32c_generic", 
 /// Files of the system that programs read, where they are there.
 const FILES: &[&str] = &["/etc/group", "/etc/mke2fs.conf", "/etc/nsswitch.conf", "/etc/passwd"];
 
+/// Folders that every system has.
+const FOLDERS: &[&str] = &[
+    "/dev",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/sys",
+    "/tmp",
+    "/var/log/nginx",
+    "/var/tmp",
+];
+
 /// Where a system that has merged its folders has symlinks.
 const MERGED: [&str; 4] = ["/bin", "/sbin", "/lib", "/lib64"];
 
@@ -79,7 +93,7 @@ pub(crate) fn pack(place: &Place, kernel: &Kernel, suite: &Suite, path: &Path) -
             disk.archive.link(merged, &target)?;
         }
     }
-    for folder in ["/dev", "/media", "/mnt", "/proc", "/root", "/sys", "/tmp", "/var/log/nginx"] {
+    for folder in FOLDERS {
         disk.archive.directory(Path::new(folder))?;
     }
     for name in PROGRAMS {
@@ -150,12 +164,12 @@ impl Disk {
     /// compiled in.
     fn tests(&mut self, place: &Place, suite: &Suite) -> Result<()> {
         self.archive.directory(&suite.folder)?;
-        for program in suite.programs() {
+        for (there, program) in suite.programs() {
             let slim = self.slim.path().join("slim");
             // With it the tests alone are half a gigabyte, in memory, twice.
             let mut strip = Command::new("strip");
             exec(strip.arg("--strip-debug").arg("-o").arg(&slim).arg(program))?;
-            self.archive.copy(program, &slim)?;
+            self.archive.copy(there, &slim)?;
             self.libraries(program)?;
         }
         let scratch = place.target.join("tmp");

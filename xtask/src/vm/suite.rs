@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     build::OBJECT_VARIABLE,
+    exec,
     place::{Place, host_cargo},
     quote, show,
 };
@@ -58,7 +59,10 @@ pub(crate) enum Extent {
 pub(crate) struct Suite {
     /// Where cargo runs them.
     pub(crate) folder: PathBuf,
+    /// Where the tests look for the agent.
     agent: PathBuf,
+    /// The agent that is to be found there.
+    optimised: PathBuf,
     tests: Vec<PathBuf>,
     arguments: Vec<String>,
 }
@@ -96,6 +100,7 @@ impl Suite {
         let agent = executables.iter().position(|one| !one.is_test && one.name == "reload-agent");
         let agent = agent.context("cargo built no agent for the tests")?;
         let agent = executables.swap_remove(agent).path;
+        let optimised = build_agent(place, object)?;
         let test = |file: &&str| {
             let found = executables.iter().find(|one| one.is_test && one.name == **file);
             found.map(|one| one.path.clone()).with_context(|| format!("cargo built no test {file}"))
@@ -104,14 +109,16 @@ impl Suite {
         Ok(Self {
             folder: place.root.join("reload-userspace"),
             agent,
+            optimised,
             tests: files.iter().map(test).collect::<Result<_>>()?,
             arguments: ["--include-ignored".to_owned()].into_iter().chain(filter).collect(),
         })
     }
 
-    /// The programs that a machine needs.
-    pub(crate) fn programs(&self) -> impl Iterator<Item = &Path> {
-        [&self.agent].into_iter().chain(&self.tests).map(PathBuf::as_path)
+    /// The programs that a machine needs: where each is to be found there, and where it is here.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        let tests = self.tests.iter().map(|test| (test.as_path(), test.as_path()));
+        [(self.agent.as_path(), self.optimised.as_path())].into_iter().chain(tests)
     }
 
     /// The script that runs it: all of it, whatever fails.
@@ -120,7 +127,7 @@ impl Suite {
         let mut lines = vec![
             "failed=0".to_owned(),
             format!("cd {}", word(&self.folder)),
-            format!("export RELOAD_COVERAGE={COVERAGE_FILE}"),
+            format!("export RELOAD_COVERAGE={COVERAGE_FILE} RELOAD_TEST_PATIENCE=60"),
         ];
         let arguments: Vec<_> = self.arguments.iter().map(|argument| quote(argument)).collect();
         for test in &self.tests {
@@ -130,6 +137,17 @@ impl Suite {
         lines.push("exit $failed\n".to_owned());
         lines.join("\n")
     }
+}
+
+/// Builds an agent for a slow processor: most of what one that is not optimised does is to read the
+/// kernel's types, and every test starts some.
+fn build_agent(place: &Place, object: &Path) -> Result<PathBuf> {
+    const PROFILE: &str = "emulated";
+    let mut cargo = host_cargo();
+    cargo.args(["build", "--locked", "--profile", PROFILE, "--package=reload-userspace"]);
+    cargo.args(["--bin=reload-agent"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
+    exec(&mut cargo)?;
+    Ok(place.target.join(PROFILE).join("reload-agent"))
 }
 
 /// What a test is called, without cargo's hash.
@@ -179,12 +197,13 @@ mod tests {
         let suite = Suite {
             folder: "/a b".into(),
             agent: "/agent".into(),
+            optimised: "/fast/agent".into(),
             tests: vec!["/t/missing_path-1f".into(), "/t/writes-2e".into()],
             arguments: vec!["--include-ignored".to_owned(), "it's".to_owned()],
         };
         let expected = r"failed=0
 cd '/a b'
-export RELOAD_COVERAGE=/report/coverage
+export RELOAD_COVERAGE=/report/coverage RELOAD_TEST_PATIENCE=60
 echo 'Running missing_path'
 /t/missing_path-1f --include-ignored 'it'\''s' || failed=1
 echo 'Running writes'
@@ -192,7 +211,7 @@ echo 'Running writes'
 exit $failed
 ";
         assert_eq!(suite.job(), expected);
-        let programs: Vec<_> = suite.programs().collect();
+        let programs: Vec<_> = suite.programs().map(|(there, _)| there).collect();
         assert_eq!(programs, ["/agent", "/t/missing_path-1f", "/t/writes-2e"].map(Path::new));
     }
 }
