@@ -13,6 +13,7 @@ pub(crate) mod doctor;
 pub(crate) mod filesystem;
 pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod kernel;
 pub(crate) mod kubelet;
 pub(crate) mod lines;
 pub(crate) mod manifest;

@@ -7,10 +7,13 @@
 mod promise;
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::support::{
-    agent::Agent,
+    agent::{Agent, Event},
     filesystem::{Filesystem, place_apart},
     source::Source,
     target::Recipe,
@@ -30,27 +33,41 @@ fn is_gap(way: &Way, filesystem: Filesystem) -> bool {
 
 // The others are not told who it was.
 promise!(the_log_says_who_wrote_and_how: ebpf, fanotify);
-/// Each way is the first thing that its agent sees: of two changes in a row the log names one actor. What
-/// others do in a directory above may be taken for the doing of a change, so that all are apart.
+/// Each way is the first thing that happens to a file of its own: of two changes in a row the log names one
+/// actor. What others do in a directory above may be taken for the doing of a change, so that all are apart.
 fn the_log_says_who_wrote_and_how(source: Source) {
     let place = place_apart();
     for filesystem in Filesystem::USUAL {
-        let files = [("etc/note", ""), ("stage/note", "")];
+        let ways = || WAYS.iter().filter(|way| !is_gap(way, filesystem));
+        let home = |way: &Way| PathBuf::from(way.name);
+        let files: Vec<_> = ways().map(|way| home(way).join("etc/app.conf")).collect();
+        let files: Vec<_> = files.iter().map(|file| (file.to_str().unwrap(), "before")).collect();
         let mounted = filesystem.mount_in(place, &files);
-        let (path, stage) = (mounted.dir.join("etc/app.conf"), mounted.dir.join("stage"));
         let recipe = Recipe::new();
         let _target = recipe.start();
-        for (way, revision) in WAYS.iter().filter(|way| !is_gap(way, filesystem)).zip(1..) {
+        let mut options = vec!["--process".into(), recipe.name().to_owned()];
+        options.extend(["--reconcile", "1h"].map(str::to_owned));
+        for (file, _) in &files {
+            let path = mounted.dir.join(file);
+            // One that is in the lower layer of overlayfs only would be copied up first.
             replace(&path, &text(0));
-            let other = stage.join("other");
-            drop(fs::remove_file(&other));
-            fs::hard_link(&path, &other).unwrap();
-            let mut agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
+            let stage = path.parent().unwrap().with_file_name("stage");
+            fs::create_dir(&stage).unwrap();
+            fs::hard_link(&path, stage.join("other")).unwrap();
+            options.extend(["--watch".to_owned(), path.to_str().unwrap().to_owned()]);
+        }
+        let mut agent = Agent::ready(source, &options);
+        for (way, revision) in ways().zip(1..) {
+            let home = mounted.dir.join(home(way));
+            let (path, stage) = (home.join("etc/app.conf"), home.join("stage"));
             let Outcome::Done { pid } = change(way.name, &path, &stage, &text(revision)) else {
                 // What should be possible and is not is a matter of `coverage.rs`.
                 continue;
             };
-            let changed = agent.wait_for("changed");
+            let is_it = |event: &Event| {
+                event.name() == "changed" && event.paths() == [path.to_str().unwrap()]
+            };
+            let changed = agent.until(way.name, is_it).pop().unwrap();
             source.check_author(&changed, pid, |comm| {
                 // What io_uring does not do at once is done by a thread of the process with its own
                 // name.

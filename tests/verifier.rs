@@ -1,0 +1,48 @@
+//! How much the kernel's verifier has to look at until it accepts each program: far less than it would.
+//!
+//! `cargo xtask vm` makes docs/verifier.md of what is measured here.
+
+#![cfg(test)]
+
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
+mod support;
+
+use std::{fs, io::Write as _};
+
+use serde_json::json;
+
+use crate::support::{
+    agent::Agent, kernel::Objects, source::Source, target::Recipe, writer::config,
+};
+
+/// The verifier gives a program up after a million instructions, which it counts once for each way that
+/// leads there (`BPF_COMPLEXITY_LIMIT_INSNS`, Linux 5.2). A hundredth leaves room for kernels that
+/// look more closely.
+const BUDGET: u32 = 10_000;
+
+promise!(every_program_is_far_from_the_limit: ebpf);
+fn every_program_is_far_from_the_limit(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new();
+    let _target = recipe.start();
+    let options = ["--confirm-timeout", "1h"];
+    let agent = Agent::with(source, &path, recipe.name(), &options);
+
+    let programs = Objects::of(agent.pid()).programs();
+    assert!(!programs.is_empty(), "an agent that runs has no programs");
+    let mut lines = String::new();
+    for program in programs {
+        let name = program.name_as_str().unwrap();
+        let verified = program.verified_instruction_count();
+        let verified = verified.expect("the kernel tells, Linux 5.16");
+        println!("{name}: {verified}");
+        assert!((1..BUDGET).contains(&verified), "{name}: {verified} instructions");
+        let line = json!({ "program": name, "strategy": agent.strategy(), "verified": verified });
+        lines.extend([line.to_string(), "\n".to_owned()]);
+    }
+    let Some(path) = std::env::var_os("RELOAD_VERIFIER") else { return };
+    let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
+}
