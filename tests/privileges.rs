@@ -43,6 +43,11 @@ const SETGID: Capability = ("setgid", CapabilitySet::SETGID);
 const BIND: Capability = ("net_bind_service", CapabilitySet::NET_BIND_SERVICE);
 const CHOWN: Capability = ("chown", CapabilitySet::CHOWN);
 
+/// Parts of lines of the log.
+const READY: &str = r#""event":"ready""#;
+const RELOADED: &str = r#""event":"reloaded""#;
+const CONFIRMED: &str = r#""event":"confirmed""#;
+
 /// Who runs the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
@@ -81,7 +86,7 @@ const NEEDS: &[Need] = &[
         start: &[BPF, PERFMON],
         keeps: &[],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "eBPF needs CAP_X; grant it",
     },
     Need {
@@ -91,7 +96,7 @@ const NEEDS: &[Need] = &[
         start: &[],
         keeps: &[],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "",
     },
     Need {
@@ -111,7 +116,7 @@ const NEEDS: &[Need] = &[
         start: &[],
         keeps: &[],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "",
     },
     Need {
@@ -121,7 +126,7 @@ const NEEDS: &[Need] = &[
         start: &[],
         keeps: &[],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "",
     },
     Need {
@@ -131,7 +136,7 @@ const NEEDS: &[Need] = &[
         start: &[READ],
         keeps: &[READ],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "or give it CAP_X as an effective capability",
     },
     Need {
@@ -141,7 +146,7 @@ const NEEDS: &[Need] = &[
         start: &[OVERRIDE],
         keeps: &[OVERRIDE],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "give --state-dir a directory that the agent may write to",
     },
     Need {
@@ -161,7 +166,7 @@ const NEEDS: &[Need] = &[
         start: &[PTRACE],
         keeps: &[PTRACE],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: r#""event":"waiting""#,
     },
     Need {
@@ -171,7 +176,7 @@ const NEEDS: &[Need] = &[
         start: &[KILL],
         keeps: &[KILL],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "give it CAP_X as an effective capability",
     },
     Need {
@@ -181,7 +186,7 @@ const NEEDS: &[Need] = &[
         start: &[KILL],
         keeps: &[KILL],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "give it CAP_X as an effective capability",
     },
     Need {
@@ -201,7 +206,7 @@ const NEEDS: &[Need] = &[
         start: &[],
         keeps: &[],
         idle: &[],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "",
     },
     Need {
@@ -222,7 +227,7 @@ const NEEDS: &[Need] = &[
         start: &[ADMIN, CHROOT, PTRACE, SETUID, SETGID, READ],
         keeps: &[PTRACE, READ],
         idle: &[ADMIN, CHROOT, SETUID, SETGID],
-        works: r#""event":"reloaded""#,
+        works: RELOADED,
         lacks: "CAP_X",
     },
 ];
@@ -308,19 +313,26 @@ impl Scene {
     }
 }
 
+/// An agent, and the line of its log that was waited for.
+struct Started {
+    agent: Process,
+    lines: Lines,
+    line: String,
+}
+
 /// Starts an agent, changes the file when it is ready, and waits for a line that has `part`.
 #[track_caller]
-fn start(command: &mut Command, path: &Path, part: &str) -> (Process, Lines) {
+fn start(command: &mut Command, path: &Path, part: &str) -> Started {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut agent = Process::spawn(command);
     let mut lines = Lines::of("agent", agent.stderr.take().unwrap());
-    lines.until(part, |line| {
-        if line.contains(r#""event":"ready""#) {
+    let line = lines.until(part, |line| {
+        if line.contains(READY) {
             replace(path, "1");
         }
-        line.contains(part).then_some(())
+        line.contains(part).then(|| line.to_owned())
     });
-    (agent, lines)
+    Started { agent, lines, line }
 }
 
 /// A field of the status of a thread, as bits.
@@ -365,7 +377,7 @@ fn what_the_table_says_is_enough_and_what_is_kept() {
         println!("--- {}", need.what);
         let scene = Scene::new(need.whose);
         let mut command = scene.command(need.start, need.options);
-        let (agent, _lines) = start(&mut command, &scene.path(), need.works);
+        let Started { agent, lines: _lines, .. } = start(&mut command, &scene.path(), need.works);
         let status = status(agent.pid());
         assert_eq!(bits(&status, "CapEff"), set(need.keeps), "{}", need.what);
         let permitted = set(need.keeps) | set(need.idle);
@@ -401,11 +413,12 @@ fn the_doctor_says_what_it_takes_to_see_what_others_run() {
 /// The promise of the README: three capabilities, whatever is mounted.
 #[test]
 #[ignore = "needs root; it mounts"]
-fn bpf_perfmon_and_kill_are_enough_with_and_without_tracefs() {
+fn ebpf_wants_bpf_perfmon_and_kill_with_and_without_tracefs() {
     let with = "mount -t tracefs tracefs /sys/kernel/tracing && [ -d /sys/kernel/tracing/events ]";
     let without = "while umount -l /sys/kernel/tracing 2> /dev/null; do :; done; \
                    while umount -l /sys/kernel/debug 2> /dev/null; do :; done; \
                    [ ! -e /sys/kernel/tracing/events ] && [ ! -e /sys/kernel/debug/tracing ]";
+    let options = ["--process", "{process}", "--source", "ebpf", "--confirm-timeout", "1s"];
     for script in [with, without] {
         println!("--- {script}");
         let scene = Scene::new(Whose::Others);
@@ -413,16 +426,25 @@ fn bpf_perfmon_and_kill_are_enough_with_and_without_tracefs() {
         let mut command = clean(Command::new("unshare"));
         command.args(["--mount", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"]);
         command.arg(setpriv.get_program()).args(setpriv.get_args());
-        command.args(scene.arguments(&["--process", "{process}", "--source", "ebpf"]));
-        let (agent, mut lines) = start(&mut command, &scene.path(), r#""event":"reloaded""#);
+        command.args(scene.arguments(&options));
+        let Started { agent, mut lines, line } = start(&mut command, &scene.path(), READY);
         let status = status(agent.pid());
         assert_eq!(bits(&status, "CapEff"), KILL.1);
         assert_eq!(bits(&status, "CapPrm"), KILL.1);
-        // Without the others it still hears, marks new files as watched, and forgets old ones.
+        // Without the others it still hears, learns new files, forgets old ones, and is told of opens
+        // where the strategy can tell.
+        let is_told = line.contains(r#""strategy":"trampoline""#);
+        let evidence = if is_told { r#""evidence":"reopened""# } else { r#""evidence":"alive""# };
         for text in ["2", "3"] {
+            lines.until("reloaded", |line| line.contains(RELOADED).then_some(()));
+            let confirmed = |line: &str| line.contains(CONFIRMED).then(|| line.to_owned());
+            let line = lines.until("confirmed", confirmed);
+            assert!(line.contains(evidence), "{line}");
             replace(&scene.path(), text);
-            lines.until("reloaded", |line| line.contains(r#""event":"reloaded""#).then_some(()));
         }
+        let mut command = scene.setpriv(&[BPF, PERFMON, KILL]);
+        let found = Diagnosis::by(&mut command, &["--process", scene.recipe.name()]);
+        assert_eq!(found.only("confirmation").0, if is_told { "ok" } else { "note" });
     }
 }
 
@@ -434,7 +456,7 @@ fn root_gives_up_what_its_rules_do_not_need() {
     let options = ["--process", "{process}", "--listen", "127.0.0.1:0", "--state-dir", "{state}"];
     let mut command = clean(Command::new(AGENT));
     command.args(scene.arguments(&options));
-    let (agent, _lines) = start(&mut command, &scene.path(), r#""event":"reloaded""#);
+    let Started { agent, lines: _lines, .. } = start(&mut command, &scene.path(), RELOADED);
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
     let threads: Vec<_> = threads.map(|it| it.unwrap().path().join("status")).collect();
     assert!(threads.len() >= 3, "the loop, the server and the ledger: {threads:?}");
@@ -490,7 +512,8 @@ fn a_command_of_roots_has_what_root_has() {
     let exec = format!("sh -c 'grep -E ^Cap /proc/self/status > {}'", seen.display());
     let mut command = clean(Command::new(AGENT));
     command.args(scene.arguments(&["--process", "{process}", "--exec", &exec]));
-    let (agent, _lines) = start(&mut command, &scene.path(), r#""action":"exec""#);
+    let Started { agent, lines: _lines, .. } =
+        start(&mut command, &scene.path(), r#""action":"exec""#);
     let own = Command::new("grep").args(["-E", "^Cap", "/proc/self/status"]).output().unwrap();
     let seen = poll("the command has run", || written(&seen));
     assert_eq!(seen, String::from_utf8(own.stdout).unwrap());
@@ -512,7 +535,8 @@ fn a_command_of_others_has_what_the_agent_was_started_with() {
     let exec = format!("sh -c 'grep -E ^Cap /proc/self/status > {}'", seen.display());
     let granted = [CHOWN, BPF, PERFMON];
     let mut command = scene.command(&granted, &["--source", "ebpf", "--exec", &exec]);
-    let (agent, _lines) = start(&mut command, &scene.path(), r#""action":"exec""#);
+    let Started { agent, lines: _lines, .. } =
+        start(&mut command, &scene.path(), r#""action":"exec""#);
     let seen = poll("the command has run", || written(&seen));
     for field in ["CapEff", "CapPrm", "CapAmb"] {
         assert_eq!(bits(&seen, field), set(&granted), "{field}");
