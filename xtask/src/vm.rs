@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::{
     kernel::{Kernel, Line},
     machine::Machine,
-    suite::{Extent, Suite},
+    suite::Suite,
 };
 use crate::{
     build::{Built, Linkage, Profile, build},
@@ -33,7 +33,7 @@ use crate::{
 /// Run the tests on Debian's kernels 6.1 and 6.12, in virtual machines
 ///
 /// Each machine has a kernel of Debian's, the compiled tests and what they run, and nothing of this
-/// machine. Needs no root and no KVM: the processor is emulated. `cargo xtask test` does it too.
+/// machine. Needs no root and no KVM: the processor is emulated.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take only this line of kernels
@@ -46,7 +46,7 @@ pub(crate) struct Options {
 }
 
 /// How long the tests may take. It is for what hangs: they take a fraction of it.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// How often the machines are looked after.
 const PACE: Duration = Duration::from_millis(100);
@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
-    measure(&place, &object, &kernels, Extent::All, &options.filter).map(drop)
+    measure(&place, &object, &kernels, &options.filter).map(drop)
 }
 
 /// Runs tests on kernels, side by side, and gives what they have measured.
@@ -73,12 +73,11 @@ fn measure(
     place: &Place,
     object: &Path,
     kernels: &[Line],
-    extent: Extent,
     filter: &[String],
 ) -> Result<Vec<(Line, BTreeMap<String, String>)>> {
     setup::provide(&[package::MACHINES])?;
     compile_programs(place)?;
-    let suite = Suite::compile(place, object, extent, filter)?;
+    let suite = Suite::compile(place, object, filter)?;
     let logs = place.target.join("vm");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let folder = tempfile::tempdir_in(&logs).context("cannot make a temporary folder")?;

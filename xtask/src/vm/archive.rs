@@ -124,7 +124,7 @@ impl<W: Write> Archive<W> {
         write!(self.output, "{length:08x}{:08x}", 0)?;
         self.output.write_all(name)?;
         // The header has 110 bytes; names and files end at a multiple of four.
-        self.output.write_all(&[0; 4][..1 + (4 - (110 + length) % 4) % 4])?;
+        self.output.write_all(&[0; 4][..=(4 - (110 + length) % 4) % 4])?;
         self.output.write_all(content)?;
         self.output.write_all(&[0; 4][..(4 - size % 4) % 4])
     }

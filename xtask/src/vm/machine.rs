@@ -70,7 +70,7 @@ impl Machine {
         }
         if has_ended {
             // Until its end of the pipe is closed, which it has been.
-            for text in self.output.iter() {
+            for text in &self.output {
                 self.tell(&text)?;
             }
         }

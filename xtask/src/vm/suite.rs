@@ -23,6 +23,8 @@ use crate::{
 /// emulated processor is twenty times slower than this one.
 const FILES: &[&str] = &[
     "coverage",
+    "verifier",
+    "leftover",
     "writes",
     "symlinks",
     "kubelet",
@@ -39,20 +41,10 @@ const FILES: &[&str] = &[
     "nginx",
 ];
 
-/// Those of them that measure all ways to change a file.
-const COVERAGE: &[&str] = &["coverage"];
-
-/// Where the tests write, in a machine, what they measure.
-const COVERAGE_FILE: &str = "/report/coverage";
-
-/// What is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// All that makes sense there.
-    All,
-    /// What docs/coverage.md is made of.
-    Coverage,
-}
+/// What the tests are told: where to write what they measure, how many seconds to wait for what must come,
+/// and to be more than there are processors, for most of a test is waiting.
+const ENVIRONMENT: &str = "RELOAD_COVERAGE=/report/coverage RELOAD_VERIFIER=/report/verifier \
+                           RELOAD_TEST_PATIENCE=60 RUST_TEST_THREADS=4";
 
 /// Compiled tests, and how they are called.
 #[derive(Debug)]
@@ -76,21 +68,12 @@ impl Suite {
     /// # Errors
     ///
     /// Fails where they do not compile; cargo has then said why.
-    pub(crate) fn compile(
-        place: &Place,
-        object: &Path,
-        extent: Extent,
-        filter: &[String],
-    ) -> Result<Self> {
-        let files = match extent {
-            Extent::All => FILES,
-            Extent::Coverage => COVERAGE,
-        };
+    pub(crate) fn compile(place: &Place, object: &Path, filter: &[String]) -> Result<Self> {
         let mut cargo = host_cargo();
         cargo.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
         cargo
             .arg("--package=reload-userspace")
-            .args(files.iter().map(|file| format!("--test={file}")));
+            .args(FILES.iter().map(|file| format!("--test={file}")));
         cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root);
         println!("$ {}", show(&cargo));
         let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
@@ -110,7 +93,7 @@ impl Suite {
             folder: place.root.join("reload-userspace"),
             agent,
             optimised,
-            tests: files.iter().map(test).collect::<Result<_>>()?,
+            tests: FILES.iter().map(test).collect::<Result<_>>()?,
             arguments: ["--include-ignored".to_owned()].into_iter().chain(filter).collect(),
         })
     }
@@ -127,7 +110,7 @@ impl Suite {
         let mut lines = vec![
             "failed=0".to_owned(),
             format!("cd {}", word(&self.folder)),
-            format!("export RELOAD_COVERAGE={COVERAGE_FILE} RELOAD_TEST_PATIENCE=60"),
+            format!("export {ENVIRONMENT}"),
         ];
         let arguments: Vec<_> = self.arguments.iter().map(|argument| quote(argument)).collect();
         for test in &self.tests {
@@ -203,7 +186,7 @@ mod tests {
         };
         let expected = r"failed=0
 cd '/a b'
-export RELOAD_COVERAGE=/report/coverage RELOAD_TEST_PATIENCE=60
+export RELOAD_COVERAGE=/report/coverage RELOAD_VERIFIER=/report/verifier RELOAD_TEST_PATIENCE=60 RUST_TEST_THREADS=4
 echo 'Running missing_path'
 /t/missing_path-1f --include-ignored 'it'\''s' || failed=1
 echo 'Running writes'
