@@ -197,6 +197,26 @@ fn scene(source: Source, recipe: Recipe, keys: &[&str]) -> (Home, Recipe, Runnin
     (home, recipe, target, Agent::with_rules(source, &config, &QUIET))
 }
 
+promise!(two_rules_in_the_place_of_one_both_reload: inotify);
+/// On the same path: only one of them can take over what is watched for it already.
+fn two_rules_in_the_place_of_one_both_reload(source: Source) {
+    let home = Home::new(&["a"]);
+    let recipes = [Recipe::new(), Recipe::new()];
+    let mut targets = recipes.each_ref().map(Recipe::start);
+    let config = home.write(&[home.rule("one", "a", recipes[0].name(), &[])]);
+    let mut agent = Agent::with_rules(source, &config, &QUIET);
+
+    let rules = [("two", &recipes[0]), ("three", &recipes[1])];
+    let rules = rules.map(|(name, recipe)| home.rule(name, "a", recipe.name(), &[]));
+    replace(&config, &text(&rules));
+    agent.heeds_rules();
+    replace(&home.file("a"), "1");
+
+    for target in &mut targets {
+        target.signal();
+    }
+}
+
 promise!(another_signal_is_for_the_next_change);
 /// What a process has been given by one signal it is not given again by another.
 fn another_signal_is_for_the_next_change(source: Source) {

@@ -77,13 +77,18 @@ pub(crate) fn on_close(ctx: FEntryContext) -> i32 {
 /// confirmed.
 #[fexit]
 pub(crate) fn on_open(ctx: FExitContext) -> i32 {
+    /// `FMODE_READ` of `include/linux/fs.h`.
+    const FMODE_READ: u32 = 1;
     if !has_succeeded(&ctx) {
         return 0;
     }
+    let opened: *const u8 = ctx.arg(0);
     // SAFETY: the first argument is a `struct file`.
-    let inode = unsafe { member::<*const u8>(ctx.arg(0), &OFF_FILE_INODE) };
+    let mode = unsafe { member::<u32>(opened, &OFF_FILE_MODE) };
+    // SAFETY: as above.
+    let inode = unsafe { member::<*const u8>(opened, &OFF_FILE_INODE) };
     // SAFETY: the inode was read from it.
-    if unsafe { is_regular(inode) } {
+    if mode & FMODE_READ != 0 && unsafe { is_regular(inode) } {
         // SAFETY: as above.
         unsafe { open::record(&ctx, inode) };
     }

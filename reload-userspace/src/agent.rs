@@ -49,6 +49,9 @@ use crate::{
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
 
+/// How many events are taken before what is due is done: as many as a full ring holds.
+const MOST_EVENTS: usize = 4096;
+
 /// What the agent is made of, and where it tells of itself.
 pub struct Agent<S> {
     source: S,
@@ -271,14 +274,15 @@ impl<S: Source> Agent<S> {
         self.touch(touched);
     }
 
-    /// Takes the events that are there.
+    /// Takes the events that are there, but not more than so many: whoever makes them all the time must
+    /// not keep the agent from what is due.
     fn take_all(&mut self) -> Result<()> {
-        while let Some(event) = self
-            .source
-            .try_next()
-            .with_context(|| format!("source {} broke", self.source.name()))?
-        {
-            self.take(event);
+        for _ in 0..MOST_EVENTS {
+            let event = self.source.try_next();
+            match event.with_context(|| format!("source {} broke", self.source.name()))? {
+                Some(event) => self.take(event),
+                None => break,
+            }
         }
         Ok(())
     }

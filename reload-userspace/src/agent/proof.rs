@@ -17,6 +17,9 @@ use crate::{
     target::{Held, Target},
 };
 
+/// How many openings of files are looked at before what is due is done.
+const MOST_OPENS: usize = 256;
+
 /// A signal that is out, and of which it is yet to be seen whether it took.
 #[derive(Debug)]
 pub(super) struct Proof {
@@ -134,7 +137,8 @@ impl<S: Source> Agent<S> {
             return;
         }
         let now = clock::now();
-        while let Some(opened) = self.witness.try_next() {
+        for _ in 0..MOST_OPENS {
+            let Some(opened) = self.witness.try_next() else { break };
             self.opened(&opened);
         }
         let Self { proofs, procfs, crews, reloaders, witness, source, places, .. } = self;

@@ -48,7 +48,7 @@ impl<S: Source> Agent<S> {
         else {
             return Ok(rules);
         };
-        let draft = self.draft(Rule::about(path.clone(), pace), &[])?;
+        let draft = self.draft(Rule::about(path.clone(), pace), &[], &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
         // They have been read, and are heeded.
         let heeded = Decision::Rules { path: Some(String::new()), rules: Vec::new(), error: None };
@@ -99,7 +99,7 @@ impl<S: Source> Agent<S> {
                 kept.insert(id);
                 continue;
             }
-            match self.draft(rule, &names) {
+            match self.draft(rule, &names, &drafts) {
                 Ok(draft) => drafts.push(draft),
                 Err(error) => {
                     let fresh = drafts.into_iter().flat_map(|draft| draft.fresh.into_values());
@@ -135,20 +135,23 @@ impl<S: Source> Agent<S> {
         Ok(())
     }
 
-    /// The rule that is called otherwise now: it watches the same, and none is called as it was.
-    fn renamed(&self, rule: &Rule, names: &[String]) -> Option<RuleId> {
-        let is_it = |it: &Reloader| {
-            it.rule.watches() == rule.watches() && !names.iter().any(|name| name == it.name())
+    /// The rule that is called otherwise now: it watches the same, none is called as it was, and none of the
+    /// others has taken its place.
+    fn renamed(&self, rule: &Rule, names: &[String], others: &[Draft]) -> Option<RuleId> {
+        let is_it = |(id, it): &(&RuleId, &Reloader)| {
+            it.rule.watches() == rule.watches()
+                && !names.iter().any(|name| name == it.name())
+                && !others.iter().any(|other| other.before == Some(**id))
         };
-        let mut others = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
-        others.find(|(_, it)| is_it(it)).map(|(&id, _)| id)
+        let mut old = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
+        old.find(is_it).map(|(&id, _)| id)
     }
 
     /// Looks at the new paths of a rule, and takes care of being told of its processes.
-    fn draft(&mut self, rule: Rule, names: &[String]) -> Result<Draft> {
-        let mut others = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
-        let before = others.find(|(_, it)| it.name() == rule.name()).map(|(&id, _)| id);
-        let before = before.or_else(|| self.renamed(&rule, names));
+    fn draft(&mut self, rule: Rule, names: &[String], others: &[Draft]) -> Result<Draft> {
+        let mut old = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
+        let before = old.find(|(_, it)| it.name() == rule.name()).map(|(&id, _)| id);
+        let before = before.or_else(|| self.renamed(&rule, names, others));
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
