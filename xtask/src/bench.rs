@@ -5,6 +5,7 @@
 //! median. Nothing here fails for a number.
 
 mod cost;
+mod instructions;
 mod kernel;
 mod lab;
 mod latency;
@@ -54,6 +55,9 @@ enum Part {
     Latency,
     /// What others pay, and how long the agent takes to start
     Cost,
+    /// What others pay on Debian's kernels, in instructions, which virtual machines count; only where it is
+    /// named
+    Instructions,
     /// Memory, and many directories
     Memory,
     /// Idleness beside a busy program
@@ -91,6 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup(&place, Extent::Build)?;
     let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
     let plan = if options.quick { QUICK } else { FULL };
+    let binary = agent.clone();
     let lab = Lab::new(&place, agent, options.source.clone())?;
 
     let machine = machine(&place);
@@ -107,6 +112,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         report.add("Added to others, and its 95 % interval", costs.rows);
         let title = "The eBPF programs themselves, while the kernel counts";
         report.add(title, cost::count(&lab)?);
+    }
+    if options.parts.contains(&Part::Instructions) {
+        for (line, rows) in instructions::count(&place, &binary, &lab)? {
+            report.add(format!("Instructions added on Linux {line}"), rows);
+        }
     }
     if is_asked(Part::Memory) {
         let (memory, scale) = upkeep::memory_and_scale(&lab)?;

@@ -17,11 +17,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{
-    kernel::{Kernel, Line},
-    machine::Machine,
-    suite::Suite,
-};
+pub(crate) use self::{disk::Load, kernel::Line, machine::Processor};
+use self::{kernel::Kernel, machine::Machine, suite::Suite};
 use crate::{
     build::{Built, Linkage, Profile, build},
     exec, package,
@@ -78,6 +75,21 @@ fn measure(
     setup::provide(&[package::MACHINES])?;
     compile_programs(place)?;
     let suite = Suite::compile(place, object, filter)?;
+    carry_out(place, kernels, Processor::Fast, &suite.load())
+}
+
+/// Does the same on kernels, side by side, and gives what has been reported.
+///
+/// # Errors
+///
+/// Fails where it fails, where something is missing here, and where it takes too long.
+pub(crate) fn carry_out(
+    place: &Place,
+    kernels: &[Line],
+    processor: Processor,
+    load: &Load,
+) -> Result<Vec<(Line, BTreeMap<String, String>)>> {
+    setup::provide(&[package::MACHINES])?;
     let logs = place.target.join("vm");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let folder = tempfile::tempdir_in(&logs).context("cannot make a temporary folder")?;
@@ -88,9 +100,10 @@ fn measure(
     for &line in kernels {
         let kernel = Kernel::provide(place, line)?;
         let archive = folder.path().join(format!("archive-{line}"));
-        disk::pack(place, &kernel, &suite, &archive)?;
+        disk::pack(place, &kernel, load, &archive)?;
         let log = logs.join(format!("{line}.log"));
-        machines.push((line, Machine::start(line, &kernel, &archive, folder.path(), log)?));
+        let machine = Machine::start(line, &kernel, processor, &archive, folder.path(), log)?;
+        machines.push((line, machine));
     }
     let ended = patience.until(PACE, LIMIT, || {
         let mut running = 0;
@@ -100,10 +113,7 @@ fn measure(
         Ok((running == 0).then_some(()))
     })?;
     if ended.is_none() {
-        bail!(
-            "the tests were not over within {} minutes; the machines are killed",
-            LIMIT.as_secs() / 60
-        );
+        bail!("it was not over within {} minutes; the machines are killed", LIMIT.as_secs() / 60);
     }
     println!("The virtual machines took {} s.", begin.elapsed().as_secs());
     let mut results = Vec::new();

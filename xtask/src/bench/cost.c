@@ -92,11 +92,25 @@ static void spawn(int i)
     check(waitpid(child, &status, 0) == child && status == 0, "cost: cannot run a program");
 }
 
+/* Two thousand instructions, where we know how to say that; by them it is seen what the clock counts. */
+static void loop(int i)
+{
+    (void)i;
+#if defined(__x86_64__)
+    unsigned long count = 1000;
+    __asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(count) : : "cc");
+#elif defined(__aarch64__)
+    unsigned long count = 1000;
+    __asm__ volatile("1: subs %0, %0, #1\n\tb.ne 1b" : "+r"(count) : : "cc");
+#endif
+}
+
 static const struct operation {
     const char *name;
     void (*run)(int);
     int times; /* even, so that a renamed file has its name again */
 } operations[] = {
+    { "loop", loop, 2000 },
     { "getppid", getppid_once, 100000 },
     { "null", discard, 50000 },
     { "append", append, 20000 },

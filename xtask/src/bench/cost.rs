@@ -13,16 +13,16 @@ use super::{
 };
 
 /// Something that others do.
-struct Operation {
+pub(super) struct Operation {
     /// Its name in the program.
-    key: &'static str,
-    what: &'static str,
-    kind: Kind,
+    pub(super) key: &'static str,
+    pub(super) what: &'static str,
+    pub(super) kind: Kind,
 }
 
 /// What an operation is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// It writes to a file on each filesystem.
     Write,
     /// It does something else with one.
@@ -34,7 +34,7 @@ enum Kind {
 }
 
 /// In the order of the table.
-const OPERATIONS: [Operation; 7] = [
+pub(super) const OPERATIONS: [Operation; 7] = [
     Operation { key: "append", what: "write(2), appending", kind: Kind::Write },
     Operation { key: "overwrite", what: "write(2), overwriting", kind: Kind::Write },
     Operation { key: "rename", what: "rename(2)", kind: Kind::File },
@@ -45,7 +45,7 @@ const OPERATIONS: [Operation; 7] = [
 ];
 
 /// The word for all of them.
-const ALL: &str = "all";
+pub(super) const ALL: &str = "all";
 
 /// How long the agent is left to itself once it is ready, so that what it looks at then is not measured.
 const REST: Duration = Duration::from_millis(100);
@@ -61,7 +61,7 @@ pub(crate) struct Costs {
 }
 
 /// Each operation: how many nanoseconds it took, and how often it was done.
-type Sample = BTreeMap<String, (f64, f64)>;
+pub(super) type Sample = BTreeMap<String, (f64, f64)>;
 
 /// Measures each operation with the agent and without, by turns.
 ///
@@ -224,7 +224,7 @@ fn sample(lab: &Lab, program: &mut Talker, word: &str) -> Result<Sample> {
 }
 
 /// Takes `append 250.1 180000` apart.
-fn parse(line: &str) -> Option<(String, (f64, f64))> {
+pub(super) fn parse(line: &str) -> Option<(String, (f64, f64))> {
     let mut words = line.split(' ');
     let (name, nanos, times) = (words.next()?, words.next()?, words.next()?);
     Some((name.to_owned(), (nanos.parse().ok()?, times.parse().ok()?)))

@@ -17,7 +17,6 @@ use super::{archive::Archive, kernel::Kernel};
 use crate::{
     exec,
     place::{Place, printed},
-    vm::suite::Suite,
 };
 
 /// What init, the tests and the scripts in them run.
@@ -80,12 +79,24 @@ const MERGED: [&str; 4] = ["/bin", "/sbin", "/lib", "/lib64"];
 
 const INIT: &str = include_str!("init.sh");
 
-/// Packs what a kernel needs to carry out `suite` into the file `path`.
+/// What is to be done in a virtual machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// Where it begins.
+    pub(crate) folder: PathBuf,
+    /// The programs that it needs besides those of the system: where each is to be found there, and where it
+    /// is here.
+    pub(crate) programs: Vec<(PathBuf, PathBuf)>,
+    /// The script that does it, and puts what is to be known afterwards into files in `/report`.
+    pub(crate) job: String,
+}
+
+/// Packs what a kernel needs to carry out `load` into the file `path`.
 ///
 /// # Errors
 ///
 /// Fails where something is missing here, and names it.
-pub(crate) fn pack(place: &Place, kernel: &Kernel, suite: &Suite, path: &Path) -> Result<()> {
+pub(crate) fn pack(place: &Place, kernel: &Kernel, load: &Load, path: &Path) -> Result<()> {
     let slim = tempfile::tempdir().context("cannot make a temporary folder")?;
     let mut disk = Disk { archive: Archive::create(path)?, slim };
     for merged in MERGED.map(Path::new) {
@@ -103,9 +114,9 @@ pub(crate) fn pack(place: &Place, kernel: &Kernel, suite: &Suite, path: &Path) -
         disk.archive.copy(file, file)?;
     }
     disk.modules(kernel)?;
-    disk.tests(place, suite)?;
+    disk.load(place, load)?;
     disk.archive.content(Path::new("/init"), 0o755, INIT.as_bytes())?;
-    disk.archive.content(Path::new("/job"), 0o644, suite.job().as_bytes())?;
+    disk.archive.content(Path::new("/job"), 0o644, load.job.as_bytes())?;
     disk.archive.finish().map(drop)
 }
 
@@ -160,11 +171,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Adds the compiled tests, the agent, and the programs that tests run, where they are: their paths are
-    /// compiled in.
-    fn tests(&mut self, place: &Place, suite: &Suite) -> Result<()> {
-        self.archive.directory(&suite.folder)?;
-        for (there, program) in suite.programs() {
+    /// Adds its programs, and those that tests run, where they are: their paths are compiled in.
+    fn load(&mut self, place: &Place, load: &Load) -> Result<()> {
+        self.archive.directory(&load.folder)?;
+        for (there, program) in &load.programs {
             let slim = self.slim.path().join("slim");
             // With it the tests alone are half a gigabyte, in memory, twice.
             let mut strip = Command::new("strip");

@@ -16,6 +16,27 @@ use anyhow::{Context as _, Result, bail};
 use super::kernel::{Kernel, Line};
 use crate::child::{Ask, Child, lines};
 
+/// What its processor is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processor {
+    /// Two, as fast as they can be emulated.
+    Fast,
+    /// One whose clock goes on by a nanosecond with each instruction, whatever it is: what a program takes
+    /// for the time is the number of instructions, which does not depend on this machine.
+    Counting,
+}
+
+impl Processor {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Fast => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Self::Counting => {
+                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
+            }
+        }
+    }
+}
+
 /// A machine that runs.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -37,6 +58,7 @@ impl Machine {
     pub(crate) fn start(
         line: Line,
         kernel: &Kernel,
+        processor: Processor,
         archive: &Path,
         folder: &Path,
         log: PathBuf,
@@ -45,7 +67,7 @@ impl Machine {
         let file =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+        qemu.args(["-machine", "q35", "-cpu", "max"]).args(processor.arguments());
         qemu.args(["-m", "3072", "-nodefaults", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(archive);
         // A kernel that panics restarts the machine at once, which `-no-reboot` makes its end.
@@ -95,12 +117,11 @@ impl Machine {
         let mut files = parse(&String::from_utf8_lossy(&text));
         match files.remove("status").as_deref().map(str::trim) {
             Some("0") => Ok(files),
-            Some(_) => bail!(
-                "tests failed on Linux {line}; all that was said is in {}",
-                log_path.display()
-            ),
+            Some(_) => {
+                bail!("it failed on Linux {line}; all that was said is in {}", log_path.display())
+            }
             None => bail!(
-                "the machine with Linux {line} ended before the tests did; its last words are in {}",
+                "the machine with Linux {line} ended before it was done; its last words are in {}",
                 log_path.display(),
             ),
         }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::disk::Load;
 use crate::{
     build::OBJECT_VARIABLE,
     exec,
@@ -50,7 +51,7 @@ const ENVIRONMENT: &str = "RELOAD_COVERAGE=/report/coverage RELOAD_VERIFIER=/rep
 #[derive(Debug)]
 pub(crate) struct Suite {
     /// Where cargo runs them.
-    pub(crate) folder: PathBuf,
+    folder: PathBuf,
     /// Where the tests look for the agent.
     agent: PathBuf,
     /// The agent that is to be found there.
@@ -98,14 +99,15 @@ impl Suite {
         })
     }
 
-    /// The programs that a machine needs: where each is to be found there, and where it is here.
-    pub(crate) fn programs(&self) -> impl Iterator<Item = (&Path, &Path)> {
-        let tests = self.tests.iter().map(|test| (test.as_path(), test.as_path()));
-        [(self.agent.as_path(), self.optimised.as_path())].into_iter().chain(tests)
+    /// What a machine needs for it.
+    pub(crate) fn load(&self) -> Load {
+        let tests = self.tests.iter().map(|test| (test.clone(), test.clone()));
+        let programs = [(self.agent.clone(), self.optimised.clone())].into_iter().chain(tests);
+        Load { folder: self.folder.clone(), programs: programs.collect(), job: self.job() }
     }
 
     /// The script that runs it: all of it, whatever fails.
-    pub(crate) fn job(&self) -> String {
+    fn job(&self) -> String {
         let word = |path: &Path| quote(&path.to_string_lossy());
         let mut lines = vec![
             "failed=0".to_owned(),
@@ -194,7 +196,8 @@ echo 'Running writes'
 exit $failed
 ";
         assert_eq!(suite.job(), expected);
-        let programs: Vec<_> = suite.programs().map(|(there, _)| there).collect();
+        let programs = suite.load().programs;
+        let programs: Vec<_> = programs.iter().map(|(there, _)| there.as_path()).collect();
         assert_eq!(programs, ["/agent", "/t/missing_path-1f", "/t/writes-2e"].map(Path::new));
     }
 }
