@@ -30,9 +30,7 @@ impl Processor {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Fast => &["-accel", "tcg,thread=multi", "-smp", "2"],
-            Self::Counting => {
-                &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
-            }
+            Self::Counting => &["-accel", "tcg,thread=single", "-icount", "shift=0", "-smp", "1"],
         }
     }
 }
