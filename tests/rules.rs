@@ -7,7 +7,7 @@
 mod promise;
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, io::Write as _, path::Path, process::Command};
 
 use rustix::process::Signal;
 
@@ -97,6 +97,35 @@ fn every_way_to_edit_the_file_is_heeded(source: Source) {
                 agent.until(file, |event| is(event, "reloaded", file));
                 target.signal();
             }
+        }
+    }
+}
+
+// The others cannot tell that a file which was made before they watched it is still being written.
+promise!(rules_are_heeded_when_they_are_complete: ebpf);
+/// Whoever makes the file anew is waited for, whatever rules there are in the first half of it.
+fn rules_are_heeded_when_they_are_complete(source: Source) {
+    let home = Home::new(&["a", "b", "c"]);
+    let recipe = Recipe::new();
+    let rules = ["a", "b", "c"].map(|name| home.rule(name, name, recipe.name(), &[]));
+    let config = home.write(&rules[..2]);
+    let mut target = recipe.start();
+    let mut agent = Agent::with_rules(source, &config, &QUIET);
+    for round in 1..=source.rounds(5) {
+        for rules in [&rules[..], &rules[..2]] {
+            fs::remove_file(&config).unwrap();
+            let mut file = fs::File::create_new(&config).unwrap();
+            let (first, rest) = (text(&rules[..1]), text(rules));
+            file.write_all(first.as_bytes()).unwrap();
+            // The agent has seen that much.
+            replace(&home.file("b"), &format!("{round} of {}", rules.len()));
+            agent.until("b", |event| is(event, "reloaded", "b"));
+            target.signal();
+            file.write_all(rest.strip_prefix(&first).unwrap().as_bytes()).unwrap();
+            drop(file);
+            let events = agent.heeds_rules();
+            assert_eq!(names(&events), ["rules"], "it is read once: {events:?}");
+            assert_eq!(in_force(&events[0]).len(), rules.len());
         }
     }
 }

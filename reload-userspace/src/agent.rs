@@ -66,8 +66,8 @@ pub struct Agent<S> {
     rules_file: Option<RuleId>,
     /// Why the rules in it are not heeded, if so.
     rules_fault: Option<String>,
-    /// Who asks for them to be read although they are the same, if anybody does.
-    asked_for_rules: Option<Asker>,
+    /// Whether the operator wants to be told what they are, although they may be the same.
+    is_asked_for_rules: bool,
     /// Whose path it is.
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
@@ -87,15 +87,6 @@ pub struct Agent<S> {
     reconcile_at: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
-}
-
-/// Who wants the rules file to be read although it is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asker {
-    /// Nobody in particular: it is time to try again.
-    Clock,
-    /// The operator, who wants to be told what came of it.
-    Operator,
 }
 
 /// Whom the agent tells how it is.
@@ -140,7 +131,7 @@ impl<S: Source> Agent<S> {
             reloaders: BTreeMap::new(),
             rules_file: None,
             rules_fault: None,
-            asked_for_rules: None,
+            is_asked_for_rules: false,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
@@ -211,7 +202,7 @@ impl<S: Source> Agent<S> {
     fn hang_up(&mut self) {
         self.reconcile_at = clock::now();
         if self.rules_file.is_some() {
-            self.asked_for_rules = Some(Asker::Operator);
+            self.is_asked_for_rules = true;
         } else {
             let rules = self.rule_names();
             self.teller.tell(&Decision::Rules { path: None, rules, error: None });
@@ -331,10 +322,6 @@ impl<S: Source> Agent<S> {
     /// Does without any event what events are for.
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
-        // What forbade the rules may be gone.
-        if self.rules_fault.is_some() {
-            self.asked_for_rules.get_or_insert(Asker::Clock);
-        }
         for reloader in self.reloaders.values_mut() {
             reloader.verify(now);
             reloader.delivery.forgive();
@@ -394,11 +381,9 @@ impl<S: Source> Agent<S> {
             if conclusion == Conclusion::NotYet {
                 return Ok(false);
             }
-            // The same as before is news if it was not there, or not heeded, in between.
-            let asker = self.asked_for_rules.take();
-            if conclusion == Conclusion::Changed || asker.is_some() || self.rules_fault.is_some() {
-                self.read_rules_again(asker);
-            }
+            // Also where it contains what it did: the rules are read after their content was, so they may be
+            // those of a state in between, and what forbade them may be gone.
+            self.read_rules_again();
             return Ok(true);
         }
         match conclusion {

@@ -5,13 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Agent, Asker,
+    Agent,
     crew::{Crew, CrewId},
     heritage::Heritage,
     places::Index,
@@ -56,9 +57,8 @@ impl<S: Source> Agent<S> {
         Ok(rule::read_file(&path, &defaults)?)
     }
 
-    /// Reads the rules again, for their file has changed or somebody asks for it. Bad ones are told of, and
-    /// not heeded.
-    pub(super) fn read_rules_again(&mut self, asker: Option<Asker>) {
+    /// Reads the rules again. Bad ones are told of, and not heeded.
+    pub(super) fn read_rules_again(&mut self) {
         let Some(RulesFile { path, defaults }) = self.settings.config.clone() else { return };
         // What has been decided is told while there is somebody to tell it.
         self.tell_what_was_decided();
@@ -67,7 +67,7 @@ impl<S: Source> Agent<S> {
         let applied = read.and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
         let is_same = before.iter().eq(self.reloaders.keys());
-        let is_asked = asker == Some(Asker::Operator);
+        let is_asked = mem::take(&mut self.is_asked_for_rules);
         let is_news = is_asked || self.rules_fault != error || !is_same;
         self.rules_fault.clone_from(&error);
         if !is_news {
@@ -109,7 +109,7 @@ impl<S: Source> Agent<S> {
                 }
             }
         }
-        let mut old = std::mem::take(&mut self.reloaders);
+        let mut old = mem::take(&mut self.reloaders);
         self.reloaders = kept.iter().filter_map(|id| Some((*id, old.remove(id)?))).collect();
         for draft in drafts {
             let before = draft.before.and_then(|id| Some((id, old.remove(&id)?)));

@@ -148,11 +148,8 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_of_obstacles_of(&mut self, id: RuleId) {
         let Some(reloader) = self.reloaders.get_mut(&id) else { return };
         let (news, has_news) = reloader.news_of_obstacles();
-        if self.rules_file == Some(id) && !news.is_empty() {
-            // That the file is not there is as good a reason as a mistake in it.
-            self.read_rules_again(None);
-            return;
-        }
+        // That the rules file is not there is told when that is complete: it may be about to be made anew.
+        let news = if self.rules_file == Some(id) { Vec::new() } else { news };
         for obstacle in news {
             self.teller.tell(&match obstacle {
                 Obstacle::Missing(path) => {
