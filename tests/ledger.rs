@@ -472,8 +472,9 @@ fn server(is_open: Arc<AtomicBool>) -> (SocketAddr, Receiver<String>) {
             let status = if who == "a" || is_open.load(Ordering::SeqCst) { 200 } else { 500 };
             let answer =
                 format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            stream.write_all(answer.as_bytes()).unwrap();
+            // Whoever has the answer finds that it was asked for.
             sender.send(format!("{who} {status}")).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
         }
     });
     (address, asked)
