@@ -212,12 +212,12 @@ static void store(int sync)
     char *map = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (map == MAP_FAILED)
         fail("mmap");
-    close(file);
     if (size_of(opened(O_RDONLY)) < (off_t)length) {
         errno = EINVAL;
         fail("the file is too short to be stored to");
     }
     memcpy(map, text, length);
+    close(file);
     if (sync)
         must(msync(map, length, MS_SYNC), "msync");
     must(munmap(map, length), "munmap");
