@@ -17,8 +17,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use self::{disk::Load, kernel::Line, machine::Processor};
 use self::{kernel::Kernel, machine::Machine, suite::Suite};
+pub(crate) use self::{
+    disk::Load,
+    kernel::Line,
+    machine::Processor,
+    suite::{COVERAGE, Extent, VERIFIER},
+};
 use crate::{
     build::{Built, Linkage, Profile, build},
     exec, package,
@@ -30,7 +35,7 @@ use crate::{
 /// Run the tests on Debian's kernels 6.1 and 6.12, in virtual machines
 ///
 /// Each machine has a kernel of Debian's, the compiled tests and what they run, and nothing of this
-/// machine. Needs no root and no KVM: the processor is emulated.
+/// machine. Needs no root and no KVM: the processor is emulated. `cargo xtask test` does it too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take only this line of kernels
@@ -41,6 +46,9 @@ pub(crate) struct Options {
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
 }
+
+/// What the tests have measured in a machine: texts by name.
+pub(crate) type Report = BTreeMap<String, String>;
 
 /// How long the tests may take. It is for what hangs: they take a fraction of it.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -58,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
-    measure(&place, &object, &kernels, &options.filter).map(drop)
+    measure(&place, &object, &kernels, Extent::All, &options.filter).map(drop)
 }
 
 /// Runs tests on kernels, side by side, and gives what they have measured.
@@ -66,15 +74,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 ///
 /// As [`run`].
-fn measure(
+pub(crate) fn measure(
     place: &Place,
     object: &Path,
     kernels: &[Line],
+    extent: Extent,
     filter: &[String],
-) -> Result<Vec<(Line, BTreeMap<String, String>)>> {
+) -> Result<Vec<(Line, Report)>> {
     setup::provide(&[package::MACHINES])?;
     compile_programs(place)?;
-    let suite = Suite::compile(place, object, filter)?;
+    let suite = Suite::compile(place, object, extent, filter)?;
     carry_out(place, kernels, Processor::Fast, &suite.load())
 }
 
@@ -88,7 +97,7 @@ pub(crate) fn carry_out(
     kernels: &[Line],
     processor: Processor,
     load: &Load,
-) -> Result<Vec<(Line, BTreeMap<String, String>)>> {
+) -> Result<Vec<(Line, Report)>> {
     setup::provide(&[package::MACHINES])?;
     let logs = place.target.join("vm");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;

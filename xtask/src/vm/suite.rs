@@ -23,8 +23,8 @@ use crate::{
 /// rules, checks, the ledger, metrics and the doctor, for no kernel makes a difference to it, and an
 /// emulated processor is twenty times slower than this one.
 const FILES: &[&str] = &[
-    "coverage",
-    "verifier",
+    COVERAGE,
+    VERIFIER,
     "leftover",
     "writes",
     "symlinks",
@@ -42,10 +42,25 @@ const FILES: &[&str] = &[
     "nginx",
 ];
 
+/// The file of tests that measures all ways to change a file, and what that is called in a report.
+pub(crate) const COVERAGE: &str = "coverage";
+
+/// The one that asks the kernel about the programs.
+pub(crate) const VERIFIER: &str = "verifier";
+
 /// What the tests are told: where to write what they measure, how many seconds to wait for what must come,
 /// and to be more than there are processors, for most of a test is waiting.
 const ENVIRONMENT: &str = "RELOAD_COVERAGE=/report/coverage RELOAD_VERIFIER=/report/verifier \
                            RELOAD_TEST_PATIENCE=60 RUST_TEST_THREADS=4";
+
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All that makes sense there.
+    All,
+    /// What docs/coverage.md is made of.
+    Coverage,
+}
 
 /// Compiled tests, and how they are called.
 #[derive(Debug)]
@@ -69,12 +84,21 @@ impl Suite {
     /// # Errors
     ///
     /// Fails where they do not compile; cargo has then said why.
-    pub(crate) fn compile(place: &Place, object: &Path, filter: &[String]) -> Result<Self> {
+    pub(crate) fn compile(
+        place: &Place,
+        object: &Path,
+        extent: Extent,
+        filter: &[String],
+    ) -> Result<Self> {
+        let files = match extent {
+            Extent::All => FILES,
+            Extent::Coverage => &[COVERAGE],
+        };
         let mut cargo = host_cargo();
         cargo.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
         cargo
             .arg("--package=reload-userspace")
-            .args(FILES.iter().map(|file| format!("--test={file}")));
+            .args(files.iter().map(|file| format!("--test={file}")));
         cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root);
         println!("$ {}", show(&cargo));
         let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
@@ -94,7 +118,7 @@ impl Suite {
             folder: place.root.join("reload-userspace"),
             agent,
             optimised,
-            tests: FILES.iter().map(test).collect::<Result<_>>()?,
+            tests: files.iter().map(test).collect::<Result<_>>()?,
             arguments: ["--include-ignored".to_owned()].into_iter().chain(filter).collect(),
         })
     }
