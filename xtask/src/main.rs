@@ -28,6 +28,7 @@ mod patience;
 mod place;
 mod program;
 mod toolchain;
+mod verifier;
 
 use std::{
     iter,

@@ -11,12 +11,16 @@ use crate::{
     exec, image,
     place::{Place, host, host_cargo, is_program, is_root},
     setup::{Extent, setup},
+    verifier::{self, Here, Measured},
+    vm,
 };
 
 /// Run every test, those that need root too
 ///
 /// Installs what is missing and builds first, the images of the containers too. Tests run as root:
 /// where you are not, sudo runs the compiled tests, and apt and Docker if need be, and nothing else.
+/// Without a filter those that other kernels may break run again in virtual machines, as by `cargo
+/// xtask vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take the images that are there, and build none: quicker, where other tests matter
@@ -33,7 +37,7 @@ pub(crate) struct Options {
 /// # Errors
 ///
 /// Fails where a test does, where what it takes to run them is missing, or where all have passed and
-/// docs/coverage.md is not what they have measured.
+/// docs/coverage.md or docs/verifier.md is not what they have measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
@@ -42,12 +46,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         image::build_for_tests(&place)?;
     }
 
-    let cells = Cells::new()?;
+    let mut cells = Cells::new()?;
+    let here = Here::new()?;
     let mut cargo = tester(&place, &object)?;
     cargo.args(["--workspace", "--", "--include-ignored"]).args(&options.filter);
-    exec(cargo.env(coverage::VARIABLE, cells.path()))?;
+    exec(cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path()))?;
     // With a filter not all of it has been measured.
-    if options.filter.is_empty() { cells.check(&place) } else { Ok(()) }
+    if !options.filter.is_empty() {
+        println!("The virtual machines are left out; `cargo xtask vm -- FILTER` asks them.");
+        return Ok(());
+    }
+    let machines = vm::measure(&place, &object, &vm::Line::ALL, vm::Extent::All, &[])?;
+    cells.add(&machines)?;
+    let measured = Measured::new(&toolchain, &object, &here, &machines)?;
+    cells.check(&place).and(measured.check(&place))
 }
 
 /// The command that runs tests as root, with an agent that has its eBPF program.

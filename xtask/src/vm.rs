@@ -30,6 +30,7 @@ use crate::{
     patience::Patience,
     place::{Place, host_cargo},
     setup,
+    verifier::{Here, Measured},
 };
 
 /// Run the tests on Debian's kernels 6.1 and 6.12, in virtual machines
@@ -41,6 +42,10 @@ pub(crate) struct Options {
     /// Take only this line of kernels
     #[arg(long, value_enum, value_name = "LINE")]
     kernel: Option<Line>,
+
+    /// Write docs/verifier.md anew, in place of comparing it
+    #[arg(long, conflicts_with_all = ["kernel", "filter"])]
+    write: bool,
 
     /// Passed on to the tests: a part of the names of those to run, or options such as --nocapture
     #[arg(last = true, value_name = "FILTER")]
@@ -60,13 +65,21 @@ const PACE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 ///
-/// Fails where one fails, where something is missing here, and where they take too long.
+/// Fails where one fails, where something is missing here, where they take too long, and where
+/// docs/verifier.md is not what they have measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
-    measure(&place, &object, &kernels, Extent::All, &options.filter).map(drop)
+    let measured = measure(&place, &object, &kernels, Extent::All, &options.filter)?;
+    if options.kernel.is_some() || !options.filter.is_empty() {
+        return Ok(());
+    }
+    let here = Here::new()?;
+    here.measure(&place, &object)?;
+    let measured = Measured::new(&toolchain, &object, &here, &measured)?;
+    if options.write { measured.write(&place) } else { measured.check(&place) }
 }
 
 /// Runs tests on kernels, side by side, and gives what they have measured.
