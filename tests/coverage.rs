@@ -24,7 +24,7 @@ use rustix::{fs::OFlags, system::uname};
 use serde_json::json;
 
 use crate::support::{
-    agent::{Agent, Event, count},
+    agent::{Agent, Event, arguments, command, count, run_to_end},
     filesystem::{
         Filesystem::{self, Btrfs, Ext4, Overlay, Subvolume, Tmpfs, Xfs},
         place_apart, with_each,
@@ -88,6 +88,17 @@ enum Only {
     Before(u32, u32),
 }
 
+/// All cells of fanotify on a subvolume.
+const WEAK: Gap = Gap {
+    sources: &[Fanotify],
+    only: Only::Everywhere,
+    filesystems: &[Subvolume],
+    ways: &[],
+    seen: Seen::Impossible,
+    reason: "fanotify tells files of subvolumes from those of no other filesystem, so it does not watch \
+             them beside another (`EXDEV`): `--source auto` takes inotify there.",
+};
+
 const KERNEL_DRIVEN: [Source; 3] = [Ebpf, Fanotify, Inotify];
 
 /// A cell that is in none of them is seen at once.
@@ -130,7 +141,7 @@ const GAPS: &[Gap] = &[
         sources: &[Ebpf],
         only: Only::Strategy("tracepoint"),
         filesystems: &[Overlay],
-        ways: &["mmap", "mmap_msync", "mmap_held"],
+        ways: &["mmap", "mmap_msync", "mprotect", "mmap_held", "mprotect_held"],
         seen: Seen::ByReconcile,
         reason: "A mapping of overlayfs is one of the upper file: a store changes the times of the \
                  upper inode alone, until somebody reads the file.",
@@ -139,7 +150,7 @@ const GAPS: &[Gap] = &[
         sources: &[Ebpf],
         only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
-        ways: &["mmap_held"],
+        ways: &["mmap_held", "mprotect_held"],
         seen: Seen::AtSettle,
         reason: "As long as the file is mapped for writing it may be stored to: the change is complete \
                  after `--settle-max`.",
@@ -148,7 +159,7 @@ const GAPS: &[Gap] = &[
         sources: &[Fanotify, Inotify],
         only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
-        ways: &["mmap_held"],
+        ways: &["mmap_held", "mprotect_held"],
         seen: Seen::ByReconcile,
         reason: "A store to a mapping is not announced, but the end of the mapping is.",
     },
@@ -205,10 +216,12 @@ fn every_way_to_change_a_file(source: Source) {
         let strategy = strategy.as_deref();
         let surprises = Vec::new();
         let mut column = Column { source, strategy, filesystem, place, quiet: &quiet, surprises };
-        if filesystem.is_there() {
-            column.fill();
-        } else {
+        if !filesystem.is_there() {
             rows().for_each(|way| column.record(way, NOT_RUN));
+        } else if source == Fanotify && filesystem == Subvolume {
+            column.is_refused();
+        } else {
+            column.fill();
         }
         assert!(column.surprises.is_empty(), "{source} on {filesystem}: {:#?}", column.surprises);
     });
@@ -216,6 +229,9 @@ fn every_way_to_change_a_file(source: Source) {
 
 /// What stands in a cell of a filesystem that this kernel does not have.
 const NOT_RUN: &str = "not run";
+
+/// What stands in a cell of a filesystem that the source cannot watch.
+const REFUSED: &str = "refused";
 
 /// The rows of the table.
 fn rows() -> impl Iterator<Item = &'static Way> {
@@ -272,6 +288,18 @@ impl Column<'_> {
         drop(mounted);
     }
 
+    /// Checks that the source may not watch this filesystem, beside those above it.
+    fn is_refused(&mut self) {
+        let mounted = self.filesystem.mount_in(self.place, &[]);
+        let mut agent = command();
+        agent.args(arguments(&mounted.dir, "nobody")).args(self.source.arguments());
+        let (code, said) = run_to_end(&mut agent);
+        if code == Some(0) || !said.contains("Invalid cross-device link") {
+            self.surprises.push(format!("exit status {code:?}: {said}"));
+        }
+        rows().for_each(|way| self.record(way, REFUSED));
+    }
+
     /// Measures a cell.
     fn judge(&mut self, way: &Way, mut measure: impl FnMut(Seen) -> Seen) {
         let expected = self.gap(way).map_or(Seen::AtOnce, |gap| gap.seen);
@@ -300,6 +328,9 @@ impl Column<'_> {
     }
 
     fn gap(&self, way: &Way) -> Option<&'static Gap> {
+        if self.source == Fanotify && self.filesystem == Subvolume {
+            return Some(&WEAK);
+        }
         GAPS.iter().find(|gap| {
             gap.sources.contains(&self.source)
                 && self.is_here(gap.only)

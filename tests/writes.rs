@@ -28,7 +28,7 @@ fn text(revision: usize) -> String {
 
 /// What is not seen, so that nobody is known: see `coverage.rs`.
 fn is_gap(way: &Way, filesystem: Filesystem) -> bool {
-    filesystem == Filesystem::Overlay && way.name.starts_with("mmap")
+    filesystem == Filesystem::Overlay && (way.name.starts_with("mmap") || way.name == "mprotect")
 }
 
 // The others are not told who it was.

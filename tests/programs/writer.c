@@ -223,6 +223,25 @@ static void store(int sync)
     must(munmap(map, length), "munmap");
 }
 
+/* Maps the file for reading, and makes that a mapping for writing: nobody is asked when it is mapped. */
+static char *unlocked_map(int file)
+{
+    char *map = mmap(NULL, length, PROT_READ, MAP_SHARED, file, 0);
+    if (map == MAP_FAILED)
+        fail("mmap");
+    must(mprotect(map, length, PROT_READ | PROT_WRITE), "mprotect");
+    return map;
+}
+
+static void way_mprotect(void)
+{
+    int file = opened(O_RDWR);
+    char *map = unlocked_map(file);
+    memcpy(map, text, length);
+    close(file);
+    must(munmap(map, length), "munmap");
+}
+
 static void way_mmap(void)
 {
     store(0);
@@ -286,6 +305,12 @@ static void way_mmap_held(void)
     if (map == MAP_FAILED)
         fail("mmap");
     memcpy(map, text, length);
+    hold();
+}
+
+static void way_mprotect_held(void)
+{
+    memcpy(unlocked_map(opened(O_RDWR)), text, length);
     hold();
 }
 
@@ -547,8 +572,10 @@ static const struct {
     { "inherited", way_inherited },
     { "write_held", way_write_held },
     { "mmap_held", way_mmap_held },
+    { "mprotect_held", way_mprotect_held },
     { "mmap", way_mmap },
     { "mmap_msync", way_mmap_msync },
+    { "mprotect", way_mprotect },
     { "io_uring", way_io_uring },
     { "aio", way_aio },
     { "direct", way_direct },

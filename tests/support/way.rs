@@ -35,6 +35,7 @@ pub(crate) const WAYS: &[Way] = &[
     way("other_mount", "`write` by another mount, in another mount namespace", &["write"]),
     way("mmap", "stores to a mapping", &["change"]),
     way("mmap_msync", "stores to a mapping, `msync`", &["change"]),
+    way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change"]),
     way("io_uring", "`IORING_OP_WRITE`", &["write", "change"]),
     way("aio", "`io_submit`", &["write", "change"]),
     way("truncate", "`truncate`", &["truncate"]),
@@ -56,6 +57,11 @@ pub(crate) const WAYS: &[Way] = &[
 pub(crate) const HELD: &[Way] = &[
     way("write_held", "`write` by a process that keeps the file open", &["write"]),
     way("mmap_held", "stores to a mapping that stays", &["change"]),
+    way(
+        "mprotect_held",
+        "stores to one that `mprotect` has made writable, and that stays",
+        &["change"],
+    ),
 ];
 
 /// What is mounted over the file changes neither it nor its directory.

@@ -106,6 +106,7 @@ This page is written by `cargo xtask coverage`; each cell is the result of a tes
 | reconcile | the source tells nothing; the slow look finds it, after `--reconcile` at most |
 | no | not seen |
 | — | cannot be done there |
+| refused | the kernel does not let the source watch it; `--source auto` takes the next one |
 | not run | the kernel that this page was written on cannot mount that filesystem |
 
 A number is that of the reason, at the end of the page.
