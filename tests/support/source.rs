@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{agent::Event, time::pause};
+use super::{agent::Event, time::pause_here};
 
 /// Where the agent under test takes its events from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Source {
     /// Gives the agent the time to have looked at what is there now, so that it cannot take it for one
     /// change with what comes next.
     pub(crate) fn let_look(self) {
-        pause(match self {
+        pause_here(match self {
             Self::Poll => Duration::from_millis(1500),
             Self::Ebpf | Self::Fanotify | Self::Inotify => Duration::from_millis(60),
         });

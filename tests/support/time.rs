@@ -7,10 +7,13 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// How many seconds are patience enough on most machines.
+const USUAL: u64 = 20;
+
 /// How long a test waits for what must come. Machines are noisy; a test that passes waits for none
 /// of it. One whose processor is emulated says in `RELOAD_TEST_PATIENCE` how many seconds it wants.
 pub(crate) static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
-    let seconds = std::env::var("RELOAD_TEST_PATIENCE").map_or(20, |text| text.parse().unwrap());
+    let seconds = std::env::var("RELOAD_TEST_PATIENCE").map_or(USUAL, |text| text.parse().unwrap());
     Duration::from_secs(seconds)
 });
 
@@ -31,6 +34,11 @@ pub(crate) fn boot_ns() -> u64 {
 )]
 pub(crate) fn pause(duration: Duration) {
     std::thread::sleep(duration);
+}
+
+/// Waits as long as `duration` is on a machine that needs no more patience than usual.
+pub(crate) fn pause_here(duration: Duration) {
+    pause(duration * u32::try_from(PATIENCE.as_secs().div_ceil(USUAL)).unwrap());
 }
 
 /// Asks until the answer is `Some`, and panics with `what` where that takes too long.

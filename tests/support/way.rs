@@ -35,7 +35,7 @@ pub(crate) const WAYS: &[Way] = &[
     way("other_mount", "`write` by another mount, in another mount namespace", &["write"]),
     way("mmap", "stores to a mapping", &["change"]),
     way("mmap_msync", "stores to a mapping, `msync`", &["change"]),
-    way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change"]),
+    way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change", "close"]),
     way("io_uring", "`IORING_OP_WRITE`", &["write", "change"]),
     way("aio", "`io_submit`", &["write", "change"]),
     way("truncate", "`truncate`", &["truncate"]),

@@ -17,13 +17,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{kernel::Kernel, machine::Machine, suite::Suite};
 pub(crate) use self::{
     disk::Load,
     kernel::Line,
     machine::Processor,
     suite::{COVERAGE, Extent, VERIFIER},
 };
+use self::{kernel::Kernel, machine::Machine, suite::Suite};
 use crate::{
     build::{Built, Linkage, Profile, build},
     exec, package,
@@ -43,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "LINE")]
     kernel: Option<Line>,
 
-    /// Write docs/verifier.md anew, in place of comparing it
+    /// Only write docs/verifier.md anew
     #[arg(long, conflicts_with_all = ["kernel", "filter"])]
     write: bool,
 
@@ -72,7 +72,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
-    let measured = measure(&place, &object, &kernels, Extent::All, &options.filter)?;
+    let extent = if options.write { Extent::Verifier } else { Extent::All };
+    let measured = measure(&place, &object, &kernels, extent, &options.filter)?;
     if options.kernel.is_some() || !options.filter.is_empty() {
         return Ok(());
     }

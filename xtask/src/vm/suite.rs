@@ -60,6 +60,8 @@ pub(crate) enum Extent {
     All,
     /// What docs/coverage.md is made of.
     Coverage,
+    /// What docs/verifier.md is made of.
+    Verifier,
 }
 
 /// Compiled tests, and how they are called.
@@ -93,6 +95,7 @@ impl Suite {
         let files = match extent {
             Extent::All => FILES,
             Extent::Coverage => &[COVERAGE],
+            Extent::Verifier => &[VERIFIER],
         };
         let mut cargo = host_cargo();
         cargo.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
