@@ -148,6 +148,14 @@ const GAPS: &[Gap] = &[
     },
     Gap {
         sources: &[Ebpf],
+        only: Only::Strategy("trampoline"),
+        filesystems: &Filesystem::ALL,
+        ways: &["mprotect_held"],
+        seen: Seen::ByReconcile,
+        reason: "A mapping is announced when it is made, if it may be stored to by then, and when it ends.",
+    },
+    Gap {
+        sources: &[Ebpf],
         only: Only::Everywhere,
         filesystems: &Filesystem::ALL,
         ways: &["mmap_held", "mprotect_held"],

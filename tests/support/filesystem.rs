@@ -31,8 +31,8 @@ pub(crate) enum Filesystem {
 
 impl Filesystem {
     /// All that docs/coverage.md has a column for.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Ext4, Self::Tmpfs, Self::Overlay, Self::Xfs, Self::Btrfs];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Ext4, Self::Tmpfs, Self::Overlay, Self::Xfs, Self::Btrfs, Self::Subvolume];
 
     /// Those that every kernel has, and that most configuration lies on.
     pub(crate) const USUAL: [Self; 3] = [Self::Ext4, Self::Tmpfs, Self::Overlay];
