@@ -33,9 +33,10 @@ const FIRST_FREE_PORT: u16 = 1024;
 
 /// What containers get if nobody says otherwise (Docker, containerd).
 ///
-/// Without `CAP_SYS_PTRACE` the kernel shows what a process runs only to who has the same uid and every
-/// capability of it that counts (`ptrace(2)`, "Ptrace access mode checking"). So root of one container
-/// sees what root of another runs as long as it gives up none of these.
+/// Without `CAP_SYS_PTRACE` the kernel shows what a process runs only to who has the same uid, and
+/// effective every capability that the process is permitted (`cap_ptrace_access_check` of
+/// `security/commoncap.c`). So root of one container sees what root of another runs as long as it gives
+/// up none of these.
 const COMMON: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)

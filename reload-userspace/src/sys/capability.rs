@@ -62,16 +62,20 @@ pub fn keep(wanted: CapabilitySet, programs: Programs) -> io::Result<()> {
     let had = capabilities(None)?;
     let (idle, inheritable) = match programs {
         Programs::AsNow => (ambient(), had.inheritable),
-        Programs::None => {
-            // It needs `CAP_SETPCAP`, and is the second lock. The first needs nothing.
-            bound(CapabilitySet::all());
-            set_no_new_privs(true)?;
-            (CapabilitySet::empty(), CapabilitySet::empty())
-        }
+        Programs::None => (CapabilitySet::empty(), CapabilitySet::empty()),
     };
+    if programs == Programs::None {
+        // It needs `CAP_SETPCAP`, so it comes first.
+        bound(CapabilitySet::all());
+    }
     let effective = had.permitted & wanted;
     let permitted = had.permitted & (wanted | idle);
-    Ok(set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?)
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?;
+    if programs == Programs::None {
+        // The second lock, which needs nothing.
+        set_no_new_privs(true)?;
+    }
+    Ok(())
 }
 
 /// Has no program that this process runs get any of these, be it root's, where that is allowed: it

@@ -1,17 +1,16 @@
-//! What the agent's eBPF programs take, as the kernel counts it (`kernel.bpf_stats_enabled`, Linux 5.1).
+//! What the agent's eBPF programs take, as the kernel counts it (`BPF_ENABLE_STATS`, Linux 5.8).
 //!
 //! To count costs time itself, so nothing else is measured meanwhile.
 
-use std::{collections::BTreeMap, fs, ops::Sub, path::Path};
+use std::{collections::BTreeMap, fs, ops::Sub, os::fd::OwnedFd, path::Path};
 
 use anyhow::{Context as _, Result};
+use aya::sys::{Stats, enable_stats};
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// That the kernel counts; it does what it did before when this is dropped.
+/// That the kernel counts: as long as somebody has this open, and no longer, however he ends.
 #[derive(Debug)]
 pub(crate) struct Counting {
-    before: String,
+    _descriptor: OwnedFd,
 }
 
 impl Counting {
@@ -21,16 +20,9 @@ impl Counting {
     ///
     /// Fails where the kernel cannot or may not.
     pub(crate) fn start() -> Result<Self> {
-        let before = fs::read_to_string(SWITCH).with_context(|| format!("cannot read {SWITCH}"))?;
-        fs::write(SWITCH, "1").with_context(|| format!("cannot write {SWITCH}"))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        // Where it could be switched on it can be switched off.
-        drop(fs::write(SWITCH, self.before.trim()));
+        let counting = enable_stats(Stats::RunTime);
+        let descriptor = counting.context("the kernel does not count what eBPF programs take")?;
+        Ok(Self { _descriptor: descriptor })
     }
 }
 

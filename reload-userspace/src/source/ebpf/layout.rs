@@ -200,44 +200,90 @@ fn stand_in(points: &[Point]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::strategy::anchors, *};
+    use super::{
+        super::strategy::{Need, anchors},
+        btf::{FORWARD, POINTER, PROTOTYPE},
+        *,
+    };
 
     fn all() -> Vec<&'static Anchor> {
         anchors().collect()
     }
 
+    const INT: u32 = 1;
+
+    /// What follows the head of a type.
+    #[derive(Clone, Copy)]
+    enum Word {
+        Number(u32),
+        Name(&'static str),
+    }
+    use Word::{Name as T, Number as N};
+
+    /// A BTF that tests make up.
+    struct Made {
+        types: Vec<u32>,
+        strings: Vec<u8>,
+    }
+
+    impl Made {
+        fn new() -> Self {
+            Self { types: Vec::new(), strings: vec![0] }
+        }
+
+        /// Adds a type with so many members, of such a size or about such a type.
+        fn add(
+            mut self,
+            (kind, members): (u32, u32),
+            name: &str,
+            size_or_type: u32,
+            rest: &[Word],
+        ) -> Self {
+            let head = [self.name(name), kind << 24 | members, size_or_type];
+            self.types.extend(head);
+            for &word in rest {
+                let word = match word {
+                    N(number) => number,
+                    T(name) => self.name(name),
+                };
+                self.types.push(word);
+            }
+            self
+        }
+
+        fn name(&mut self, name: &str) -> u32 {
+            if name.is_empty() {
+                return 0;
+            }
+            let at = u32::try_from(self.strings.len()).unwrap();
+            self.strings.extend(name.bytes().chain([0]));
+            at
+        }
+
+        fn bytes(self) -> Vec<u8> {
+            let type_bytes = u32::try_from(self.types.len() * 4).unwrap();
+            let string_bytes = u32::try_from(self.strings.len()).unwrap();
+            let header = [0x1_eb9f, 24, 0, type_bytes, type_bytes, string_bytes];
+            let words = header.into_iter().chain(self.types);
+            words.flat_map(u32::to_ne_bytes).chain(self.strings).collect()
+        }
+    }
+
     /// A BTF with `struct outer { int a; struct { int b; }; struct inner i; }`, where `inner` is
     /// `struct inner { int c; int d; }`, and `outer` bears the name of a structure that we look for.
     fn btf() -> Vec<u8> {
-        let strings = b"\0int\0inode\0i_ino\0i_sb\0inner\0c\0d\0f_path\0btf_trace_ctime_ns_xchg\0";
-        let at = |name: &str| {
-            let mut offset = 0;
-            for text in strings.split(|&byte| byte == 0) {
-                if text == name.as_bytes() && !(name.is_empty() && offset > 0) {
-                    break;
-                }
-                offset += u32::try_from(text.len()).unwrap() + 1;
-            }
-            offset
-        };
-        let structure = |members: u32| STRUCT << 24 | members;
-        let types: Vec<u32> = [
-            vec![at("int"), 1 << 24, 4, 32],
-            vec![at("inner"), structure(2), 8, at("c"), 1, 0, at("d"), 1, 32],
-            vec![0, structure(1), 4, at("i_sb"), 1, 0],
-            vec![at("inode"), structure(3), 16, at("i_ino"), 1, 0, 0, 3, 32, at("f_path"), 2, 64],
-            vec![at("btf_trace_ctime_ns_xchg"), TYPEDEF << 24, 1],
-        ]
-        .concat();
-        let type_bytes = u32::try_from(types.len() * 4).unwrap();
-        let header =
-            [0x1_eb9f, 24, 0, type_bytes, type_bytes, u32::try_from(strings.len()).unwrap()];
-        header
-            .iter()
-            .chain(&types)
-            .flat_map(|word| word.to_ne_bytes())
-            .chain(strings.iter().copied())
-            .collect()
+        Made::new()
+            .add((INT, 0), "int", 4, &[N(32)])
+            .add((STRUCT, 2), "inner", 8, &[T("c"), N(1), N(0), T("d"), N(1), N(32)])
+            .add((STRUCT, 1), "", 4, &[T("i_sb"), N(1), N(0)])
+            .add(
+                (STRUCT, 3),
+                "inode",
+                16,
+                &[T("i_ino"), N(1), N(0), N(0), N(3), N(32), T("f_path"), N(2), N(64)],
+            )
+            .add((TYPEDEF, 0), "btf_trace_ctime_ns_xchg", 1, &[])
+            .bytes()
     }
 
     #[test]
@@ -266,6 +312,57 @@ mod tests {
         let types = Types::parse(&btf, &wanted(&all())).unwrap();
         assert_eq!(types.number(TYPEDEF, "btf_trace_ctime_ns_xchg"), Some(5));
         assert_eq!(types.number(TYPEDEF, "btf_trace_ctime_xchg_skip"), None);
+    }
+
+    #[test]
+    fn a_function_is_taken_that_takes_what_is_expected() {
+        const WRITE: Anchor = Anchor {
+            hook: Hook::Write,
+            kind: Kind::Entry,
+            names: &["of_an_int", "of_a_file"],
+            arguments: &[(1, "file")],
+            need: Need::Vital,
+        };
+        let anchors = [&WRITE];
+        let btf = Made::new()
+            .add((INT, 0), "int", 4, &[N(32)])
+            .add((FORWARD, 0), "file", 0, &[])
+            .add((POINTER, 0), "", 2, &[])
+            .add((PROTOTYPE, 2), "", 1, &[N(0), N(1), N(0), N(1)])
+            .add((FUNCTION, 0), "of_an_int", 4, &[])
+            .add((PROTOTYPE, 2), "", 1, &[N(0), N(1), N(0), N(3)])
+            .add((FUNCTION, 0), "of_a_file", 6, &[])
+            .bytes();
+        let types = Types::parse(&btf, &wanted(&anchors)).unwrap();
+        assert_eq!(types.pointee(7, 1), Some(&b"file"[..]));
+        for (function, argument) in [(7, 0), (7, 2), (5, 1), (1, 0), (99, 0)] {
+            let found = types.pointee(function, argument);
+            assert_eq!(found, None, "for argument {argument} of type {function}");
+        }
+        let expected = Point { hook: Hook::Write, name: "of_a_file", kind: Kind::Entry, number: 7 };
+        assert_eq!(point(&types, &WRITE), Some(expected));
+        let other = Anchor { names: &["of_an_int"], ..WRITE };
+        assert_eq!(point(&types, &other), None);
+    }
+
+    #[test]
+    fn both_kinds_of_renames_are_known_and_no_other() {
+        let renames = |old, new| {
+            let members = [T(old), N(1), N(64), T(new), N(1), N(128)];
+            let btf = Made::new().add((INT, 0), "int", 4, &[N(32)]);
+            let btf = btf.add((STRUCT, 2), RENAMED, 24, &members).bytes();
+            renamed(&Types::parse(&btf, &wanted(&[])).unwrap())
+        };
+        let expected = |has_dentries| {
+            vec![
+                ("OFF_RENAME_OLD", 8),
+                ("OFF_RENAME_NEW", 16),
+                ("RENAME_HAS_DENTRIES", has_dentries),
+            ]
+        };
+        assert_eq!(renames("old_dir", "new_dir"), expected(0));
+        assert_eq!(renames("old_parent", "new_parent"), expected(1));
+        assert_eq!(renames("old_dir", "new_parent"), []);
     }
 
     #[test]

@@ -10,40 +10,90 @@ use super::{WatchError, refused};
 /// The superblocks on which anything is watched, for the kernel side.
 pub(super) struct Superblocks {
     map: Array<MapData, u64>,
-    /// How many places have each bit, by its slot.
-    counts: HashMap<(u32, u64), u32>,
+    bits: Bits,
 }
+
+/// Where a superblock has its bit: the word, and the bit in it.
+type Slot = (u32, u64);
+
+/// How many places have each bit that is set.
+#[derive(Default)]
+struct Bits(HashMap<Slot, u32>);
 
 impl Superblocks {
     pub(super) fn new(map: Array<MapData, u64>) -> Self {
-        Self { map, counts: HashMap::new() }
+        Self { map, bits: Bits::default() }
     }
 
     pub(super) fn add(&mut self, key: Key) -> Result<(), WatchError> {
         let slot = slot(key);
-        *self.counts.entry(slot).or_insert(0) += 1;
-        self.set(slot).inspect_err(|_| self.remove(key))
+        let word = self.bits.add(slot);
+        self.map.set(slot.0, word, 0).map_err(refused).inspect_err(|_| self.remove(key))
     }
 
     pub(super) fn remove(&mut self, key: Key) {
         let slot = slot(key);
-        let Some(count) = self.counts.get_mut(&slot) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.counts.remove(&slot);
+        if let Some(word) = self.bits.remove(slot) {
             // A bit too many costs others some time, and loses nothing.
-            drop(self.set(slot));
+            drop(self.map.set(slot.0, word, 0));
         }
     }
+}
 
-    /// Writes the word of a slot anew. Nobody else writes it.
-    fn set(&mut self, (word, _): (u32, u64)) -> Result<(), WatchError> {
-        let bits = self.counts.keys().filter(|(of, _)| *of == word).map(|(_, bit)| bit);
-        self.map.set(word, bits.fold(0, |all, bit| all | bit), 0).map_err(refused)
+impl Bits {
+    /// Counts one more place, and gives the word with its bit.
+    fn add(&mut self, slot: Slot) -> u64 {
+        *self.0.entry(slot).or_insert(0) += 1;
+        self.word(slot.0)
+    }
+
+    /// Counts one place less, and gives the word where the bit was its alone.
+    fn remove(&mut self, slot: Slot) -> Option<u64> {
+        let count = self.0.get_mut(&slot)?;
+        *count -= 1;
+        if *count > 0 {
+            return None;
+        }
+        self.0.remove(&slot);
+        Some(self.word(slot.0))
+    }
+
+    fn word(&self, word: u32) -> u64 {
+        let bits = self.0.keys().filter(|(of, _)| *of == word).map(|(_, bit)| bit);
+        bits.fold(0, |all, bit| all | bit)
     }
 }
 
 /// The device is a number of 32 bits in the kernel.
-fn slot(key: Key) -> (u32, u64) {
+fn slot(key: Key) -> Slot {
     superblock_slot(u32::try_from(key.device).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_is_set_as_long_as_anything_has_it() {
+        let mut bits = Bits::default();
+        assert_eq!(bits.add((0, 1)), 0b1);
+        assert_eq!(bits.add((0, 4)), 0b101);
+        assert_eq!(bits.add((7, 2)), 0b10);
+        assert_eq!(bits.add((0, 4)), 0b101);
+        assert_eq!(bits.remove((0, 4)), None);
+        assert_eq!(bits.remove((0, 4)), Some(0b1));
+        assert_eq!(bits.remove((0, 4)), None);
+        assert_eq!(bits.remove((7, 2)), Some(0));
+        assert_eq!(bits.remove((0, 1)), Some(0));
+    }
+
+    #[test]
+    fn disks_and_what_has_no_disk_do_not_share_a_bit() {
+        let slot_of = |major: u64, minor: u64| slot(Key { inode: 2, device: major << 20 | minor });
+        let slots = [slot_of(0, 1), slot_of(0, 2), slot_of(0, 65), slot_of(8, 1), slot_of(259, 0)];
+        for (index, one) in slots.iter().enumerate() {
+            assert!(!slots[index + 1..].contains(one), "{one:?} is there twice");
+        }
+        assert_eq!(slot_of(0, 65), (1, 2));
+    }
 }

@@ -268,7 +268,9 @@ fn forbidder() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use reload_ebpf::Hook;
+
+    use super::{super::strategy::Need, *};
 
     #[test]
     fn each_missing_capability_is_named() {
@@ -281,5 +283,75 @@ mod tests {
         check(CapabilitySet::PERFMON, &["CAP_BPF"]);
         check(both, &[]);
         check(CapabilitySet::SYS_ADMIN, &[]);
+    }
+
+    /// What aya says where a system call has failed.
+    fn failed(code: i32) -> ProgramError {
+        let io_error = io::Error::from_raw_os_error(code);
+        ProgramError::SyscallError(aya::sys::SyscallError {
+            call: "bpf_raw_tracepoint_open",
+            io_error,
+        })
+    }
+
+    #[test]
+    fn a_kernel_without_trampolines_has_its_own_sentence() {
+        const fn anchor(kind: Kind) -> Anchor {
+            Anchor {
+                hook: Hook::Write,
+                kind,
+                names: &["security_file_permission"],
+                arguments: &[],
+                need: Need::Vital,
+            }
+        }
+        const SUPPORT: i32 = 524;
+        let (entry, tracepoint) = (anchor(Kind::Entry), anchor(Kind::Tracepoint));
+        let unavailable = Unavailable::of(&entry, failed(SUPPORT));
+        assert!(matches!(unavailable, Unavailable::NoTrampolines { .. }), "{unavailable:?}");
+        let unavailable = Unavailable::of(&tracepoint, failed(SUPPORT));
+        assert!(matches!(unavailable, Unavailable::Program { .. }), "{unavailable:?}");
+        for code in [nix::libc::EPERM, nix::libc::EACCES] {
+            let unavailable = Unavailable::of(&entry, failed(code));
+            assert!(matches!(unavailable, Unavailable::LockedDown { .. }), "{unavailable:?}");
+        }
+        let unavailable = Unavailable::of(&entry, failed(nix::libc::EMFILE));
+        assert!(matches!(unavailable, Unavailable::Descriptors { .. }), "{unavailable:?}");
+    }
+
+    #[test]
+    fn a_function_that_is_not_there_is_named_with_what_has_it() {
+        let anchor = Anchor {
+            hook: Hook::Close,
+            kind: Kind::Entry,
+            names: &["security_file_release", "__fput"],
+            arguments: &[],
+            need: Need::Vital,
+        };
+        assert_eq!(
+            Unavailable::no_point(&anchor).to_string(),
+            "this kernel has no function security_file_release or __fput that takes what is expected; \
+             it needs Linux 5.17 or later with CONFIG_SECURITY and CONFIG_DEBUG_INFO_BTF"
+        );
+        let names: &[_] = &["btf_trace_ctime_ns_xchg"];
+        let anchor = Anchor { kind: Kind::Tracepoint, names, ..anchor };
+        assert_eq!(
+            Unavailable::no_point(&anchor).to_string(),
+            "this kernel has no tracepoint ctime_ns_xchg; it needs Linux 6.13 or later"
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_both_strategies_is_said_once() {
+        let source = || io::Error::from_raw_os_error(nix::libc::EPERM);
+        let locked = || Unavailable::LockedDown { source: source() };
+        let missing = || "CAP_BPF".to_owned();
+        let privilege = Unavailable::Privilege { missing: missing(), source: source() };
+        let said = Unavailable::both(&locked(), privilege).to_string();
+        assert!(said.starts_with("eBPF needs CAP_BPF; grant it"), "{said}");
+        let said = Unavailable::both(&locked(), Unavailable::Canary).to_string();
+        let both =
+            ["strategy trampoline: the kernel refuses to attach", "strategy tracepoint: the eBPF"];
+        assert!(both.iter().all(|part| said.contains(part)), "{said}");
     }
 }

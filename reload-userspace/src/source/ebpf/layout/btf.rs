@@ -29,14 +29,14 @@ struct Head {
 pub(super) const MAGIC: u32 = 0xeb9f;
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: u32 = 24;
-const POINTER: u32 = 2;
+pub(super) const POINTER: u32 = 2;
 pub(super) const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 /// A structure of which the kernel tells only the name.
-const FORWARD: u32 = 7;
+pub(super) const FORWARD: u32 = 7;
 pub(super) const TYPEDEF: u32 = 8;
 pub(super) const FUNCTION: u32 = 12;
-const PROTOTYPE: u32 = 13;
+pub(super) const PROTOTYPE: u32 = 13;
 const HEAD_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 const ARGUMENT_BYTES: usize = 8;
