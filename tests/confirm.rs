@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     agent::{AGENT, Agent, Event, arguments_beside, clean, count, names},
+    kubelet::{Order, Volume, keys},
     nginx::{Nginx, server},
     source::Source,
     target::Recipe,
@@ -310,6 +311,26 @@ fn changes_during_a_confirmation_wait_and_become_one(source: Source) {
     let second_at = decided.iter().position(|name| *name == "reloaded").unwrap();
     let confirmed_at = decided.iter().position(|name| *name == "confirmed").unwrap();
     assert!(confirmed_at < second_at, "{second:?} after the first confirmation: {events:?}");
+}
+
+promise!(whoever_reads_after_another_update_is_seen_to_read);
+/// The kubelet has swapped the volume once more when the target reads: it reads another file, in another
+/// directory.
+fn whoever_reads_after_another_update_is_seen_to_read(source: Source) {
+    let home = tempfile::tempdir().unwrap();
+    let state = |text: &str| keys(&[("app.conf", text)]);
+    let mut volume = Volume::mount(home.path(), Order::NamesLast, state("0"));
+    let path = home.path().join("app.conf");
+    let recipe = Recipe::new().reading(&path).reader("late");
+    let mut target = recipe.start();
+    let mut agent = Agent::with(source, &path, recipe.name(), &UNHURRIED);
+    volume.update(state("1"));
+    agent.wait_for("reloaded");
+    volume.update(state("2"));
+    source.let_look();
+    target.go_on();
+    assert_eq!(target.signal().content, "2");
+    check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
 }
 
 promise!(without_a_timeout_nothing_is_waited_for);

@@ -23,6 +23,17 @@ pub const COMM_LEN: usize = 16;
 /// It is the only place where changes made by the agent are recorded.
 pub const CANARY: u32 = 0;
 
+/// The slot of the canary among the openings that are expected: how many names are. Nobody waits for the
+/// canary to be opened.
+pub const NAMES_EXPECTED: u32 = CANARY;
+
+/// How many names may be expected to be opened at once.
+pub const MAX_EXPECTED_NAMES: u32 = 1024;
+
+/// How much of a file's name is compared, its final zero included, in bytes: nearly every name is shorter,
+/// and one that begins alike is looked at in vain.
+pub const NAME_LEN: usize = 60;
+
 /// Tells `learn` to watch nothing.
 pub const NO_PLACE: u32 = u32::MAX;
 
@@ -91,6 +102,16 @@ pub struct Key {
     pub inode: u64,
     /// `inode.i_sb->s_dev`, in the kernel's own encoding, widened so that nothing is padding.
     pub device: u64,
+}
+
+/// A name in a watched directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Name {
+    /// The place of the directory.
+    pub directory: u32,
+    /// Its bytes up to the first zero, and zeros after that.
+    pub text: [u8; NAME_LEN],
 }
 
 /// What `learn` answers.
@@ -294,6 +315,7 @@ impl Hook {
 const _: () = {
     assert!(size_of::<Key>() == 16 && align_of::<Key>() == 8);
     assert!(size_of::<Answer>() == 24 && offset_of!(Answer, writers) == 16);
+    assert!(size_of::<Name>() == 64 && offset_of!(Name, text) == 4);
     assert!(size_of::<Observer>() == 16 && offset_of!(Observer, tgid) == 12);
     assert!(size_of::<RecordHeader>() == 32 && align_of::<RecordHeader>() == 8);
     assert!(offset_of!(RecordHeader, kind) == 8 && offset_of!(RecordHeader, pid) == 12);

@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use reload_ebpf::{
-    Answer, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, Observer, SUPERBLOCK_WORDS, SYSCALLS,
+    Answer, COMM_LEN, Hook, Key, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, Name, Observer,
+    SUPERBLOCK_WORDS, SYSCALLS,
 };
 
 /// The size of the ring in bytes: 4,000 records, where a place has at most one at a time.
@@ -43,6 +44,11 @@ pub(crate) static ARMED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
 /// The agent sets it anew from time to time, so that whoever opens a file all the time fills no ring.
 #[map]
 pub(crate) static EXPECTED: Array<u32> = Array::with_max_entries(MAX_PLACES, 0);
+
+/// The names of which it is told who opens what bears them, and the place that each stands for.
+#[map]
+pub(crate) static EXPECTED_NAMES: HashMap<Name, u32> =
+    HashMap::with_max_entries(MAX_EXPECTED_NAMES, BPF_F_NO_PREALLOC);
 
 /// Whether a system call only ever adds names to a directory, by its number: 1 or 0.
 #[map]

@@ -57,6 +57,8 @@ offsets! {
     OFF_FILE_DENTRY;
     /// `dentry.d_name.name`
     OFF_DENTRY_NAME;
+    /// `dentry.d_parent`
+    OFF_DENTRY_PARENT;
     /// `dentry.d_inode`
     OFF_DENTRY_INODE;
     /// `renamedata.old_dir`, or `renamedata.old_parent`

@@ -89,8 +89,8 @@ pub(crate) fn on_open(ctx: FExitContext) -> i32 {
     let inode = unsafe { member::<*const u8>(opened, &OFF_FILE_INODE) };
     // SAFETY: the inode was read from it.
     if mode & FMODE_READ != 0 && unsafe { is_regular(inode) } {
-        // SAFETY: as above.
-        unsafe { open::record(&ctx, inode) };
+        // SAFETY: the argument is a `struct file`.
+        unsafe { open::record(&ctx, opened) };
     }
     0
 }

@@ -13,6 +13,7 @@ mod rung;
 mod survey;
 
 use std::{
+    ffi::OsStr,
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
@@ -122,6 +123,13 @@ pub trait Source {
     /// until it is expected again, and says whether it will.
     fn expect_open(&mut self, place: PlaceId) -> Tells {
         let _ = place;
+        Tells::No
+    }
+
+    /// As [`Source::expect_open`], for whatever bears a name in the directory that is watched as such: the
+    /// events are of `place`, which is not watched itself.
+    fn expect_open_of(&mut self, name: &OsStr, directory: PlaceId, place: PlaceId) -> Tells {
+        let _ = (name, directory, place);
         Tells::No
     }
 

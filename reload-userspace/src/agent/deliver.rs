@@ -6,6 +6,7 @@ use super::{
     Agent,
     crew::{Earnest, Signalled},
     reloader::RuleId,
+    witness::Watching,
 };
 use crate::{
     clock::{self, Boot},
@@ -128,7 +129,8 @@ impl<S: Source> Agent<S> {
         let rule = reloader.name().to_owned();
         let pid = Some(target.pid.as_raw());
         if !matches!(signalled, Signalled::Sent) {
-            self.witness.forget(ticket, &mut self.source);
+            let Self { witness, source, places, .. } = self;
+            witness.forget(ticket, &mut Watching { source, places });
         }
         match signalled {
             Signalled::Sent => {

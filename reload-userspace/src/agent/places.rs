@@ -439,6 +439,16 @@ impl Places {
         Ok(id)
     }
 
+    /// A number that no place has, until it is [given back](Self::give_back).
+    pub(super) fn reserve(&mut self) -> PlaceId {
+        self.number()
+    }
+
+    /// The number may be that of a place.
+    pub(super) fn give_back(&mut self, id: PlaceId) {
+        self.free.push(id);
+    }
+
     fn number(&mut self) -> PlaceId {
         self.free.pop().unwrap_or_else(|| {
             let id = PlaceId(self.next);

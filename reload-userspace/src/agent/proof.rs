@@ -1,10 +1,14 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{mem, rc::Rc};
+use std::{collections::BTreeSet, mem, rc::Rc};
 
 use nix::unistd::Pid;
 
-use super::{Agent, reloader::RuleId, witness::Watching};
+use super::{
+    Agent,
+    reloader::RuleId,
+    witness::{Sight, Watching},
+};
 use crate::{
     clock::{self, Boot},
     confirm::{Aim, Confirm, Deed, Evidence, Opened, Ticket, Verdict, ending},
@@ -137,17 +141,14 @@ impl<S: Source> Agent<S> {
             return;
         }
         let now = clock::now();
+        self.follow_opens_of(|proof| proof.confirm.next_at() <= now);
         for _ in 0..MOST_OPENS {
             let Some(opened) = self.witness.try_next() else { break };
             self.opened(&opened);
         }
-        let Self { proofs, procfs, crews, reloaders, witness, source, places, .. } = self;
+        let Self { proofs, procfs, crews, reloaders, .. } = self;
         let mut verdicts = Vec::new();
         for (index, proof) in proofs.iter_mut().enumerate() {
-            let is_due = proof.confirm.is_open() && proof.confirm.next_at() <= now;
-            if is_due && witness.follow(proof.ticket, &mut Watching { source, places }) {
-                proof.confirm.moved();
-            }
             for served in &proof.serves {
                 let crew = reloaders.get(&served.rule).and_then(|it| crews.get_mut(&it.crew?));
                 let Some(crew) = crew else { continue };
@@ -163,10 +164,10 @@ impl<S: Source> Agent<S> {
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
         }
-        let Self { proofs, witness, source, .. } = self;
+        let Self { proofs, witness, source, places, .. } = self;
         proofs.retain(|proof| {
             if proof.confirm.is_over() {
-                witness.forget(proof.ticket, source);
+                witness.forget(proof.ticket, &mut Watching { source, places });
             }
             !proof.confirm.is_over()
         });
@@ -199,18 +200,44 @@ impl<S: Source> Agent<S> {
 
     /// Does not look at the files of that any more.
     pub(super) fn forget_opens(&mut self, ticket: Option<Ticket>) {
-        self.witness.forget(ticket, &mut self.source);
+        let Self { witness, source, places, .. } = self;
+        witness.forget(ticket, &mut Watching { source, places });
     }
 
     /// Has those that a rule's signals were for looked at now, for its content may be moving.
     pub(super) fn follow_opens(&mut self, id: RuleId) {
+        self.follow_opens_of(|proof| proof.serves.iter().any(|it| it.rule == id));
+    }
+
+    /// Has looked at where the content is now of which it is to be seen who opens it.
+    ///
+    /// Nobody looks at a rule that waits for the end of its reload, but for this: a new directory is only
+    /// watched once somebody has looked.
+    fn follow_opens_of(&mut self, is_meant: impl Fn(&Proof) -> bool) {
+        let now = clock::now();
+        let unseen = self.follow_once(&is_meant);
+        for &id in &unseen {
+            self.look(id, now);
+        }
+        if !unseen.is_empty() {
+            self.follow_once(&is_meant);
+        }
+    }
+
+    /// Follows the content of these proofs, and gives the rules where it is not seen who opens it.
+    fn follow_once(&mut self, is_meant: impl Fn(&Proof) -> bool) -> BTreeSet<RuleId> {
         let Self { proofs, witness, source, places, .. } = self;
-        let open = proofs.iter_mut().filter(|proof| proof.confirm.is_open());
-        for proof in open.filter(|proof| proof.serves.iter().any(|it| it.rule == id)) {
-            if witness.follow(proof.ticket, &mut Watching { source, places }) {
+        let mut unseen = BTreeSet::new();
+        for proof in proofs.iter_mut().filter(|it| it.confirm.is_open() && is_meant(it)) {
+            let sight = witness.follow(proof.ticket, &mut Watching { source, places });
+            if sight != Sight::Steady {
                 proof.confirm.moved();
             }
+            if sight == Sight::Lost {
+                unseen.extend(proof.serves.iter().map(|served| served.rule));
+            }
         }
+        unseen
     }
 
     /// Tells what came of a reload.

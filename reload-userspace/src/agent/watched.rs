@@ -322,6 +322,9 @@ impl Watched {
             if announced.is_some() {
                 self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
             }
+        } else if writers == Writers::Some {
+            // He is still about to do it.
+            self.cause = cause;
         }
         is_new
     }

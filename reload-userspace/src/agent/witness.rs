@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future, mem,
-    path::PathBuf,
+    ffi::OsString,
+    fs, future, mem,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::unistd::Pid;
@@ -16,6 +18,9 @@ use crate::{
     source::{Source, Tells},
     watch::Identity,
 };
+
+/// How long what is on its way from the kernel may take.
+const MEMORY: Duration = Duration::from_secs(10);
 
 /// Whoever tells of opens.
 #[derive(Debug)]
@@ -36,13 +41,19 @@ enum Origin {
 pub(super) struct Expected {
     tickets: HashMap<Ticket, Expectation>,
     next: u64,
+    /// The names of which it is to tell who opens what bears them, by their directories, and the number
+    /// that each goes by.
+    names: HashMap<(PlaceId, OsString), PlaceId>,
 }
 
-/// What one reload is about: its paths, and where these lead.
+/// What one reload is about: its paths, and the files and names that these lead to.
 #[derive(Debug)]
 struct Expectation {
     paths: Vec<PathBuf>,
     places: BTreeSet<PlaceId>,
+    /// The places that these have been, and until when: what was opened there before may be told of later,
+    /// and their numbers may be those of others by then.
+    former: HashMap<PlaceId, Boot>,
     /// What was opened before is no evidence.
     since: Boot,
 }
@@ -50,7 +61,18 @@ struct Expectation {
 /// What tells of changes.
 pub(super) struct Watching<'a, S> {
     pub(super) source: &'a mut S,
-    pub(super) places: &'a Places,
+    pub(super) places: &'a mut Places,
+}
+
+/// Whether it would be seen that somebody opens what the paths of a reload lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sight {
+    /// It would, as since the last time.
+    Steady,
+    /// It is from here on: what they lead to now may have been opened before.
+    Regained,
+    /// It is not: they lead to where nobody has looked yet.
+    Lost,
 }
 
 impl Witness {
@@ -83,23 +105,33 @@ impl Witness {
         }
     }
 
-    /// Looks also at what takes the place of the files of that, and says whether it is elsewhere.
+    /// Looks also at what takes the place of the files of that, and says whether it can.
     pub(super) fn follow<S: Source>(
         &mut self,
         ticket: Option<Ticket>,
         watching: &mut Watching<'_, S>,
-    ) -> bool {
+    ) -> Sight {
         match (&mut self.0, ticket) {
             (Origin::Source(expected), Some(ticket)) => expected.follow(ticket, watching),
-            (Origin::Fanotify(opens), Some(ticket)) => opens.follow(ticket),
-            _ => false,
+            (Origin::Fanotify(opens), Some(ticket)) => {
+                if opens.follow(ticket) {
+                    Sight::Regained
+                } else {
+                    Sight::Steady
+                }
+            }
+            _ => Sight::Steady,
         }
     }
 
     /// Does not look at the files of that any more.
-    pub(super) fn forget<S: Source>(&mut self, ticket: Option<Ticket>, source: &mut S) {
+    pub(super) fn forget<S: Source>(
+        &mut self,
+        ticket: Option<Ticket>,
+        watching: &mut Watching<'_, S>,
+    ) {
         match (&mut self.0, ticket) {
-            (Origin::Source(expected), Some(ticket)) => expected.forget(ticket, source),
+            (Origin::Source(expected), Some(ticket)) => expected.forget(ticket, watching),
             (Origin::Fanotify(opens), Some(ticket)) => opens.forget(ticket),
             _ => {}
         }
@@ -111,7 +143,7 @@ impl Witness {
             return Opened { pid, tickets: Vec::new() };
         };
         let tickets = expected.tickets.iter();
-        let tickets = tickets.filter(|(_, it)| it.since <= at && it.places.contains(&place));
+        let tickets = tickets.filter(|(_, it)| it.since <= at && it.is_about(place, at));
         Opened { pid, tickets: tickets.map(|(&ticket, _)| ticket).collect() }
     }
 
@@ -132,6 +164,13 @@ impl Witness {
     }
 }
 
+impl Expectation {
+    /// Whether it was about a place at that moment.
+    fn is_about(&self, place: PlaceId, at: Boot) -> bool {
+        self.places.contains(&place) || self.former.get(&place).is_some_and(|&until| at <= until)
+    }
+}
+
 impl Expected {
     fn watch<S: Source>(
         &mut self,
@@ -141,7 +180,8 @@ impl Expected {
         let ticket = Ticket(self.next);
         self.next += 1;
         let paths = paths.iter().take(MOST_FILES).cloned().collect();
-        let expectation = Expectation { paths, places: BTreeSet::new(), since: clock::now() };
+        let (places, former) = (BTreeSet::new(), HashMap::new());
+        let expectation = Expectation { paths, places, former, since: clock::now() };
         self.tickets.insert(ticket, expectation);
         self.follow(ticket, watching);
         let is_any = self.tickets.get(&ticket).is_some_and(|it| !it.places.is_empty());
@@ -151,42 +191,85 @@ impl Expected {
         is_any.then_some(ticket)
     }
 
-    /// Has it told of where the paths lead now, and says whether that is elsewhere: what is not watched
-    /// yet may have been opened unseen.
-    fn follow<S: Source>(&mut self, ticket: Ticket, watching: &mut Watching<'_, S>) -> bool {
+    /// Has it told of what the paths lead to now: of the files themselves, which may have other names, and
+    /// of whatever takes their place under their names.
+    fn follow<S: Source>(&mut self, ticket: Ticket, watching: &mut Watching<'_, S>) -> Sight {
         let Some(expectation) = self.tickets.get_mut(&ticket) else {
-            return false;
+            return Sight::Steady;
         };
-        let mut is_unseen = false;
+        let mut sight = Sight::Steady;
         let mut now = BTreeSet::new();
         for path in &expectation.paths {
             // One that is not there is not opened either.
-            let Some(identity) = Identity::at(path) else { continue };
-            match watching.places.of(identity) {
-                Some(place) if watching.source.expect_open(place) == Tells::Yes => {
-                    now.insert(place);
-                }
-                _ => is_unseen = true,
-            }
+            let Ok(path) = fs::canonicalize(path) else { continue };
+            let name = expect_name(&mut self.names, &path, watching);
+            let file = expect_file(&path, watching);
+            let seen = match name.or(file) {
+                None => Sight::Lost,
+                Some(place) if expectation.places.contains(&place) => Sight::Steady,
+                Some(_) => Sight::Regained,
+            };
+            sight = sight.max(seen);
+            now.extend(name.into_iter().chain(file));
         }
-        let is_elsewhere = is_unseen || !now.is_subset(&expectation.places);
         let before = mem::replace(&mut expectation.places, now);
-        self.expect_no_more(before, watching.source);
-        is_elsewhere
+        let until = clock::now();
+        expectation.former.retain(|_, &mut at| until.since(at) < MEMORY);
+        let left = before.difference(&expectation.places);
+        expectation.former.extend(left.map(|&place| (place, until)));
+        self.expect_no_more(before, watching);
+        sight
     }
 
-    fn forget<S: Source>(&mut self, ticket: Ticket, source: &mut S) {
+    fn forget<S: Source>(&mut self, ticket: Ticket, watching: &mut Watching<'_, S>) {
         if let Some(expectation) = self.tickets.remove(&ticket) {
-            self.expect_no_more(expectation.places, source);
+            self.expect_no_more(expectation.places, watching);
         }
     }
 
     /// Has it no more told of those of the places that no ticket is about.
-    fn expect_no_more<S: Source>(&self, places: BTreeSet<PlaceId>, source: &mut S) {
+    fn expect_no_more<S: Source>(
+        &mut self,
+        places: BTreeSet<PlaceId>,
+        watching: &mut Watching<'_, S>,
+    ) {
         for place in places {
-            if !self.tickets.values().any(|it| it.places.contains(&place)) {
-                source.expect_no_open(place);
+            if self.tickets.values().any(|it| it.places.contains(&place)) {
+                continue;
+            }
+            watching.source.expect_no_open(place);
+            let names = self.names.len();
+            self.names.retain(|_, it| *it != place);
+            if self.names.len() < names {
+                watching.places.give_back(place);
             }
         }
     }
+}
+
+/// Has it told of who opens this file, and gives its place.
+fn expect_file<S: Source>(path: &Path, watching: &mut Watching<'_, S>) -> Option<PlaceId> {
+    let place = watching.places.of(Identity::at(path)?)?;
+    (watching.source.expect_open(place) == Tells::Yes).then_some(place)
+}
+
+/// Has it told of who opens whatever bears this name, and gives the number that it goes by.
+fn expect_name<S: Source>(
+    names: &mut HashMap<(PlaceId, OsString), PlaceId>,
+    path: &Path,
+    watching: &mut Watching<'_, S>,
+) -> Option<PlaceId> {
+    let (directory, name) = path.parent().zip(path.file_name())?;
+    let directory = watching.places.of(Identity::at(directory)?)?;
+    let key = (directory, name.to_owned());
+    let known = names.get(&key).copied();
+    let place = known.unwrap_or_else(|| watching.places.reserve());
+    if watching.source.expect_open_of(name, directory, place) == Tells::Yes {
+        names.insert(key, place);
+        return Some(place);
+    }
+    if known.is_none() {
+        watching.places.give_back(place);
+    }
+    None
 }

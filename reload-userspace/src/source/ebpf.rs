@@ -10,8 +10,12 @@ mod unavailable;
 
 use std::{
     collections::{HashMap, VecDeque},
+    ffi::OsStr,
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
 };
 
 use aya::{
@@ -21,7 +25,10 @@ use aya::{
     sys::is_program_supported,
 };
 use aya_log::EbpfLogger;
-use reload_ebpf::{Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NO_PLACE, Refusal};
+use reload_ebpf::{
+    Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NO_PLACE,
+    Name, Refusal,
+};
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
@@ -74,6 +81,9 @@ pub struct EbpfSource {
     dropped: PerCpuArray<MapData, u64>,
     answer: Array<MapData, [u64; 3]>,
     expected: Array<MapData, u32>,
+    expected_names: MapOf<MapData, [u8; size_of::<Name>()], u32>,
+    /// The names that places stand for.
+    names_of: HashMap<PlaceId, Name>,
     /// Whether the program is attached that tells who opens a file.
     tells_opens: bool,
     /// What to take out of `places` when a place is forgotten.
@@ -123,6 +133,8 @@ impl EbpfSource {
             dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
             answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
             expected: take(&mut ebpf, "EXPECTED", Array::try_from)?,
+            expected_names: take(&mut ebpf, "EXPECTED_NAMES", MapOf::try_from)?,
+            names_of: HashMap::new(),
             tells_opens: false,
             keys: HashMap::new(),
             blind: Vec::new(),
@@ -198,6 +210,13 @@ impl EbpfSource {
         }
     }
 
+    /// Has the names looked up, or not where there is none: that costs whoever opens a file.
+    fn count_names(&mut self) {
+        let count = u32::try_from(self.names_of.len()).unwrap_or(u32::MAX);
+        // It does not fail for a slot that is there.
+        drop(self.expected.set(NAMES_EXPECTED, count, 0));
+    }
+
     /// What the kernel has dropped since the last call: a full ring by hook.
     fn dropped(&mut self) -> Vec<Event> {
         let count = |hook: Hook| {
@@ -268,6 +287,12 @@ impl Source for EbpfSource {
         };
         self.superblocks.remove(key);
         self.expect_no_open(place);
+        // Its number may become that of another directory.
+        let names = self.names_of.iter().filter(|(_, name)| name.directory == place.0);
+        let names: Vec<_> = names.map(|(&stand_in, _)| stand_in).collect();
+        for stand_in in names {
+            self.expect_no_open(stand_in);
+        }
         let words: [u64; 2] = transmute!(key);
         // An inode number is handed out again, so the key may be another place's by now.
         if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
@@ -350,9 +375,29 @@ impl Source for EbpfSource {
         if is_set && self.tells_opens { Tells::Yes } else { Tells::No }
     }
 
+    fn expect_open_of(&mut self, name: &OsStr, directory: PlaceId, place: PlaceId) -> Tells {
+        if !self.tells_opens {
+            return Tells::No;
+        }
+        let name = named(directory, name);
+        let words: [u8; size_of::<Name>()] = transmute!(name);
+        if self.expected_names.insert(words, place.0, 0).is_err() {
+            return Tells::No;
+        }
+        self.names_of.insert(place, name);
+        self.count_names();
+        self.expect_open(place)
+    }
+
     fn expect_no_open(&mut self, place: PlaceId) {
         // It fails for a number that is no place, of which nothing is told anyway.
         drop(self.expected.set(place.0, 0, 0));
+        if let Some(name) = self.names_of.remove(&place) {
+            let words: [u8; size_of::<Name>()] = transmute!(name);
+            // Nor does it matter where it was not there.
+            drop(self.expected_names.remove(&words));
+            self.count_names();
+        }
     }
 
     fn losses(&mut self) -> Vec<Event> {
@@ -444,6 +489,14 @@ fn comm(name: &str) -> [u8; COMM_LEN] {
     let bytes = name.bytes().take(COMM_LEN - 1);
     comm.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
     comm
+}
+
+/// A name as the kernel side compares it: cut, and ended by a zero.
+fn named(directory: PlaceId, name: &OsStr) -> Name {
+    let mut text = [0; NAME_LEN];
+    let bytes = name.as_bytes().iter().take(NAME_LEN - 1);
+    text.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
+    Name { directory: directory.0, text }
 }
 
 fn armed(interest: Interest) -> Armed {

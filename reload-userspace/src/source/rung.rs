@@ -1,6 +1,6 @@
 //! One rung of the ladder: a source that is opened when it is needed first.
 
-use std::os::fd::BorrowedFd;
+use std::{ffi::OsStr, os::fd::BorrowedFd};
 
 use super::{
     EbpfSource, Interest, Source, SourceError, Tells, Trouble, Unavailable, WatchError, ebpf,
@@ -157,6 +157,10 @@ impl Source for Rung {
 
     fn expect_open(&mut self, place: PlaceId) -> Tells {
         with!(self, source => source.expect_open(place), Tells::No)
+    }
+
+    fn expect_open_of(&mut self, name: &OsStr, directory: PlaceId, place: PlaceId) -> Tells {
+        with!(self, source => source.expect_open_of(name, directory, place), Tells::No)
     }
 
     fn expect_no_open(&mut self, place: PlaceId) {

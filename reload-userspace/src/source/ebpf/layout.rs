@@ -36,6 +36,7 @@ const MEMBERS: &[(&str, &str, &[&str])] = &[
     ("OFF_REGS_SYSCALL", "pt_regs", &[SYSCALL_REGISTER]),
     ("OFF_BPRM_FILE", "linux_binprm", &["file"]),
     ("OFF_DENTRY_NAME", "dentry", &["d_name", "name"]),
+    ("OFF_DENTRY_PARENT", "dentry", &["d_parent"]),
     ("OFF_DENTRY_INODE", "dentry", &["d_inode"]),
 ];
 

@@ -1,6 +1,6 @@
 //! The ladder as a source: what is asked of it goes to whoever watches the place.
 
-use std::{future, os::fd::BorrowedFd};
+use std::{ffi::OsStr, future, os::fd::BorrowedFd};
 
 use super::{Footing, Ladder, canary, explain};
 use crate::{
@@ -142,11 +142,16 @@ impl Source for Ladder {
         rung.map_or(Tells::No, |rung| rung.expect_open(place))
     }
 
+    fn expect_open_of(&mut self, name: &OsStr, directory: PlaceId, place: PlaceId) -> Tells {
+        let source = self.places.get(&directory).map(|footing| footing.source);
+        let rung = source.and_then(|source| self.rung(source));
+        rung.map_or(Tells::No, |rung| rung.expect_open_of(name, directory, place))
+    }
+
     fn expect_no_open(&mut self, place: PlaceId) {
-        let source = self.places.get(&place).map(|footing| footing.source);
-        if let Some(rung) = source.and_then(|source| self.rung(source)) {
-            rung.expect_no_open(place);
-        }
+        // The place of a name is nobody's, and only the best tells of opens.
+        let [best, ..] = &mut self.rungs;
+        best.expect_no_open(place);
     }
 
     fn prove(&mut self) -> Result<(), String> {
