@@ -89,7 +89,7 @@ enum Only {
 }
 
 /// All cells of fanotify on a subvolume.
-const WEAK: Gap = Gap {
+const SUBVOLUME: Gap = Gap {
     sources: &[Fanotify],
     only: Only::Everywhere,
     filesystems: &[Subvolume],
@@ -141,10 +141,19 @@ const GAPS: &[Gap] = &[
         sources: &[Ebpf],
         only: Only::Strategy("tracepoint"),
         filesystems: &[Overlay],
-        ways: &["mmap", "mmap_msync", "mprotect", "mmap_held", "mprotect_held"],
+        ways: &["mmap", "mmap_closed", "mmap_msync", "mprotect", "mmap_held", "mprotect_held"],
         seen: Seen::ByReconcile,
         reason: "A mapping of overlayfs is one of the upper file: a store changes the times of the \
                  upper inode alone, until somebody reads the file.",
+    },
+    Gap {
+        sources: &[Ebpf],
+        only: Only::Strategy("trampoline"),
+        filesystems: &[Overlay],
+        ways: &["mmap_closed"],
+        seen: Seen::ByReconcile,
+        reason: "A mapping of overlayfs is one of the upper file, whose end is not that of the file that is \
+                 watched.",
     },
     Gap {
         sources: &[Ebpf],
@@ -337,7 +346,7 @@ impl Column<'_> {
 
     fn gap(&self, way: &Way) -> Option<&'static Gap> {
         if self.source == Fanotify && self.filesystem == Subvolume {
-            return Some(&WEAK);
+            return Some(&SUBVOLUME);
         }
         GAPS.iter().find(|gap| {
             gap.sources.contains(&self.source)

@@ -59,8 +59,9 @@ pub const SUPERBLOCK_WORDS: u32 = 1024;
 
 /// Where a superblock has its bit in the map of superblocks: the word, and the bit in it.
 ///
-/// Devices without hardware (tmpfs, overlayfs, btrfs) are numbered in a row from 1, so 65,536 of them
-/// have a bit of their own; the major number, above the 20 bits of the minor one, keeps disks apart.
+/// Devices without hardware (tmpfs, overlayfs, btrfs) are numbered in a row from 1, so that 65,536 of them
+/// have bits of their own, and so have the partitions of a disk. Two disks, or a disk and another device,
+/// may share one: the major number stands above the 20 bits of the minor one.
 #[must_use]
 #[inline]
 pub const fn superblock_slot(device: u32) -> (u32, u64) {

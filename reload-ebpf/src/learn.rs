@@ -51,7 +51,9 @@ fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer 
             return refused(Refusal::Full);
         }
     }
-    let writers: i32 = peek(inode, &OFF_INODE_WRITECOUNT).unwrap_or(0);
+    let Some(writers) = peek::<i32>(inode, &OFF_INODE_WRITECOUNT) else {
+        return refused(Refusal::Unknown);
+    };
     // While a file is executed the count is negative: nobody can write to it.
     Answer { key, writers: i64::from(writers.max(0)) }
 }

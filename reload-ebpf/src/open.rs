@@ -1,7 +1,7 @@
 //! Who opens the files of which that is to be known.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel_str_bytes};
-use reload_ebpf::{Hook, NAME_LEN, NAMES_EXPECTED, Name, OpenRecord, RecordKind};
+use reload_ebpf::{CANARY, Hook, NAME_LEN, NAMES_EXPECTED, Name, OpenRecord, RecordKind};
 
 use crate::{
     emit::{Priority, emit, header, is_own},
@@ -25,7 +25,8 @@ pub(crate) unsafe fn record(ctx: &impl EbpfContext, opened: *const u8) {
     let inode = unsafe { member::<*const u8>(opened, &OFF_FILE_INODE) };
     // SAFETY: the inode was read from it.
     let itself = unsafe { place::of(inode) };
-    if itself.is_some_and(|place| tell(ctx, place)) {
+    // What stands at the place of the canary is how many names there are.
+    if itself.is_some_and(|place| place != CANARY && tell(ctx, place)) {
         return;
     }
     if EXPECTED.get(NAMES_EXPECTED).is_none_or(|&count| count == 0) {

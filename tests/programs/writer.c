@@ -206,7 +206,9 @@ static void way_inherited(void)
     exit(status == 0 ? 0 : 1);
 }
 
-static void store(int sync)
+enum end { CLOSED_LAST, CLOSED_FIRST, SYNCED };
+
+static void store(enum end end)
 {
     int file = opened(O_RDWR);
     char *map = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -216,9 +218,12 @@ static void store(int sync)
         errno = EINVAL;
         fail("the file is too short to be stored to");
     }
+    if (end == CLOSED_FIRST)
+        close(file);
     memcpy(map, text, length);
-    close(file);
-    if (sync)
+    if (end != CLOSED_FIRST)
+        close(file);
+    if (end == SYNCED)
         must(msync(map, length, MS_SYNC), "msync");
     must(munmap(map, length), "munmap");
 }
@@ -244,12 +249,17 @@ static void way_mprotect(void)
 
 static void way_mmap(void)
 {
-    store(0);
+    store(CLOSED_LAST);
+}
+
+static void way_mmap_closed(void)
+{
+    store(CLOSED_FIRST);
 }
 
 static void way_mmap_msync(void)
 {
-    store(1);
+    store(SYNCED);
 }
 
 /* Has the kernel carry out one request, by a ring of its own. */
@@ -574,6 +584,7 @@ static const struct {
     { "mmap_held", way_mmap_held },
     { "mprotect_held", way_mprotect_held },
     { "mmap", way_mmap },
+    { "mmap_closed", way_mmap_closed },
     { "mmap_msync", way_mmap_msync },
     { "mprotect", way_mprotect },
     { "io_uring", way_io_uring },

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use anyhow::Result;
+
 use super::{
     Agent,
     crew::{Earnest, Signalled},
@@ -24,8 +26,16 @@ const DISMISSED: Duration = Duration::from_millis(40);
 impl<S: Source> Agent<S> {
     /// Reloads whoever is owed it, unless a change is under way that has not just been completed: then
     /// that is what they will be owed.
-    pub(super) fn deliver(&mut self, completed: &HashSet<RuleId>) {
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source breaks.
+    pub(super) fn deliver(&mut self, completed: &HashSet<RuleId>) -> Result<()> {
         let is_called = self.call_rolls(completed);
+        if is_called {
+            // It takes a while, and whoever was found in the middle of its start has told of that by now.
+            self.take_all()?;
+        }
         // What is done for one may be what another has waited for.
         while self.deliver_what_is_due(completed) {}
         for &id in completed {
@@ -37,6 +47,7 @@ impl<S: Source> Agent<S> {
             self.tell_whether_anybody_is_there();
             self.tell_of_readiness();
         }
+        Ok(())
     }
 
     /// Does for each rule what is due, and says whether anything was.

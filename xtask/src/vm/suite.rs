@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,20 +12,21 @@ use super::disk::Load;
 use crate::{
     build::OBJECT_VARIABLE,
     exec,
-    place::{Place, host_cargo},
+    place::{Place, host_cargo, printed},
     quote, show,
 };
 
-/// Files of `tests/` whose promises are made under the source ebpf, what stands first being what a kernel
-/// breaks soonest.
+/// Files of `tests/` with promises that a kernel may break, what stands first being what it breaks soonest.
 ///
-/// Not here: what runs in Docker, for it is not there (image, manifests, sidecar); what is about options,
+/// Not here: what runs in Docker, for it is not there (image, manifests, sidecar); and what is about options,
 /// rules, checks, the ledger, metrics and the doctor, for no kernel makes a difference to it, and an
 /// emulated processor is twenty times slower than this one.
 const FILES: &[&str] = &[
     COVERAGE,
     VERIFIER,
+    "records",
     "leftover",
+    "privileges",
     "writes",
     "symlinks",
     "kubelet",
@@ -35,12 +36,18 @@ const FILES: &[&str] = &[
     "settle",
     "bursts",
     "deaf",
+    "start",
     "restart",
     "current",
+    "namespace",
     "refusal",
     "confirm",
     "nginx",
 ];
+
+/// The tests of these files that are run where nobody says which: those of the source that a kernel makes a
+/// difference to, and the one that is about its rights.
+const NAMES: [&str; 2] = ["::ebpf", "ebpf_wants_bpf"];
 
 /// The file of tests that measures all ways to change a file, and what that is called in a report.
 pub(crate) const COVERAGE: &str = "coverage";
@@ -116,13 +123,17 @@ impl Suite {
             let found = executables.iter().find(|one| one.is_test && one.name == **file);
             found.map(|one| one.path.clone()).with_context(|| format!("cargo built no test {file}"))
         };
-        let filter = if filter.is_empty() { vec!["::ebpf".to_owned()] } else { filter.to_vec() };
+        let is_named = filter.iter().any(|word| !word.starts_with('-'));
+        let names = NAMES.iter().filter(|_| !is_named).map(|name| (*name).to_owned());
+        let arguments = ["--include-ignored".to_owned()].into_iter();
+        let arguments: Vec<_> = arguments.chain(names).chain(filter.iter().cloned()).collect();
+        let tests = files.iter().map(test).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             folder: place.root.join("reload-userspace"),
             agent,
             optimised,
-            tests: files.iter().map(test).collect::<Result<_>>()?,
-            arguments: ["--include-ignored".to_owned()].into_iter().chain(filter).collect(),
+            tests: those_meant(&tests, &arguments)?,
+            arguments,
         })
     }
 
@@ -149,6 +160,24 @@ impl Suite {
         lines.push("exit $failed\n".to_owned());
         lines.join("\n")
     }
+}
+
+/// The compiled tests that have any with such a name.
+///
+/// # Errors
+///
+/// Fails where none has.
+fn those_meant(tests: &[PathBuf], arguments: &[String]) -> Result<Vec<PathBuf>> {
+    let mut meant = Vec::new();
+    for test in tests {
+        let list = printed(Command::new(test).args(arguments).arg("--list"));
+        let list = list.with_context(|| format!("{} does not list its tests", test.display()))?;
+        if list.lines().any(|line| line.ends_with(": test")) {
+            meant.push(test.clone());
+        }
+    }
+    ensure!(!meant.is_empty(), "no test for virtual machines has such a name");
+    Ok(meant)
 }
 
 /// Builds an agent for a slow processor: most of what one that is not optimised does is to read the

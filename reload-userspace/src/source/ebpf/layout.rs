@@ -158,7 +158,10 @@ fn point(types: &Types<'_>, anchor: &Anchor) -> Option<Point> {
         let is_as_expected = arguments
             .iter()
             .all(|&(index, structure)| types.pointee(number, index) == Some(structure.as_bytes()));
-        is_as_expected.then_some(Point { hook, name, kind, number })
+        // Whether it has succeeded is told by what it returns, but at the end of `vfs_mkdir`.
+        let is_told =
+            kind != Kind::End || hook == Hook::Mkdir || types.returned(number) == Some(&b"int"[..]);
+        (is_as_expected && is_told).then_some(Point { hook, name, kind, number })
     })
 }
 
@@ -320,7 +323,7 @@ mod tests {
         const WRITE: Anchor = Anchor {
             hook: Hook::Write,
             kind: Kind::Entry,
-            names: &["of_an_int", "of_a_file"],
+            names: &["of_an_int", "of_a_file", "that_gives_a_file"],
             arguments: &[(1, "file")],
             need: Need::Vital,
         };
@@ -333,6 +336,8 @@ mod tests {
             .add((FUNCTION, 0), "of_an_int", 4, &[])
             .add((PROTOTYPE, 2), "", 1, &[N(0), N(1), N(0), N(3)])
             .add((FUNCTION, 0), "of_a_file", 6, &[])
+            .add((PROTOTYPE, 2), "", 3, &[N(0), N(1), N(0), N(3)])
+            .add((FUNCTION, 0), "that_gives_a_file", 8, &[])
             .bytes();
         let types = Types::parse(&btf, &wanted(&anchors)).unwrap();
         assert_eq!(types.pointee(7, 1), Some(&b"file"[..]));
@@ -344,6 +349,13 @@ mod tests {
         assert_eq!(point(&types, &WRITE), Some(expected));
         let other = Anchor { names: &["of_an_int"], ..WRITE };
         assert_eq!(point(&types, &other), None);
+        // What it returns is only looked at where it ends.
+        assert_eq!(types.returned(7), Some(&b"int"[..]));
+        let end = Anchor { kind: Kind::End, ..WRITE };
+        assert!(point(&types, &end).is_some());
+        let end = Anchor { names: &["that_gives_a_file"], ..end };
+        assert_eq!(point(&types, &end), None);
+        assert!(point(&types, &Anchor { hook: Hook::Mkdir, ..end }).is_some());
     }
 
     #[test]

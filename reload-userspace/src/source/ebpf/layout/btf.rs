@@ -95,6 +95,14 @@ impl<'a> Types<'a> {
         is_known.then(|| self.text(target.name)).flatten()
     }
 
+    /// The type of what a function returns, by name; one without a name has an empty one.
+    pub(super) fn returned(&self, function: u32) -> Option<&'a [u8]> {
+        let prototype = self.head(self.start(self.head(self.start(function)?)?.size_or_type)?)?;
+        let is_prototype = prototype.kind == PROTOTYPE;
+        let returned = self.head(self.start(prototype.size_or_type)?)?;
+        is_prototype.then(|| self.text(returned.name)).flatten()
+    }
+
     fn structure(&self, name: &str) -> Option<(usize, Head)> {
         let start = self.start(self.number(STRUCT, name)?)?;
         Some((start, self.head(start)?))
