@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum as _;
 
 pub(crate) use self::{
     disk::Load,
@@ -39,17 +40,28 @@ use crate::{
 /// machine. Needs no root and no KVM: the processor is emulated. `cargo xtask test` does it too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Take only this line of kernels
-    #[arg(long, value_enum, value_name = "LINE")]
-    kernel: Option<Line>,
+    /// Which line of kernels to take: 6.1, 6.12 or all
+    #[arg(long, value_name = "LINE", default_value = "all", value_parser = lines)]
+    kernel: Lines,
 
     /// Only write docs/verifier.md anew
-    #[arg(long, conflicts_with_all = ["kernel", "filter"])]
+    #[arg(long, conflicts_with = "filter")]
     write: bool,
 
     /// Passed on to the tests: a part of the names of those to run, or options such as --nocapture
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
+}
+
+/// Some lines of kernels.
+#[derive(Clone, Debug)]
+struct Lines(Vec<Line>);
+
+fn lines(text: &str) -> Result<Lines, String> {
+    if text == "all" {
+        return Ok(Lines(Line::ALL.to_vec()));
+    }
+    Line::from_str(text, false).map(|line| Lines(vec![line]))
 }
 
 /// What the tests have measured in a machine: texts by name.
@@ -71,10 +83,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
-    let kernels = options.kernel.map_or(Line::ALL.to_vec(), |line| vec![line]);
+    let Lines(kernels) = &options.kernel;
     let extent = if options.write { Extent::Verifier } else { Extent::All };
-    let measured = measure(&place, &object, &kernels, extent, &options.filter)?;
-    if options.kernel.is_some() || !options.filter.is_empty() {
+    let measured = measure(&place, &object, kernels, extent, &options.filter)?;
+    if *kernels != Line::ALL || !options.filter.is_empty() {
         return Ok(());
     }
     let here = Here::new()?;
@@ -95,7 +107,6 @@ pub(crate) fn measure(
     extent: Extent,
     filter: &[String],
 ) -> Result<Vec<(Line, Report)>> {
-    setup::provide(&[package::MACHINES])?;
     compile_programs(place)?;
     let suite = Suite::compile(place, object, extent, filter)?;
     carry_out(place, kernels, Processor::Fast, &suite.load())

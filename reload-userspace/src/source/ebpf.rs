@@ -4,6 +4,7 @@
 
 mod decode;
 mod layout;
+mod object;
 mod strategy;
 mod superblocks;
 mod unavailable;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, HashMap as MapOf, MapData, MapError, PerCpuArray, RingBuf},
     programs::{FExit, ProgramType, RawTracePoint, RawTracePointRunOptions, TestRun as _},
     sys::is_program_supported,
@@ -35,7 +36,8 @@ use zerocopy::transmute;
 use self::{
     decode::{creating_syscalls, decode},
     layout::Layout,
-    strategy::{Strategy, anchors},
+    object::{OBJECT, load, read_layout, take},
+    strategy::Strategy,
     superblocks::Superblocks,
 };
 use super::{
@@ -48,12 +50,6 @@ use crate::{
 
 pub(crate) use self::unavailable::BTF;
 pub(super) use self::unavailable::Unavailable;
-
-/// The eBPF object, made by `cargo xtask build`.
-#[cfg(ebpf_object)]
-const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("RELOAD_EBPF_OBJECT")));
-#[cfg(not(ebpf_object))]
-const OBJECT: Option<&[u8]> = None;
 
 /// How many openings of a file are told of until it is looked whether they were the right ones.
 ///
@@ -234,9 +230,7 @@ impl EbpfSource {
         let misses = |hook: Hook| {
             let program = self.ebpf.program(hook.program())?;
             let descriptor = number(program.fd().ok()?.as_fd());
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
-            line.trim().parse().ok()
+            recursion_misses(&fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?)
         };
         let counts = Hook::ALL.map(|hook| misses(hook).unwrap_or(0));
         tell(&mut self.told.skipped, counts, LossReason::Recursion)
@@ -407,45 +401,6 @@ impl Source for EbpfSource {
     }
 }
 
-fn read_layout() -> Result<Layout, Unavailable> {
-    let text = fs::read(BTF).map_err(|source| Unavailable::Btf { source })?;
-    let anchors: Vec<_> = anchors().collect();
-    Layout::parse(&text, &anchors).map_err(|source| Unavailable::Layout { source })
-}
-
-/// Loads the object with the constants of this kernel: its maps, and the program that is never attached.
-fn load(object: &[u8], layout: &Layout, diagnostics: bool) -> Result<Ebpf, Unavailable> {
-    let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
-    // aya would parse all types of the kernel here, 30 MB of them, of which we need none.
-    let mut loader = sys::without_opening(EbpfLoader::new);
-    loader.btf(None).override_global(aya_log::LEVEL, &log_level, true);
-    for (name, offset) in &layout.constants {
-        loader.override_global(name, offset, true);
-    }
-    let mut ebpf = loader.load(object).map_err(Unavailable::load)?;
-    let learn: &mut RawTracePoint = program(&mut ebpf, "learn")?;
-    learn.load().map_err(|error| Unavailable::program("learn", error))?;
-    Ok(ebpf)
-}
-
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Unavailable>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
-{
-    let program = ebpf.program_mut(name).ok_or(Unavailable::Incomplete { name })?;
-    program.try_into().ok().ok_or(Unavailable::Incomplete { name })
-}
-
-/// Takes a map out of the object.
-fn take<T>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    convert: impl FnOnce(aya::maps::Map) -> Result<T, MapError>,
-) -> Result<T, Unavailable> {
-    let map = ebpf.take_map(name).ok_or(Unavailable::Incomplete { name })?;
-    convert(map).map_err(|source| Unavailable::Map { name, source })
-}
-
 /// Takes the next record out of the ring, if there is one.
 fn take_record(records: &mut RingBuf<MapData>) -> Result<Option<Event>, SourceError> {
     let Some(record) = records.next() else {
@@ -465,6 +420,12 @@ fn follow_diagnostics(ebpf: &mut Ebpf) -> io::Result<JoinHandle<()>> {
             guard.clear_ready();
         }
     }))
+}
+
+/// How often the kernel has skipped a program, as `/proc/<pid>/fdinfo` tells.
+fn recursion_misses(info: &str) -> Option<u64> {
+    let line = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    line.trim().parse().ok()
 }
 
 /// Compares counts, by hook, with those that have been told, and tells the difference.
@@ -529,6 +490,16 @@ fn full(limit: u32, things: &'static str) -> impl Fn(MapError) -> WatchError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_has_skipped_is_read() {
+        // Of Linux 6.12.
+        let info = "pos:\t0\nflags:\t02000002\nprog_type:\t26\nprog_jited:\t1\nprog_tag:\t1f\n\
+                    memlock:\t4096\nprog_id:\t17\nrun_time_ns:\t0\nrun_cnt:\t0\n\
+                    recursion_misses:\t12\nverified_insns:\t310\n";
+        assert_eq!(recursion_misses(info), Some(12));
+        assert_eq!(recursion_misses("pos:\t0\n"), None);
+    }
 
     #[test]
     fn a_loss_is_told_once_and_by_its_hook() {

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{
     cost::{ALL, Kind, OPERATIONS, Operation, Sample, parse},
     lab::Lab,
-    report::{Bound, Row},
+    report::Row,
     stat::Confident,
 };
 use crate::{
@@ -145,9 +145,11 @@ impl Counts {
         let shown = format!("{added:+.0} on {base:.0}, {low:.0} to {high:.0} ns");
         let value = json!({ "added": added, "without": base });
         let nanos = Confident { median: f64::midpoint(low, high), low, high };
-        // Two system calls are two.
-        let most = if operation.key == "open" { 200.0 } else { 100.0 };
-        Some(Row::new(what, shown, value).goal_within(nanos, Bound::AtMost(most, " ns")))
+        let row = Row::new(what, shown, value);
+        Some(match operation.goal("trampoline") {
+            Some(goal) => row.goal_within(nanos, goal),
+            None => row,
+        })
     }
 }
 

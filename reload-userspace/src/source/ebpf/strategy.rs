@@ -8,7 +8,7 @@ use super::{layout::Layout, unavailable::Unavailable};
 /// How the programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strategy {
-    /// To the entries and ends of kernel functions (fentry, fexit): every way of writing, on all kernels
+    /// To the entries and ends of kernel functions (fentry, fexit): nearly every way of writing, on all kernels
     /// since Linux 5.17 that allow it.
     Trampoline,
     /// To the kernel's own notes of change times (`tp_btf`), which is allowed where the other is not; since
