@@ -218,8 +218,12 @@ static void store(enum end end)
         errno = EINVAL;
         fail("the file is too short to be stored to");
     }
-    if (end == CLOSED_FIRST)
+    if (end == CLOSED_FIRST) {
+        /* Long enough that whoever has heard of the descriptor has looked. */
+        struct timespec while_nobody_looks = { .tv_nsec = 500 * 1000 * 1000 };
         close(file);
+        nanosleep(&while_nobody_looks, NULL);
+    }
     memcpy(map, text, length);
     if (end != CLOSED_FIRST)
         close(file);

@@ -34,7 +34,11 @@ pub(crate) const WAYS: &[Way] = &[
     way("other_name", "`write` by another name of the file, in another directory", &["write"]),
     way("other_mount", "`write` by another mount, in another mount namespace", &["write"]),
     way("mmap", "stores to a mapping", &["change"]),
-    way("mmap_closed", "stores to a mapping after the descriptor is closed", &["change", "close"]),
+    way(
+        "mmap_closed",
+        "stores to a mapping, half a second after the descriptor is closed",
+        &["change", "close"],
+    ),
     way("mmap_msync", "stores to a mapping, `msync`", &["change"]),
     way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change", "close"]),
     way("io_uring", "`IORING_OP_WRITE`", &["write", "change"]),

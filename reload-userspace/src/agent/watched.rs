@@ -204,12 +204,10 @@ impl Watched {
         let is_closer = self.cause.as_ref().is_none_or(|(_, other)| *other <= interest);
         // What replaces a file also takes a name away from the old one, and whoever closes a file last need
         // not be who has written to it.
-        let is_consequence = |by: &Actor| {
-            self.cause.is_some()
-                && matches!(
-                    by.operation,
-                    Operation::Unlink | Operation::Attributes | Operation::Close
-                )
+        let is_consequence = |by: &Actor| match by.operation {
+            Operation::Unlink | Operation::Attributes => self.cause.is_some(),
+            Operation::Close => self.cause.is_some() || self.by.is_some(),
+            _ => false,
         };
         if let Some(by) = by.filter(|by| is_closer && !is_consequence(by)) {
             self.cause = Some((by, interest));

@@ -28,8 +28,9 @@ use aya::{
 use aya_log::EbpfLogger;
 use reload_ebpf::{
     Answer, Armed, COMM_LEN, Hook, Key, MAX_NAMES, MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NO_PLACE,
-    Name, Refusal,
+    Name, Observer, Refusal,
 };
+use rustix::process::getpid;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
@@ -76,6 +77,7 @@ pub struct EbpfSource {
     names: MapOf<MapData, [u8; COMM_LEN], u8>,
     dropped: PerCpuArray<MapData, u64>,
     answer: Array<MapData, [u64; 3]>,
+    observer: Array<MapData, [u64; 2]>,
     expected: Array<MapData, u32>,
     expected_names: MapOf<MapData, [u8; size_of::<Name>()], u32>,
     /// The names that places stand for.
@@ -128,6 +130,7 @@ impl EbpfSource {
             names: take(&mut ebpf, "NAMES", MapOf::try_from)?,
             dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
             answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
+            observer: take(&mut ebpf, "OBSERVER", Array::try_from)?,
             expected: take(&mut ebpf, "EXPECTED", Array::try_from)?,
             expected_names: take(&mut ebpf, "EXPECTED_NAMES", MapOf::try_from)?,
             names_of: HashMap::new(),
@@ -150,7 +153,13 @@ impl EbpfSource {
 
     /// Attaches the programs by the best strategy that works here.
     fn attach(&mut self, layout: &Layout) -> Result<(), Unavailable> {
-        let Err(trampoline) = self.try_strategy(Strategy::Trampoline, layout) else {
+        let may_hang = layout.waits_for_the_dead && self.may_be_killed_with_another()?;
+        let tried = if may_hang {
+            Err(Unavailable::MayHang)
+        } else {
+            self.try_strategy(Strategy::Trampoline, layout)
+        };
+        let Err(trampoline) = tried else {
             return Ok(());
         };
         match self.try_strategy(Strategy::Tracepoint, layout) {
@@ -160,6 +169,26 @@ impl EbpfSource {
             }
             Err(tracepoint) => Err(Unavailable::both(&trampoline, tracepoint)),
         }
+    }
+
+    /// Whether the agent is in a pid namespace whose first process is another, with which all others are
+    /// killed.
+    ///
+    /// That process waits for them, and the kernel's tasks RCU waited for it (`zap_pid_ns_processes`): so
+    /// whoever waited for that at his own end, as for a trampoline that he leaves, never ended. Nor did
+    /// anybody else on the machine who attached or detached anything from then on. Seen on Debian's 6.1.
+    fn may_be_killed_with_another(&mut self) -> Result<bool, Unavailable> {
+        let descriptor = self.ready.get_ref().as_fd().try_clone_to_owned().map_err(setup)?;
+        // It leaves there who we are.
+        self.learn(descriptor.as_fd(), NO_PLACE, Armed::Silent)
+            .map_err(|error| setup(io::Error::other(error)))?;
+        let observer = self.observer.get(&0, 0).map_err(|error| setup(io::Error::other(error)))?;
+        let observer: Observer = transmute!(observer);
+        Ok(match observer.level {
+            0 => false,
+            1 => !getpid().is_init(),
+            _ => true,
+        })
     }
 
     fn try_strategy(&mut self, strategy: Strategy, layout: &Layout) -> Result<(), Unavailable> {

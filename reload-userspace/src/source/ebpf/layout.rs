@@ -72,6 +72,9 @@ pub(super) struct Layout {
     points: Vec<Point>,
     /// What aya is told instead of all types.
     pub(super) stand_in: Btf,
+    /// Whether whoever waits for trampolines to be left waits for tasks that have ended, too (until Linux
+    /// 6.8, commit 1612160b9127 and its backports).
+    pub(super) waits_for_the_dead: bool,
 }
 
 /// A place in the kernel that a hook can be attached to.
@@ -122,6 +125,7 @@ impl Layout {
             stand_in: Btf::parse(&stand_in(&points), Endianness::default())
                 .map_err(|source| LayoutError::StandIn { source })?,
             points,
+            waits_for_the_dead: types.offset("task_struct", &["rcu_tasks_exit_list"]).is_none(),
         })
     }
 

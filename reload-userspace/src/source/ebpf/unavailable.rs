@@ -61,6 +61,12 @@ pub enum Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The agent may end in a way that its kernel would never recover from.
+    #[error(
+        "this kernel (Linux before 6.9) would wait for itself for ever if the agent were killed with the \
+         first process of its pid namespace; run it in the host's (hostPID), or as the first of its own"
+    )]
+    MayHang,
     /// No strategy can be used.
     #[error("strategy trampoline: {trampoline}; strategy tracepoint: {tracepoint}")]
     NoStrategy {
