@@ -147,8 +147,8 @@ const GAPS: &[Gap] = &[
                  upper inode alone, until somebody reads the file.",
     },
     Gap {
-        sources: &[Ebpf],
-        only: Only::Strategy("trampoline"),
+        sources: &KERNEL_DRIVEN,
+        only: Only::Everywhere,
         filesystems: &[Overlay],
         ways: &["mmap_closed"],
         seen: Seen::ByReconcile,
