@@ -153,6 +153,12 @@ pub enum RecordKind {
     Exit = 3,
     /// Somebody opens a file of which that is expected: an [`OpenRecord`].
     Open = 4,
+    /// A process with one of the configured names made another: a [`ForkRecord`].
+    Fork = 5,
+    /// A signal for a process with one of the configured names was made: a [`SignalRecord`].
+    Signal = 6,
+    /// A process with one of the configured names takes a signal: a [`DeliveryRecord`].
+    Delivery = 7,
 }
 
 /// The start of every record.
@@ -194,6 +200,47 @@ pub struct OpenRecord {
     pub place: u32,
     /// Always zero.
     pub reserved: u32,
+}
+
+/// A process made another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ForkRecord {
+    /// Its `kind` is [`RecordKind::Fork`]; it is about the parent.
+    pub header: RecordHeader,
+    /// The child, as the agent's pid namespace numbers it; 0 where it is not visible there.
+    pub child: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// A signal was made for a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct SignalRecord {
+    /// Its `kind` is [`RecordKind::Signal`]; it is about whoever was running then, who has sent it unless
+    /// the kernel did.
+    pub header: RecordHeader,
+    /// Whom it is for, as the agent's pid namespace numbers him; 0 where he is not visible there.
+    pub target: u32,
+    /// The signal's number.
+    pub signal: u32,
+    /// What became of it: a `TRACE_SIGNAL_…` of `include/trace/events/signal.h`.
+    pub result: u32,
+    /// 1 where the kernel itself has sent it, 0 otherwise.
+    pub by_kernel: u32,
+}
+
+/// A process takes a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct DeliveryRecord {
+    /// Its `kind` is [`RecordKind::Delivery`]; it is about the one who takes it.
+    pub header: RecordHeader,
+    /// The signal's number.
+    pub signal: u32,
+    /// What he does with it: 0 the default (`SIG_DFL`), 1 nothing (`SIG_IGN`), 2 what his handler does.
+    pub action: u32,
 }
 
 /// A process started a program, or ended.
@@ -242,14 +289,20 @@ pub enum Hook {
     Rmdir = 15,
     /// A file is opened.
     Open = 16,
+    /// A process made another.
+    Fork = 17,
+    /// A signal was made.
+    Signal = 18,
+    /// A signal is taken.
+    Deliver = 19,
 }
 
 impl Hook {
     /// How many hooks there are.
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 20;
 
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::CtimeSwap,
         Self::CtimeSkip,
         Self::CtimeSet,
@@ -267,6 +320,9 @@ impl Hook {
         Self::Unlink,
         Self::Rmdir,
         Self::Open,
+        Self::Fork,
+        Self::Signal,
+        Self::Deliver,
     ];
 
     /// The eBPF program that the hook runs.
@@ -290,6 +346,9 @@ impl Hook {
             Self::Unlink => "on_unlink",
             Self::Rmdir => "on_rmdir",
             Self::Open => "on_open",
+            Self::Fork => "on_fork",
+            Self::Signal => "on_signal",
+            Self::Deliver => "on_deliver",
         }
     }
 
@@ -325,6 +384,9 @@ const _: () = {
     assert!(offset_of!(ChangeRecord, place) == 40 && offset_of!(ChangeRecord, hook) == 44);
     assert!(size_of::<OpenRecord>() == 40 && offset_of!(OpenRecord, place) == 32);
     assert!(size_of::<ProcessRecord>() == 32);
+    assert!(size_of::<ForkRecord>() == 40 && offset_of!(ForkRecord, child) == 32);
+    assert!(size_of::<SignalRecord>() == 48 && offset_of!(SignalRecord, by_kernel) == 44);
+    assert!(size_of::<DeliveryRecord>() == 40 && offset_of!(DeliveryRecord, action) == 36);
     assert!(Hook::ALL.len() == Hook::COUNT as usize);
     let mut number = 0;
     while number < Hook::ALL.len() {

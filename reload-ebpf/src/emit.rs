@@ -81,7 +81,7 @@ pub(crate) fn header(ctx: &impl EbpfContext, kind: RecordKind) -> RecordHeader {
     RecordHeader {
         boot_ns,
         kind: kind as u32,
-        pid: visible_pid().unwrap_or(0),
+        pid: visible_pid(current()).unwrap_or(0),
         // The helper fails only on a null buffer. An empty name still says that it happened.
         comm: ctx.command().unwrap_or([0; COMM_LEN]),
     }
@@ -93,11 +93,15 @@ pub(crate) fn is_own() -> bool {
     OBSERVER.get(0).is_some_and(|observer| observer.tgid == tgid)
 }
 
-/// The current process as the agent's pid namespace numbers it, or `None` where it is not in there.
-fn visible_pid() -> Option<u32> {
-    let observer = OBSERVER.get(0)?;
+/// The current task, a `struct task_struct`.
+pub(crate) fn current() -> *const u8 {
     // SAFETY: the helper takes no argument and every tracing program may call it.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
+    unsafe { bpf_get_current_task() as *const u8 }
+}
+
+/// The process of a task as the agent's pid namespace numbers it, or `None` where it is not in there.
+pub(crate) fn visible_pid(task: *const u8) -> Option<u32> {
+    let observer = OBSERVER.get(0)?;
     let leader: *const u8 = peek(task, &OFF_TASK_LEADER)?;
     let pid: *const u8 = peek(leader, &OFF_TASK_PID)?;
     let level: u32 = peek(pid, &OFF_PID_LEVEL)?;

@@ -7,7 +7,8 @@
 mod abi;
 
 pub use abi::{
-    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, Hook, Key, MAX_EXPECTED_NAMES, MAX_NAMES,
-    MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NO_PLACE, NO_SYSCALL, Name, Observer, OpenRecord,
-    ProcessRecord, RecordHeader, RecordKind, Refusal, SUPERBLOCK_WORDS, SYSCALLS, superblock_slot,
+    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, DeliveryRecord, ForkRecord, Hook, Key,
+    MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NO_PLACE, NO_SYSCALL,
+    Name, Observer, OpenRecord, ProcessRecord, RecordHeader, RecordKind, Refusal, SUPERBLOCK_WORDS,
+    SYSCALLS, SignalRecord, superblock_slot,
 };

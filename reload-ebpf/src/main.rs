@@ -50,6 +50,37 @@ fn on_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A task made another.
+///
+/// Hook: `sched_process_fork(parent, child)`, in the parent, when the child has its number and does not
+/// run yet. Attached only where that is to be told.
+#[btf_tracepoint]
+fn on_fork(ctx: BtfTracePointContext) -> i32 {
+    process::fork(&ctx);
+    0
+}
+
+/// A signal was made for a task.
+///
+/// Hook: `signal_generate(signal, info, task, group, result)`, in whoever sends it, also where it comes to
+/// nothing. Attached only where that is to be told.
+#[btf_tracepoint]
+fn on_signal(ctx: BtfTracePointContext) -> i32 {
+    process::signal(&ctx);
+    0
+}
+
+/// A task takes a signal.
+///
+/// Hook: `signal_deliver(signal, info, action)`, in the task, before it does what it does with it. A signal
+/// that somebody waits for (`sigwait(2)`, `signalfd(2)`) does not come here. Attached only where that is
+/// to be told.
+#[btf_tracepoint]
+fn on_deliver(ctx: BtfTracePointContext) -> i32 {
+    process::deliver(&ctx);
+    0
+}
+
 /// Tells the agent how the kernel sees the file behind one of the agent's own descriptors.
 ///
 /// Never attached: the agent runs it with `BPF_PROG_TEST_RUN` (Linux 5.10), in its own context, with

@@ -35,6 +35,10 @@ offsets! {
     OFF_FDT_FD;
     /// `task_struct.files`
     OFF_TASK_FILES;
+    /// `task_struct.comm`
+    OFF_TASK_COMM;
+    /// `k_sigaction.sa.sa_handler`
+    OFF_ACTION_HANDLER;
     /// `task_struct.group_leader`
     OFF_TASK_LEADER;
     /// `task_struct.thread_pid`

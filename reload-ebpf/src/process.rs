@@ -1,16 +1,21 @@
-//! Execs and exits of the processes that may be targets.
+//! What the processes do that may be targets: execs, exits, forks, and the signals for them.
 
 use aya_ebpf::{
     EbpfContext as _,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes},
     programs::BtfTracePointContext,
 };
-use reload_ebpf::{COMM_LEN, Hook, ProcessRecord, RecordKind};
+use reload_ebpf::{
+    COMM_LEN, DeliveryRecord, ForkRecord, Hook, ProcessRecord, RecordKind, SignalRecord,
+};
 
 use crate::{
-    emit::{Priority, emit, header},
+    emit::{Priority, current, emit, header, visible_pid},
     maps::NAMES,
-    offsets::{OFF_BPRM_FILE, OFF_DENTRY_NAME, OFF_FILE_DENTRY, peek},
+    offsets::{
+        OFF_ACTION_HANDLER, OFF_BPRM_FILE, OFF_DENTRY_NAME, OFF_FILE_DENTRY, OFF_TASK_COMM,
+        OFF_TASK_LEADER, peek,
+    },
 };
 
 /// Sends a [`ProcessRecord`] if the current process bears one of the names that the agent looks for.
@@ -29,6 +34,62 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook, kind: RecordKind) {
     if is_named {
         emit(ctx, ProcessRecord { header: header(ctx, kind) }, hook, Priority::Process, || ());
     }
+}
+
+/// Sends a [`ForkRecord`] if the current process bears one of the names, and the new task is a process.
+#[inline]
+pub(crate) fn fork(ctx: &BtfTracePointContext) {
+    let child: *const u8 = ctx.arg(1);
+    let is_process = peek::<*const u8>(child, &OFF_TASK_LEADER) == Some(child);
+    if !is_process || !is_named(current()) {
+        return;
+    }
+    let header = header(ctx, RecordKind::Fork);
+    let record = ForkRecord { header, child: visible_pid(child).unwrap_or(0), reserved: 0 };
+    emit(ctx, record, Hook::Fork, Priority::Process, || ());
+}
+
+/// Sends a [`SignalRecord`] if the process that a signal is for bears one of the names.
+#[inline]
+pub(crate) fn signal(ctx: &BtfTracePointContext) {
+    /// What stands in place of a `kernel_siginfo` where the kernel sends it (`SEND_SIG_PRIV`).
+    const PRIVILEGED: usize = 1;
+    let target: *const u8 = ctx.arg(2);
+    if !is_named(target) {
+        return;
+    }
+    let record = SignalRecord {
+        header: header(ctx, RecordKind::Signal),
+        target: visible_pid(target).unwrap_or(0),
+        signal: ctx.arg(0),
+        result: ctx.arg(4),
+        by_kernel: u32::from(ctx.arg::<usize>(1) == PRIVILEGED),
+    };
+    emit(ctx, record, Hook::Signal, Priority::Process, || ());
+}
+
+/// Sends a [`DeliveryRecord`] if the current process bears one of the names.
+#[inline]
+pub(crate) fn deliver(ctx: &BtfTracePointContext) {
+    const HANDLER: usize = 2;
+    if !is_named(current()) {
+        return;
+    }
+    let Some(handler) = peek::<usize>(ctx.arg(2), &OFF_ACTION_HANDLER) else {
+        return;
+    };
+    let record = DeliveryRecord {
+        header: header(ctx, RecordKind::Delivery),
+        signal: ctx.arg(0),
+        action: handler.min(HANDLER) as u32,
+    };
+    emit(ctx, record, Hook::Deliver, Priority::Process, || ());
+}
+
+/// Whether the process of a task bears one of the names.
+fn is_named(task: *const u8) -> bool {
+    let leader = peek::<*const u8>(task, &OFF_TASK_LEADER);
+    leader.and_then(|leader| peek(leader, &OFF_TASK_COMM)).is_some_and(is_looked_for)
 }
 
 fn is_looked_for(name: [u8; COMM_LEN]) -> bool {

@@ -236,6 +236,8 @@ impl<S: Source> Agent<S> {
             Event::Opened { place, pid, at } => self.opened_at(place, pid, at),
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
+            // Nobody reloads because of them: they are for `Purpose::Trace`.
+            Event::Forked { .. } | Event::Signalled { .. } | Event::Delivered { .. } => {}
             Event::Lost { source, reason, hook, count } => {
                 self.teller.tell(&Decision::Lost { source, reason, hook, count });
                 self.reconcile_at = now;

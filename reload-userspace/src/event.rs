@@ -175,6 +175,39 @@ pub enum Event {
         /// The process.
         pid: Pid,
     },
+    /// A process with a name that is followed made another.
+    Forked {
+        /// The process.
+        parent: Pid,
+        /// The other; `None` where it is not visible in the agent's pid namespace.
+        child: Option<Pid>,
+        /// When.
+        at: Boot,
+    },
+    /// A signal was made for a process with a name that is followed.
+    Signalled {
+        /// The process.
+        pid: Pid,
+        /// The signal's number.
+        signal: i32,
+        /// Who has sent it; `None` where the kernel did, or somebody who is not visible.
+        by: Option<Pid>,
+        /// What became of it.
+        fate: Fate,
+        /// When.
+        at: Boot,
+    },
+    /// A process with a name that is followed takes a signal.
+    Delivered {
+        /// The process.
+        pid: Pid,
+        /// The signal's number.
+        signal: i32,
+        /// What it does with it.
+        handling: Handling,
+        /// When.
+        at: Boot,
+    },
     /// Events are known to be missing: everything must be looked at again.
     Lost {
         /// Who lost them.
@@ -199,9 +232,40 @@ impl Event {
             Self::Opened { .. } => "opened",
             Self::Started { .. } => "started",
             Self::Ended { .. } => "ended",
+            Self::Forked { .. } => "forked",
+            Self::Signalled { .. } => "signalled",
+            Self::Delivered { .. } => "delivered",
             Self::Lost { .. } => "lost",
         }
     }
+}
+
+/// What became of a signal that was made (`TRACE_SIGNAL_…` of `include/trace/events/signal.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It waits for the process, which will take it.
+    Queued,
+    /// It is ignored, and gone.
+    Ignored,
+    /// There was one already, with which it is one.
+    AlreadyPending,
+    /// It is lost, for too many wait.
+    Overflown,
+    /// It waits, and what was sent along is lost, for too much waits.
+    InfoLost,
+}
+
+/// What a process does with a signal that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handling {
+    /// What the kernel does where nobody has said otherwise.
+    Default,
+    /// Nothing.
+    Ignore,
+    /// What its handler does.
+    Handler,
 }
 
 /// Whether a file is open for writing.

@@ -26,7 +26,7 @@ use rustix::{
 use crate::event::{Event, PlaceId, SourceName, Writers};
 
 pub(crate) use ebpf::BTF;
-pub use ebpf::EbpfSource;
+pub use ebpf::{EbpfSource, Purpose};
 pub use ladder::{Choice, Ladder, LadderError};
 pub use survey::{Working, survey};
 

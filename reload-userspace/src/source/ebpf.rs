@@ -94,6 +94,16 @@ pub struct EbpfSource {
     diagnostics: Option<JoinHandle<()>>,
 }
 
+/// What events are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To reload.
+    Reload,
+    /// To tell what happens: also forks, and signals, of the processes whose names are
+    /// [followed](Source::follow).
+    Trace,
+}
+
 /// The losses that have been told already, by hook.
 #[derive(Default)]
 struct Told {
@@ -111,6 +121,15 @@ impl EbpfSource {
     ///
     /// Says what is missing here, and what to grant.
     pub fn open(diagnostics: bool) -> Result<Self, Unavailable> {
+        Self::open_for(Purpose::Reload, diagnostics)
+    }
+
+    /// As [`EbpfSource::open`], for that purpose.
+    ///
+    /// # Errors
+    ///
+    /// As [`EbpfSource::open`].
+    pub fn open_for(purpose: Purpose, diagnostics: bool) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuiltIn)?;
         // To be refused here takes microseconds and no memory; to read the kernel's types takes both.
         is_program_supported(ProgramType::RawTracePoint)
@@ -146,6 +165,9 @@ impl EbpfSource {
             creating.set(number, 1, 0).map_err(|error| setup(io::Error::other(error)))?;
         }
         source.attach(&layout)?;
+        if purpose == Purpose::Trace {
+            strategy::attach_trace(&mut source.ebpf, &layout)?;
+        }
         drop(layout);
         sys::give_back_memory();
         Ok(source)

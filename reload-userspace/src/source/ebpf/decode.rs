@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use nix::{libc, unistd::Pid};
-use reload_ebpf::{ChangeRecord, Hook, OpenRecord, ProcessRecord, RecordHeader, RecordKind};
+use reload_ebpf::{
+    ChangeRecord, DeliveryRecord, ForkRecord, Hook, OpenRecord, ProcessRecord, RecordHeader,
+    RecordKind, SignalRecord,
+};
 use zerocopy::FromBytes as _;
 
 use crate::clock::Boot;
-use crate::event::{Actor, Event, Operation, PlaceId};
+use crate::event::{Actor, Event, Fate, Handling, Operation, PlaceId};
 
 /// Translates a record of the ring to an event, or gives `None` where it is no record of ours.
 pub(super) fn decode(record: &[u8]) -> Option<Event> {
@@ -32,8 +35,43 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             let pid = Pid::from_raw(i32::try_from(header.pid).ok()?);
             Some(Event::Opened { place: PlaceId(open.place), pid, at })
         }
+        kind if kind == RecordKind::Fork as u32 => {
+            let (fork, _) = ForkRecord::read_from_prefix(record).ok()?;
+            let child = visible(fork.child)?;
+            Some(Event::Forked { parent: process(record)?, child, at })
+        }
+        kind if kind == RecordKind::Signal as u32 => {
+            let (it, _) = SignalRecord::read_from_prefix(record).ok()?;
+            let by = visible(header.pid)?.filter(|_| it.by_kernel == 0);
+            let (pid, signal) = (visible(it.target)??, i32::try_from(it.signal).ok()?);
+            Some(Event::Signalled { pid, signal, by, fate: fate(it.result)?, at })
+        }
+        kind if kind == RecordKind::Delivery as u32 => {
+            let (it, _) = DeliveryRecord::read_from_prefix(record).ok()?;
+            let (pid, signal) = (process(record)?, i32::try_from(it.signal).ok()?);
+            Some(Event::Delivered { pid, signal, handling: handling(it.action)?, at })
+        }
         _ => None,
     }
+}
+
+/// A process, if it is visible in our pid namespace.
+#[expect(clippy::option_option, reason = "a number that is none is no record of ours")]
+fn visible(pid: u32) -> Option<Option<Pid>> {
+    let pid = i32::try_from(pid).ok()?;
+    Some((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
+fn fate(result: u32) -> Option<Fate> {
+    /// In the order of their numbers.
+    const FATES: [Fate; 5] =
+        [Fate::Queued, Fate::Ignored, Fate::AlreadyPending, Fate::Overflown, Fate::InfoLost];
+    FATES.get(usize::try_from(result).ok()?).copied()
+}
+
+fn handling(action: u32) -> Option<Handling> {
+    const ACTIONS: [Handling; 3] = [Handling::Default, Handling::Ignore, Handling::Handler];
+    ACTIONS.get(usize::try_from(action).ok()?).copied()
 }
 
 fn process(record: &[u8]) -> Option<Pid> {
@@ -198,6 +236,43 @@ mod tests {
         let pid = Pid::from_raw(9);
         assert_eq!(decode(exec.as_bytes()), Some(Event::Started { pid, at }));
         assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid }));
+    }
+
+    #[test]
+    fn a_fork_names_both() {
+        let at = Boot(Duration::from_nanos(1_500));
+        let header = header(RecordKind::Fork as u32, 9);
+        let fork = |child| decode(ForkRecord { header, child, reserved: 0 }.as_bytes());
+        let expected = |child| Some(Event::Forked { parent: Pid::from_raw(9), child, at });
+        assert_eq!(fork(10), expected(Some(Pid::from_raw(10))));
+        assert_eq!(fork(0), expected(None));
+    }
+
+    #[test]
+    fn a_signal_tells_whose_it_is_and_what_becomes_of_it() {
+        let at = Boot(Duration::from_nanos(1_500));
+        let pid = Pid::from_raw(7);
+        let signal = |sender, result, by_kernel| {
+            let header = header(RecordKind::Signal as u32, sender);
+            decode(SignalRecord { header, target: 7, signal: 1, result, by_kernel }.as_bytes())
+        };
+        let expected = |by, fate| Some(Event::Signalled { pid, signal: 1, by, fate, at });
+        let sender = Some(Pid::from_raw(9));
+        assert_eq!(signal(9, 0, 0), expected(sender, Fate::Queued));
+        assert_eq!(signal(9, 1, 0), expected(sender, Fate::Ignored));
+        assert_eq!(signal(9, 2, 1), expected(None, Fate::AlreadyPending));
+        assert_eq!(signal(0, 4, 0), expected(None, Fate::InfoLost));
+        assert_eq!(signal(9, 5, 0), None);
+
+        let delivery = |action| {
+            let header = header(RecordKind::Delivery as u32, 7);
+            decode(DeliveryRecord { header, signal: 1, action }.as_bytes())
+        };
+        let expected = |handling| Some(Event::Delivered { pid, signal: 1, handling, at });
+        assert_eq!(delivery(0), expected(Handling::Default));
+        assert_eq!(delivery(1), expected(Handling::Ignore));
+        assert_eq!(delivery(2), expected(Handling::Handler));
+        assert_eq!(delivery(3), None);
     }
 
     #[test]

@@ -27,6 +27,8 @@ const MEMBERS: &[(&str, &str, &[&str])] = &[
     ("OFF_FILES_FDT", "files_struct", &["fdt"]),
     ("OFF_FDT_FD", "fdtable", &["fd"]),
     ("OFF_TASK_FILES", "task_struct", &["files"]),
+    ("OFF_TASK_COMM", "task_struct", &["comm"]),
+    ("OFF_ACTION_HANDLER", "k_sigaction", &["sa", "sa_handler"]),
     ("OFF_TASK_LEADER", "task_struct", &["group_leader"]),
     ("OFF_TASK_PID", "task_struct", &["thread_pid"]),
     ("OFF_PID_LEVEL", "pid", &["level"]),

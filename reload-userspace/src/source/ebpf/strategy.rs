@@ -99,9 +99,16 @@ const TRACEPOINT: &[Anchor] = &[
 /// Who opens a file: attached by itself, where that is to be known.
 const OPEN: &[Anchor] = &[vital(Hook::Open, Kind::End, &["security_file_open"], &[(0, "file")])];
 
+/// What processes do to each other: only attached where that is to be traced.
+const TRACE: &[Anchor] = &[
+    vital(Hook::Fork, Kind::Tracepoint, &["btf_trace_sched_process_fork"], &[]),
+    vital(Hook::Signal, Kind::Tracepoint, &["btf_trace_signal_generate"], &[]),
+    vital(Hook::Deliver, Kind::Tracepoint, &["btf_trace_signal_deliver"], &[]),
+];
+
 /// All of them.
 pub(super) fn anchors() -> impl Iterator<Item = &'static Anchor> {
-    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN].into_iter().flatten()
+    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN, TRACE].into_iter().flatten()
 }
 
 impl Strategy {
@@ -166,6 +173,18 @@ impl Strategy {
 /// As [`Strategy::attach`].
 pub(super) fn load_open(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavailable> {
     OPEN.iter().try_for_each(|anchor| load(ebpf, layout, anchor))
+}
+
+/// Loads and attaches what tells of forks and signals.
+///
+/// # Errors
+///
+/// As [`Strategy::attach`].
+pub(super) fn attach_trace(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavailable> {
+    TRACE.iter().try_for_each(|anchor| {
+        load(ebpf, layout, anchor)?;
+        attach(ebpf, anchor)
+    })
 }
 
 fn load(ebpf: &mut Ebpf, layout: &Layout, anchor: &'static Anchor) -> Result<(), Unavailable> {
