@@ -4,6 +4,7 @@
 
 mod decode;
 mod layout;
+mod losses;
 mod object;
 mod strategy;
 mod superblocks;
@@ -12,7 +13,7 @@ mod unavailable;
 use std::{
     collections::{HashMap, VecDeque},
     ffi::OsStr,
-    fs, io,
+    io,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -37,6 +38,7 @@ use zerocopy::transmute;
 use self::{
     decode::{creating_syscalls, decode},
     layout::Layout,
+    losses::Losses,
     object::{OBJECT, load, read_layout, take},
     strategy::Strategy,
     superblocks::Superblocks,
@@ -45,7 +47,7 @@ use super::{
     Interest, Source, SourceError, Tells, Trouble, WatchError, canary, ladder::explain, number,
 };
 use crate::{
-    event::{Event, LossReason, PlaceId, SourceName, Writers},
+    event::{Event, PlaceId, SourceName, Writers},
     sys,
 };
 
@@ -75,7 +77,7 @@ pub struct EbpfSource {
     superblocks: Superblocks,
     armed: Array<MapData, u32>,
     names: MapOf<MapData, [u8; COMM_LEN], u8>,
-    dropped: PerCpuArray<MapData, u64>,
+    losses: Losses,
     answer: Array<MapData, [u64; 3]>,
     observer: Array<MapData, [u64; 2]>,
     expected: Array<MapData, u32>,
@@ -88,8 +90,6 @@ pub struct EbpfSource {
     keys: HashMap<PlaceId, Key>,
     /// What is not seen here, until it has been told.
     blind: Vec<String>,
-    /// What has been told of the dropped records.
-    told: Told,
     /// Carries the eBPF side's own diagnostics to the log.
     diagnostics: Option<JoinHandle<()>>,
 }
@@ -102,13 +102,6 @@ pub enum Purpose {
     /// To tell what happens: also forks, and signals, of the processes whose names are
     /// [followed](Source::follow).
     Trace,
-}
-
-/// The losses that have been told already, by hook.
-#[derive(Default)]
-struct Told {
-    dropped: [u64; Hook::ALL.len()],
-    skipped: [u64; Hook::ALL.len()],
 }
 
 impl EbpfSource {
@@ -147,7 +140,7 @@ impl EbpfSource {
             superblocks: Superblocks::new(take(&mut ebpf, "SUPERBLOCKS", Array::try_from)?),
             armed: take(&mut ebpf, "ARMED", Array::try_from)?,
             names: take(&mut ebpf, "NAMES", MapOf::try_from)?,
-            dropped: take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?,
+            losses: Losses::new(take(&mut ebpf, "DROPPED", PerCpuArray::try_from)?),
             answer: take(&mut ebpf, "ANSWER", Array::try_from)?,
             observer: take(&mut ebpf, "OBSERVER", Array::try_from)?,
             expected: take(&mut ebpf, "EXPECTED", Array::try_from)?,
@@ -156,7 +149,6 @@ impl EbpfSource {
             tells_opens: false,
             keys: HashMap::new(),
             blind: Vec::new(),
-            told: Told::default(),
             diagnostics: diagnostics.map_err(setup)?,
             ebpf,
         };
@@ -262,29 +254,6 @@ impl EbpfSource {
         let count = u32::try_from(self.names_of.len()).unwrap_or(u32::MAX);
         // It does not fail for a slot that is there.
         drop(self.expected.set(NAMES_EXPECTED, count, 0));
-    }
-
-    /// What the kernel has dropped since the last call: a full ring by hook.
-    fn dropped(&mut self) -> Vec<Event> {
-        let count = |hook: Hook| {
-            self.dropped
-                .get(&(hook as u32), 0)
-                .map_or(0, |per_processor| per_processor.iter().sum())
-        };
-        let counts = Hook::ALL.map(count);
-        tell(&mut self.told.dropped, counts, LossReason::RingFull)
-    }
-
-    /// What the kernel has skipped since the last call, because the program was running already on
-    /// that processor: `recursion_misses` of `/proc/self/fdinfo` (Linux 5.12).
-    fn skipped(&mut self) -> Vec<Event> {
-        let misses = |hook: Hook| {
-            let program = self.ebpf.program(hook.program())?;
-            let descriptor = number(program.fd().ok()?.as_fd());
-            recursion_misses(&fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?)
-        };
-        let counts = Hook::ALL.map(|hook| misses(hook).unwrap_or(0));
-        tell(&mut self.told.skipped, counts, LossReason::Recursion)
     }
 }
 
@@ -446,9 +415,7 @@ impl Source for EbpfSource {
     }
 
     fn losses(&mut self) -> Vec<Event> {
-        let mut losses = self.dropped();
-        losses.extend(self.skipped());
-        losses
+        self.losses.news(&self.ebpf)
     }
 }
 
@@ -471,28 +438,6 @@ fn follow_diagnostics(ebpf: &mut Ebpf) -> io::Result<JoinHandle<()>> {
             guard.clear_ready();
         }
     }))
-}
-
-/// How often the kernel has skipped a program, as `/proc/<pid>/fdinfo` tells.
-fn recursion_misses(info: &str) -> Option<u64> {
-    let line = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
-    line.trim().parse().ok()
-}
-
-/// Compares counts, by hook, with those that have been told, and tells the difference.
-fn tell<const N: usize>(told: &mut [u64; N], counts: [u64; N], reason: LossReason) -> Vec<Event> {
-    let news = told.iter().zip(counts).zip(Hook::ALL).filter_map(|((&told, count), hook)| {
-        let count = count.saturating_sub(told);
-        (count > 0).then_some(Event::Lost {
-            source: SourceName::Ebpf,
-            reason,
-            hook: hook.program(),
-            count,
-        })
-    });
-    let news = news.collect();
-    *told = counts;
-    news
 }
 
 /// A name as the kernel keeps it: cut, and ended by a zero.
@@ -535,43 +480,5 @@ fn full(limit: u32, things: &'static str) -> impl Fn(MapError) -> WatchError {
             WatchError::Full { limit, things }
         }
         error => refused(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_kernel_has_skipped_is_read() {
-        // Of Linux 6.12.
-        let info = "pos:\t0\nflags:\t02000002\nprog_type:\t26\nprog_jited:\t1\nprog_tag:\t1f\n\
-                    memlock:\t4096\nprog_id:\t17\nrun_time_ns:\t0\nrun_cnt:\t0\n\
-                    recursion_misses:\t12\nverified_insns:\t310\n";
-        assert_eq!(recursion_misses(info), Some(12));
-        assert_eq!(recursion_misses("pos:\t0\n"), None);
-    }
-
-    #[test]
-    fn a_loss_is_told_once_and_by_its_hook() {
-        let mut told = [0; Hook::ALL.len()];
-        let counts = |skip, exec| {
-            let mut counts = [0; Hook::ALL.len()];
-            counts[Hook::CtimeSkip as usize] = skip;
-            counts[Hook::Exec as usize] = exec;
-            counts
-        };
-        let lost = |hook: Hook, count| Event::Lost {
-            source: SourceName::Ebpf,
-            reason: LossReason::RingFull,
-            hook: hook.program(),
-            count,
-        };
-        assert_eq!(
-            tell(&mut told, counts(3, 1), LossReason::RingFull),
-            [lost(Hook::CtimeSkip, 3), lost(Hook::Exec, 1)]
-        );
-        assert_eq!(tell(&mut told, counts(3, 1), LossReason::RingFull), []);
-        assert_eq!(tell(&mut told, counts(5, 1), LossReason::RingFull), [lost(Hook::CtimeSkip, 2)]);
     }
 }
