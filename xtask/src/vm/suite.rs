@@ -26,6 +26,7 @@ const FILES: &[&str] = &[
     COVERAGE,
     VERIFIER,
     "records",
+    "traced",
     "leftover",
     "privileges",
     "writes",
