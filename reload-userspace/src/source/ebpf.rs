@@ -249,6 +249,17 @@ impl EbpfSource {
         }
     }
 
+    /// Has the kernel side know a place no more.
+    fn let_go(&mut self, place: PlaceId, key: Key) {
+        let words: [u64; 2] = transmute!(key);
+        // An inode number is handed out again, so the key may be another place's by now.
+        if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
+            && let Err(error) = self.places.remove(&words)
+        {
+            tracing::debug!(place = place.0, %error, "a place was not there to be forgotten");
+        }
+    }
+
     /// Has the names looked up, or not where there is none: that costs whoever opens a file.
     fn count_names(&mut self) {
         let count = u32::try_from(self.names_of.len()).unwrap_or(u32::MAX);
@@ -290,7 +301,7 @@ impl Source for EbpfSource {
         let answer = self.learn(handle, place.0, armed(interest))?;
         // Until now nothing of it is heard where nobody has watched its superblock: whoever asked looks
         // at it after this.
-        self.superblocks.add(answer.key)?;
+        self.superblocks.add(answer.key).inspect_err(|_| self.let_go(place, answer.key))?;
         self.keys.insert(place, answer.key);
         Ok(())
     }
@@ -307,13 +318,7 @@ impl Source for EbpfSource {
         for stand_in in names {
             self.expect_no_open(stand_in);
         }
-        let words: [u64; 2] = transmute!(key);
-        // An inode number is handed out again, so the key may be another place's by now.
-        if self.places.get(&words, 0).is_ok_and(|owner| owner == place.0)
-            && let Err(error) = self.places.remove(&words)
-        {
-            tracing::debug!(place = place.0, %error, "a place was not there to be forgotten");
-        }
+        self.let_go(place, key);
     }
 
     fn arm(

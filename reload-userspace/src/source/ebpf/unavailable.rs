@@ -95,7 +95,7 @@ pub enum Unavailable {
         source: io::Error,
     },
     /// The process may have too few files open.
-    #[error("eBPF needs about 40 open files; raise the limit (ulimit -n, LimitNOFILE=)")]
+    #[error("eBPF needs up to 64 open files; raise the limit (ulimit -n, LimitNOFILE=)")]
     Descriptors {
         /// What the kernel said.
         source: io::Error,
