@@ -71,7 +71,6 @@ pub(crate) fn signal(ctx: &BtfTracePointContext) {
 /// Sends a [`DeliveryRecord`] if the current process bears one of the names.
 #[inline]
 pub(crate) fn deliver(ctx: &BtfTracePointContext) {
-    const HANDLER: usize = 2;
     if !is_named(current()) {
         return;
     }
@@ -81,7 +80,12 @@ pub(crate) fn deliver(ctx: &BtfTracePointContext) {
     let record = DeliveryRecord {
         header: header(ctx, RecordKind::Delivery),
         signal: ctx.arg(0),
-        action: handler.min(HANDLER) as u32,
+        // `SIG_DFL`, `SIG_IGN`, or the address of a handler.
+        action: match handler {
+            0 => 0,
+            1 => 1,
+            _ => 2,
+        },
     };
     emit(ctx, record, Hook::Deliver, Priority::Process, || ());
 }
