@@ -310,9 +310,13 @@ impl Watched {
                 Volume::Swapped => had_old == 0 || had_old != self.old_directories.len(),
                 Volume::Cleared => true,
             };
+        // A change may be seen before it is heard of: then whoever is heard of next has made it.
+        let is_explained = self.dated.is_some() && self.by.is_none();
+        if is_new || is_explained {
+            self.by = by.cloned().or(self.by.take());
+        }
         if is_new {
             self.dated = Some(dated);
-            self.by = by.cloned().or(self.by.take());
         } else if patience == Patience::Hasty {
             // What was announced is yet to be found, and is the doing of whoever did it.
             self.announced = announced;
