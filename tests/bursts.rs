@@ -53,8 +53,9 @@ fn check(source: Source, filesystem: Filesystem, kind: Kind, updates: usize, spa
     let last = printed(format!("revision {updates}").as_bytes());
     let mut signals = target.signals_until(&last);
 
-    // The fence: all that came before is in the lines now.
-    kind.write(&path, "the end");
+    // The fence: all that came before is in the lines now. It comes at once, for a signal that is
+    // under way would find an empty file if it were written in place.
+    replace(&path, "the end");
     let end = printed(b"the end");
     signals.extend(target.signals_until(&end));
     let last_two: Vec<_> = signals.iter().rev().map(|signal| &signal.content).take(2).collect();

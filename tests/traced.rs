@@ -20,7 +20,11 @@ use reload_userspace::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Builder;
 
-use crate::support::{process::Process, source::Source};
+use crate::support::{
+    process::{Process, awaits_signals},
+    source::Source,
+    time::poll,
+};
 
 // One test, for the source takes this process the right to open files for a moment.
 promise!(forks_and_signals_are_told_of_where_they_are_traced: ebpf);
@@ -41,6 +45,8 @@ fn forks_and_signals_are_told_of_where_they_are_traced(source: Source) {
     let mut shell = Process::spawn(command.args(["-c", SCRIPT]).stdout(Stdio::piped()));
     let mut line = String::new();
     BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // While it forks it blocks all signals, and one that is blocked waits even if it is ignored.
+    poll("the shell waits", || awaits_signals(shell.pid()).then_some(()));
     let pid = Pid::from_raw(shell.pid()).unwrap();
     for signal in [Signal::USR1, Signal::HUP] {
         kill_process(pid, signal).unwrap();

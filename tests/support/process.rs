@@ -68,7 +68,18 @@ pub(crate) fn children_of(pid: i32) -> Vec<i32> {
 
 /// How often the first thread of a process has waited for something so far.
 pub(crate) fn waits(pid: i32) -> u64 {
+    field(pid, "voluntary_ctxt_switches").parse().unwrap()
+}
+
+/// Whether the first thread of a process waits for something, and no signal is blocked meanwhile.
+pub(crate) fn awaits_signals(pid: i32) -> bool {
+    // `sigsuspend` sets the mask before it sleeps, so the state is what to ask for first.
+    field(pid, "State").starts_with('S') && field(pid, "SigBlk").trim_start_matches('0').is_empty()
+}
+
+/// What the kernel says of the first thread of a process.
+fn field(pid: i32, name: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
-    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    count.unwrap().trim().parse().unwrap()
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap().trim().to_owned()
 }

@@ -61,7 +61,8 @@ fn lines(text: &str) -> Result<Lines, String> {
     if text == "all" {
         return Ok(Lines(Line::ALL.to_vec()));
     }
-    Line::from_str(text, false).map(|line| Lines(vec![line]))
+    let line = Line::from_str(text, false).ok();
+    line.map(|line| Lines(vec![line])).ok_or_else(|| "give 6.1, 6.12 or all".to_owned())
 }
 
 /// What the tests have measured in a machine: texts by name.

@@ -233,8 +233,9 @@ impl Watched {
         }
     }
 
-    /// Whoever did the last of the change under way, if anything is known of him.
+    /// Whoever did the last of the change that has been dealt with, if anything is known of him.
     pub(super) fn take_by(&mut self) -> Option<Actor> {
+        self.dated = None; // No more: whoever is heard of from here on has done something else.
         self.by.take().filter(Actor::is_known)
     }
 
@@ -450,10 +451,9 @@ impl Watched {
         changes
     }
 
-    /// The change has been dealt with.
+    /// The change has been dealt with. Who has made it may still be heard of until that is asked.
     pub(super) fn finish(&mut self) {
         self.settle.finish();
-        self.dated = None;
         self.settled.clone_from(&self.view.files);
         self.is_to_verify = false;
         self.in_making.clear();
@@ -562,5 +562,25 @@ mod tests {
 
         fs::remove_dir_all(dir.join("..1")).unwrap();
         assert!(look(&mut watched, Patience::Patient), "that it is gone is news");
+    }
+
+    /// The kernel tells of a change when it is made, so a look may be ahead of it.
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_is_heard_of_after_the_content_was_read_is_known() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a.conf");
+        fs::write(&path, "1").unwrap();
+        let mut places = Places::new();
+        let mut source = Ladder::open(Choice::Only(SourceName::Poll), false).unwrap();
+        let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
+
+        fs::write(&path, "2, which is longer").unwrap();
+        assert!(watched.look(clock::now(), &mut places, &mut source, Patience::Patient));
+        watched.finish();
+        let by =
+            Actor { pid: Some(7), comm: Some("writer".to_owned()), operation: Operation::Write };
+        watched.touch(clock::now(), Some(by.clone()), Interest::Any);
+        assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
+        assert_eq!(watched.take_by(), Some(by));
     }
 }
