@@ -38,7 +38,7 @@ fn forks_and_signals_are_told_of_where_they_are_traced(source: Source) {
     symlink("/bin/sh", &path).unwrap();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let _in_runtime = runtime.enter();
-    let mut traced = EbpfSource::open_for(Purpose::Trace, false).unwrap();
+    let mut traced = EbpfSource::open(Purpose::Trace, false).unwrap();
     assert_eq!(traced.follow(&[name]).unwrap(), Tells::Yes);
 
     let mut command = Command::new(&path);

@@ -30,7 +30,7 @@ fn every_program_is_far_from_the_limit(source: Source) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let _in_runtime = runtime.enter();
     // With all that it may ever load.
-    let _open = EbpfSource::open_for(Purpose::Trace, false).unwrap();
+    let _open = EbpfSource::open(Purpose::Trace, false).unwrap();
 
     let programs = Objects::of(Pid::this().as_raw()).programs();
     assert!(!programs.is_empty(), "a source that is open has no programs");

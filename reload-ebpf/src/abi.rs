@@ -88,6 +88,8 @@ pub enum Armed {
     Replacement = 2,
     /// Of a file that somebody writes to, any that does not go on with that: that it is closed above all.
     End = 3,
+    /// Every one, each with a record of its own: the place never falls silent.
+    Every = 4,
 }
 
 /// An inode as the kernel sees it.
@@ -196,6 +198,8 @@ pub struct ChangeRecord {
 pub struct OpenRecord {
     /// Its `kind` is [`RecordKind::Open`].
     pub header: RecordHeader,
+    /// The inode that it is, as `stat(2)` numbers it but on overlayfs and btrfs.
+    pub inode: u64,
     /// The number that the agent gave the place when it registered the inode.
     pub place: u32,
     /// Always zero.
@@ -295,14 +299,16 @@ pub enum Hook {
     Signal = 18,
     /// A signal is taken.
     Deliver = 19,
+    /// A system call that opens a file has done so.
+    Opened = 20,
 }
 
 impl Hook {
     /// How many hooks there are.
-    pub const COUNT: u32 = 20;
+    pub const COUNT: u32 = 21;
 
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::CtimeSwap,
         Self::CtimeSkip,
         Self::CtimeSet,
@@ -323,6 +329,7 @@ impl Hook {
         Self::Fork,
         Self::Signal,
         Self::Deliver,
+        Self::Opened,
     ];
 
     /// The eBPF program that the hook runs.
@@ -349,6 +356,7 @@ impl Hook {
             Self::Fork => "on_fork",
             Self::Signal => "on_signal",
             Self::Deliver => "on_deliver",
+            Self::Opened => "on_opened",
         }
     }
 
@@ -382,7 +390,7 @@ const _: () = {
     assert!(offset_of!(RecordHeader, comm) == 16);
     assert!(size_of::<ChangeRecord>() == 48 && offset_of!(ChangeRecord, syscall) == 32);
     assert!(offset_of!(ChangeRecord, place) == 40 && offset_of!(ChangeRecord, hook) == 44);
-    assert!(size_of::<OpenRecord>() == 40 && offset_of!(OpenRecord, place) == 32);
+    assert!(size_of::<OpenRecord>() == 48 && offset_of!(OpenRecord, place) == 40);
     assert!(size_of::<ProcessRecord>() == 32);
     assert!(size_of::<ForkRecord>() == 40 && offset_of!(ForkRecord, child) == 32);
     assert!(size_of::<SignalRecord>() == 48 && offset_of!(SignalRecord, by_kernel) == 44);

@@ -49,8 +49,10 @@ pub(crate) unsafe fn record(ctx: &impl EbpfContext, inode: *const u8, hook: Hook
     // Silent once there is room for the record, so that a place whose record is dropped stays armed;
     // and before the record can be seen, so that it cannot undo the agent's next arming.
     emit(ctx, record, hook, priority, || {
-        // SAFETY: as above.
-        unsafe { armed.write_volatile(Armed::Silent as u32) };
+        if state != Armed::Every as u32 {
+            // SAFETY: as above.
+            unsafe { armed.write_volatile(Armed::Silent as u32) };
+        }
     });
 }
 
@@ -64,7 +66,7 @@ fn is_creating(syscall: i64) -> bool {
 ///
 /// A worker of `io_uring` is in none: its registers are a copy of those of the task that it was made
 /// for.
-fn syscall(ctx: &impl EbpfContext) -> i64 {
+pub(crate) fn syscall(ctx: &impl EbpfContext) -> i64 {
     if ctx.command().is_ok_and(|name| name.starts_with(b"iou-")) {
         return NO_SYSCALL;
     }

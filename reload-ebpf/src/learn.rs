@@ -38,7 +38,8 @@ pub(crate) fn inode(ctx: &RawTracePointContext) {
 
 fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer {
     let refused = |refusal| Answer { key: Key::default(), writers: refusal as i64 };
-    let Some(inode) = file_inode(task, descriptor) else {
+    let inode = file(task, descriptor).and_then(|file| peek(file, &OFF_FILE_INODE));
+    let Some(inode) = inode else {
         return refused(Refusal::Unknown);
     };
     let Some(key) = key(inode) else {
@@ -58,15 +59,16 @@ fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer 
     Answer { key, writers: i64::from(writers.max(0)) }
 }
 
-fn file_inode(task: *const u8, descriptor: usize) -> Option<*const u8> {
+/// The `struct file` behind a descriptor of a task.
+pub(crate) fn file(task: *const u8, descriptor: usize) -> Option<*const u8> {
     let files: *const u8 = peek(task, &OFF_TASK_FILES)?;
     let table: *const u8 = peek(files, &OFF_FILES_FDT)?;
     let slots: *const u8 = peek(table, &OFF_FDT_FD)?;
-    let file: *const u8 = peek_at(slots, descriptor * size_of::<*const u8>())?;
-    peek(file, &OFF_FILE_INODE)
+    peek_at(slots, descriptor * size_of::<*const u8>())
 }
 
-fn key(inode: *const u8) -> Option<Key> {
+/// The key of an inode that may not be there any more.
+pub(crate) fn key(inode: *const u8) -> Option<Key> {
     let number = peek(inode, &OFF_INODE_INO)?;
     let superblock: *const u8 = peek(inode, &OFF_INODE_SB)?;
     let device: u32 = peek(superblock, &OFF_SB_DEV)?;

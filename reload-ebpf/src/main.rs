@@ -81,6 +81,16 @@ fn on_deliver(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A system call is done: one that opens a file tells whether a target has read its configuration.
+///
+/// Hook: `sys_exit(regs, ret)`. What `io_uring` opens does not come here. Attached only where that is to be
+/// told, and no function can be hooked that every open passes.
+#[btf_tracepoint]
+fn on_opened(ctx: BtfTracePointContext) -> i32 {
+    open::returned(&ctx);
+    0
+}
+
 /// Tells the agent how the kernel sees the file behind one of the agent's own descriptors.
 ///
 /// Never attached: the agent runs it with `BPF_PROG_TEST_RUN` (Linux 5.10), in its own context, with

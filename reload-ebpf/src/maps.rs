@@ -54,6 +54,10 @@ pub(crate) static EXPECTED_NAMES: HashMap<Name, u32> =
 #[map]
 pub(crate) static CREATING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
 
+/// Whether a system call opens a file, and returns its descriptor, by its number: 1 or 0.
+#[map]
+pub(crate) static OPENING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
+
 /// The task names whose execs and exits are recorded.
 #[map]
 pub(crate) static NAMES: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(MAX_NAMES, 0);

@@ -71,6 +71,8 @@ offsets! {
     OFF_RENAME_NEW;
     /// 1 where these are dentries and no inodes
     RENAME_HAS_DENTRIES;
+    /// 1 where a name counts in whatever directory it is opened
+    NAMES_ANYWHERE;
 }
 
 /// Reads a member of a kernel structure that may not be there any more.

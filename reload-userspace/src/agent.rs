@@ -3,7 +3,6 @@
 mod crew;
 mod deliver;
 mod heritage;
-mod places;
 mod proof;
 mod recall;
 mod reloader;
@@ -11,8 +10,6 @@ mod roster;
 mod setup;
 mod share;
 mod tell;
-mod watched;
-mod witness;
 mod work;
 
 use std::{
@@ -27,23 +24,22 @@ use tokio::{signal::unix::Signal, task::JoinSet};
 
 use self::{
     crew::{Crew, CrewId},
-    places::{Index, Places, Touched},
     proof::Proof,
     reloader::{Conclusion, Reloader, RuleId},
     work::Done,
 };
 
-pub use self::witness::Witness;
-
 use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
     ledger::Ledger,
+    places::{Index, Places, Touched},
     report::Decision,
     rule::{Rule, Settings},
     source::Source,
     target::Procfs,
     telemetry::{Health, Probes, Readiness, Teller},
+    witness::Witness,
 };
 
 /// How long after an event the source is asked for losses.
@@ -233,7 +229,7 @@ impl<S: Source> Agent<S> {
                     }
                 }
             }
-            Event::Opened { place, pid, at } => self.opened_at(place, pid, at),
+            Event::Opened { place, pid, at, .. } => self.opened_at(place, pid, at),
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
             // Nobody reloads because of them: they are for `Purpose::Trace`.

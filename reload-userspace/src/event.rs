@@ -158,6 +158,8 @@ pub enum Event {
     Opened {
         /// Which one.
         place: PlaceId,
+        /// Which inode it is, if that is known.
+        inode: Option<u64>,
         /// The process in the agent's own pid namespace.
         pid: Pid,
         /// When.
@@ -174,6 +176,8 @@ pub enum Event {
     Ended {
         /// The process.
         pid: Pid,
+        /// When.
+        at: Boot,
     },
     /// A process with a name that is followed made another.
     Forked {
@@ -192,6 +196,8 @@ pub enum Event {
         signal: i32,
         /// Who has sent it; `None` where the kernel did, or somebody who is not visible.
         by: Option<Pid>,
+        /// The name of the task that was running then, which is the sender's unless the kernel sent it.
+        comm: String,
         /// What became of it.
         fate: Fate,
         /// When.

@@ -14,6 +14,12 @@
 
 pub mod agent;
 
+mod places;
+
+mod watched;
+
+pub mod witness;
+
 pub mod source;
 
 pub mod filesystem;

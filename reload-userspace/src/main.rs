@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nix::unistd::Pid;
 use reload_userspace::{
-    agent::{Agent, Outlets, Witness},
+    agent::{Agent, Outlets},
     child,
     cli::{self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice},
     clock,
@@ -21,10 +21,11 @@ use reload_userspace::{
     report::{Decision, Log, one_line},
     rights::Rights,
     rule::{self, CommandLine, RuleError, Settings},
-    source::{Choice, Ladder},
+    source::{Choice, Ladder, Purpose},
     sys,
     target::Target,
     telemetry::{Metrics, Probes, Readiness, Server, Teller},
+    witness::Witness,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -144,7 +145,7 @@ async fn run(args: &RunArgs) -> Result<()> {
     };
 
     let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
-    let mut source = Ladder::open(choice, log.level == LogLevel::Debug)?;
+    let mut source = Ladder::open(choice, Purpose::Reload, log.level == LogLevel::Debug)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     // Whatever is started from here on is started without.
     heed(rights.give_up_to_work());

@@ -8,7 +8,6 @@ use super::{
     Agent,
     crew::{Earnest, Signalled},
     reloader::RuleId,
-    witness::Watching,
 };
 use crate::{
     clock::{self, Boot},
@@ -18,6 +17,7 @@ use crate::{
     rule::{Action, SignalNumber},
     source::Source,
     target::Target,
+    witness::Watching,
 };
 
 /// How long a target that is not what it was is left alone, until it is known who is there instead.

@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, mem, rc::Rc};
 
 use nix::unistd::Pid;
 
-use super::{
-    Agent,
-    reloader::RuleId,
-    witness::{Sight, Watching},
-};
+use super::{Agent, reloader::RuleId};
 use crate::{
     clock::{self, Boot},
     confirm::{Aim, Confirm, Deed, Evidence, Opened, Ticket, Verdict, ending},
@@ -19,6 +15,7 @@ use crate::{
     rule::Action,
     source::Source,
     target::{Held, Target},
+    witness::{Sight, Watching},
 };
 
 /// How many openings of files are looked at before what is due is done.

@@ -6,23 +6,20 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    crew::CrewId,
-    places::{Index, Patience, Places, Touched},
-    watched::Watched,
-    work::Jobs,
-};
+use super::{crew::CrewId, work::Jobs};
 use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
     delivery::{Delivery, Plan, Reach, Wanted},
     event::Actor,
+    places::{Index, Patience, Places, Touched},
     report::{Change, Decision},
     rule::{CheckIn, Rule},
     settle::Next,
     source::{Interest, Source},
     target::Target,
     watch::Obstacle,
+    watched::Watched,
 };
 
 /// The number of a rule at work, which no other ever gets.

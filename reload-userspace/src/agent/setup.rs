@@ -15,19 +15,19 @@ use super::{
     Agent,
     crew::{Crew, CrewId},
     heritage::Heritage,
-    places::Index,
     recall::recall,
     reloader::{Reloader, RuleId},
-    watched::Watched,
 };
 use crate::{
     clock,
+    places::Index,
     report::Decision,
     rule::{self, Rule, RulesFile},
     source::{Source, Tells},
     target::Selector,
     telemetry::Confirms,
     watch::Obstacle,
+    watched::Watched,
 };
 
 /// A rule that is about to be put to work.

@@ -15,7 +15,6 @@ use super::{
     Agent,
     crew::{Crew, CrewId},
     reloader::{Reloader, RuleId},
-    watched::Watched,
 };
 use crate::{
     child::program,
@@ -28,6 +27,7 @@ use crate::{
     target::{Target, TargetError},
     telemetry::Teller,
     watch::Obstacle,
+    watched::Watched,
 };
 
 impl<S: Source> Agent<S> {

@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     event::{PlaceId, SourceName},
-    source::{Choice, Interest, Ladder, Source as _, Trouble, WatchError, Working, survey},
+    source::{
+        Choice, Interest, Ladder, Purpose, Source as _, Trouble, WatchError, Working, survey,
+    },
     watch::Identity,
 };
 
@@ -88,7 +90,7 @@ impl Sources {
 
     /// Begins to watch as `run` would: one ladder for all paths, for to load eBPF takes a while.
     pub(super) fn climb(&self) -> Climb<'_> {
-        let ladder = Ladder::open(self.choice, false).ok();
+        let ladder = Ladder::open(self.choice, Purpose::Reload, false).ok();
         let (places, here) = (HashMap::new(), BTreeSet::new());
         Climb { sources: self, ladder, places, here, failure: None }
     }

@@ -36,7 +36,7 @@ use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
 use self::{
-    decode::{creating_syscalls, decode},
+    decode::{creating_syscalls, decode, opening_syscalls},
     layout::Layout,
     losses::Losses,
     object::{OBJECT, load, read_layout, take},
@@ -66,6 +66,7 @@ const FULL: WatchError =
 
 /// The eBPF programs, loaded, attached and proved to work.
 pub struct EbpfSource {
+    purpose: Purpose,
     strategy: Strategy,
     /// Why a better strategy is not used.
     passed_over: Option<String>,
@@ -99,13 +100,14 @@ pub struct EbpfSource {
 pub enum Purpose {
     /// To reload.
     Reload,
-    /// To tell what happens: also forks, and signals, of the processes whose names are
-    /// [followed](Source::follow).
+    /// To tell what happens: every change of a place, which never falls silent, and also forks and signals
+    /// of the processes whose names are [followed](Source::follow).
     Trace,
 }
 
 impl EbpfSource {
-    /// Loads the programs, attaches them, and proves with a canary that records arrive.
+    /// Loads the programs that are for that purpose, attaches them, and proves with a canary that records
+    /// arrive.
     ///
     /// With `diagnostics` the eBPF side tells of itself at the level `debug`; otherwise the code for
     /// that is removed when the object is loaded.
@@ -113,25 +115,17 @@ impl EbpfSource {
     /// # Errors
     ///
     /// Says what is missing here, and what to grant.
-    pub fn open(diagnostics: bool) -> Result<Self, Unavailable> {
-        Self::open_for(Purpose::Reload, diagnostics)
-    }
-
-    /// As [`EbpfSource::open`], for that purpose.
-    ///
-    /// # Errors
-    ///
-    /// As [`EbpfSource::open`].
-    pub fn open_for(purpose: Purpose, diagnostics: bool) -> Result<Self, Unavailable> {
+    pub fn open(purpose: Purpose, diagnostics: bool) -> Result<Self, Unavailable> {
         let object = OBJECT.ok_or(Unavailable::NotBuiltIn)?;
         // To be refused here takes microseconds and no memory; to read the kernel's types takes both.
         is_program_supported(ProgramType::RawTracePoint)
             .map_err(|error| Unavailable::program("learn", error))?;
         let layout = read_layout()?;
-        let mut ebpf = load(object, &layout, diagnostics)?;
+        let mut ebpf = load(object, &layout, purpose, diagnostics)?;
         let diagnostics = diagnostics.then(|| follow_diagnostics(&mut ebpf)).transpose();
         let records = take(&mut ebpf, "RECORDS", RingBuf::try_from)?;
         let mut source = Self {
+            purpose,
             strategy: Strategy::Trampoline,
             passed_over: None,
             ready: sys::readable(&records).map_err(setup)?,
@@ -153,12 +147,14 @@ impl EbpfSource {
             ebpf,
         };
         let mut creating: Array<_, u32> = take(&mut source.ebpf, "CREATING", Array::try_from)?;
-        for number in creating_syscalls() {
-            creating.set(number, 1, 0).map_err(|error| setup(io::Error::other(error)))?;
-        }
+        let mut opening: Array<_, u32> = take(&mut source.ebpf, "OPENING", Array::try_from)?;
+        let creating = creating_syscalls().try_for_each(|number| creating.set(number, 1, 0));
+        let opening = opening_syscalls().try_for_each(|number| opening.set(number, 1, 0));
+        creating.and(opening).map_err(|error| setup(io::Error::other(error)))?;
         source.attach(&layout)?;
         if purpose == Purpose::Trace {
-            strategy::attach_trace(&mut source.ebpf, &layout)?;
+            strategy::attach_trace(source.strategy, &mut source.ebpf, &layout)?;
+            source.tells_opens = source.strategy == Strategy::Tracepoint;
         }
         drop(layout);
         sys::give_back_memory();
@@ -203,6 +199,14 @@ impl EbpfSource {
             1 => !getpid().is_init(),
             _ => true,
         })
+    }
+
+    fn armed(&self, interest: Interest) -> Armed {
+        match (self.purpose, interest) {
+            (Purpose::Trace, _) => Armed::Every,
+            (Purpose::Reload, Interest::Any) => Armed::Any,
+            (Purpose::Reload, Interest::Replacement) => Armed::Replacement,
+        }
     }
 
     fn try_strategy(&mut self, strategy: Strategy, layout: &Layout) -> Result<(), Unavailable> {
@@ -298,7 +302,7 @@ impl Source for EbpfSource {
         if place.0 >= MAX_PLACES {
             return Err(FULL);
         }
-        let answer = self.learn(handle, place.0, armed(interest))?;
+        let answer = self.learn(handle, place.0, self.armed(interest))?;
         // Until now nothing of it is heard where nobody has watched its superblock: whoever asked looks
         // at it after this.
         self.superblocks.add(answer.key).inspect_err(|_| self.let_go(place, answer.key))?;
@@ -327,13 +331,14 @@ impl Source for EbpfSource {
         _: BorrowedFd<'_>,
         interest: Interest,
     ) -> Result<(), WatchError> {
-        let armed = armed(interest) as u32;
+        let armed = self.armed(interest) as u32;
         self.armed.set(place.0, armed, 0).map_err(refused)
     }
 
     fn await_end(&mut self, place: PlaceId) -> bool {
         // The other strategy has no hook that would tell of the end.
         self.strategy == Strategy::Trampoline
+            && self.purpose == Purpose::Reload
             && self.armed.set(place.0, Armed::End as u32, 0).is_ok()
     }
 
@@ -379,6 +384,9 @@ impl Source for EbpfSource {
     }
 
     fn tell_opens(&mut self) -> Tells {
+        if self.tells_opens {
+            return Tells::Yes;
+        }
         let program = self.ebpf.program_mut(Hook::Open.program());
         let program: Option<&mut FExit> = program.and_then(|program| program.try_into().ok());
         let attached = program.map(|program| program.attach().map(drop));
@@ -398,7 +406,11 @@ impl Source for EbpfSource {
         if !self.tells_opens {
             return Tells::No;
         }
-        let name = named(directory, name);
+        let name = match self.purpose {
+            Purpose::Reload => named(directory, name),
+            // What is traced may be opened before anybody has looked at its directory.
+            Purpose::Trace => named(PlaceId(NO_PLACE), name),
+        };
         let words: [u8; size_of::<Name>()] = transmute!(name);
         if self.expected_names.insert(words, place.0, 0).is_err() {
             return Tells::No;
@@ -413,8 +425,11 @@ impl Source for EbpfSource {
         drop(self.expected.set(place.0, 0, 0));
         if let Some(name) = self.names_of.remove(&place) {
             let words: [u8; size_of::<Name>()] = transmute!(name);
-            // Nor does it matter where it was not there.
-            drop(self.expected_names.remove(&words));
+            // Another place may stand for the same name, which counts in any directory.
+            if self.expected_names.get(&words, 0).is_ok_and(|owner| owner == place.0) {
+                // Nor does it matter where it was not there.
+                drop(self.expected_names.remove(&words));
+            }
             self.count_names();
         }
     }
@@ -459,13 +474,6 @@ fn named(directory: PlaceId, name: &OsStr) -> Name {
     let bytes = name.as_bytes().iter().take(NAME_LEN - 1);
     text.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
     Name { directory: directory.0, text }
-}
-
-fn armed(interest: Interest) -> Armed {
-    match interest {
-        Interest::Any => Armed::Any,
-        Interest::Replacement => Armed::Replacement,
-    }
 }
 
 fn setup(error: impl Into<io::Error>) -> Unavailable {

@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::readlink;
 
 use super::{
-    Interest, Source as _, Trouble, WatchError, canary,
+    Interest, Purpose, Source as _, Trouble, WatchError, canary,
     ground::Ground,
     mounts::MountTable,
     poll::PollSource,
@@ -59,6 +59,7 @@ pub struct LadderError {
 /// All the sources, as one.
 pub struct Ladder {
     choice: Choice,
+    purpose: Purpose,
     diagnostics: bool,
     /// In the order of [`KERNEL_DRIVEN`].
     rungs: [Rung; KERNEL_DRIVEN.len()],
@@ -98,16 +99,17 @@ struct Climbed {
 }
 
 impl Ladder {
-    /// Opens the best source that can be had.
+    /// Opens the best source that can be had, for that purpose.
     ///
     /// With `diagnostics` the eBPF side tells of itself at the level `debug`.
     ///
     /// # Errors
     ///
     /// Fails where only one source is allowed, and it cannot be had.
-    pub fn open(choice: Choice, diagnostics: bool) -> Result<Self, LadderError> {
+    pub fn open(choice: Choice, purpose: Purpose, diagnostics: bool) -> Result<Self, LadderError> {
         let mut ladder = Self {
             choice,
+            purpose,
             diagnostics,
             rungs: KERNEL_DRIVEN.map(Rung::Untried),
             poll: PollSource::default(),
@@ -134,7 +136,7 @@ impl Ladder {
             if !choice.allows(name) {
                 continue;
             }
-            match ladder.rungs[index].open(diagnostics) {
+            match ladder.rungs[index].open(purpose, diagnostics) {
                 Ok(()) => break,
                 Err(source) if choice == Choice::Only(name) => {
                     return Err(LadderError { name, source });
@@ -202,7 +204,7 @@ impl Ladder {
             if !self.choice.allows(name) {
                 continue;
             }
-            if let Err(reason) = self.rungs[index].open(self.diagnostics) {
+            if let Err(reason) = self.rungs[index].open(self.purpose, self.diagnostics) {
                 self.tell(name, 0, explain(&reason));
             }
             if !self.rungs[index].is_open() {

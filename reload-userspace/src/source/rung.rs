@@ -3,8 +3,8 @@
 use std::{ffi::OsStr, os::fd::BorrowedFd};
 
 use super::{
-    EbpfSource, Interest, Source, SourceError, Tells, Trouble, Unavailable, WatchError, ebpf,
-    fanotify::FanotifySource, inotify::InotifySource,
+    EbpfSource, Interest, Purpose, Source, SourceError, Tells, Trouble, Unavailable, WatchError,
+    ebpf, fanotify::FanotifySource, inotify::InotifySource,
 };
 use crate::event::{Event, PlaceId, SourceName, Writers};
 
@@ -46,11 +46,11 @@ impl Rung {
     /// # Errors
     ///
     /// Fails the first time that the source cannot be had; after that there is just no source.
-    pub(super) fn open(&mut self, diagnostics: bool) -> Result<(), Reason> {
+    pub(super) fn open(&mut self, purpose: Purpose, diagnostics: bool) -> Result<(), Reason> {
         let Self::Untried(name) = *self else {
             return Ok(());
         };
-        let opened = Self::try_open(name, diagnostics);
+        let opened = Self::try_open(name, purpose, diagnostics);
         let hope = match &opened {
             Err(Reason::Queue(reason)) if reason.is_shortage() => Hope::Some,
             _ => Hope::None,
@@ -60,9 +60,9 @@ impl Rung {
         Ok(())
     }
 
-    fn try_open(name: SourceName, diagnostics: bool) -> Result<Self, Reason> {
+    fn try_open(name: SourceName, purpose: Purpose, diagnostics: bool) -> Result<Self, Reason> {
         Ok(match name {
-            SourceName::Ebpf => Self::Ebpf(Box::new(EbpfSource::open(diagnostics)?)),
+            SourceName::Ebpf => Self::Ebpf(Box::new(EbpfSource::open(purpose, diagnostics)?)),
             SourceName::Fanotify => Self::Fanotify(FanotifySource::open()?),
             SourceName::Inotify => Self::Inotify(InotifySource::open()?),
             SourceName::Poll => Self::Closed(name, Hope::None),

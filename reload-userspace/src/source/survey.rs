@@ -1,7 +1,7 @@
 //! Which sources work here, and why not the others.
 
 use super::{
-    Choice, Ladder, Source as _, Tells,
+    Choice, Ladder, Purpose, Source as _, Tells,
     ladder::{KERNEL_DRIVEN, explain},
 };
 use crate::event::SourceName;
@@ -27,7 +27,7 @@ pub fn survey() -> Vec<(SourceName, Result<Working, String>)> {
             passed_over: ladder.passed_over().map(str::to_owned),
             tells_opens: ladder.tell_opens() == Tells::Yes,
         };
-        let ladder = Ladder::open(Choice::Only(name), false);
+        let ladder = Ladder::open(Choice::Only(name), Purpose::Reload, false);
         (name, ladder.map(working).map_err(|error| explain(&error.source)))
     })
     .collect()

@@ -37,6 +37,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("lib", All),
     ("main", All),
     ("mount", Only(&[])),
+    ("places", Only(&["clock", "event", "source", "watch"])),
     ("post", Only(&["report", "rule", "sys"])),
     ("preflight", Only(&["target"])),
     ("report", Only(&["cli", "confirm", "event", "preflight"])),
@@ -48,6 +49,8 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("target", Only(&["clock", "sys"])),
     ("telemetry", Only(&["confirm", "content", "event", "preflight", "report"])),
     ("watch", Only(&["event", "source"])),
+    ("watched", Only(&["clock", "content", "event", "places", "settle", "source", "watch"])),
+    ("witness", Only(&["clock", "confirm", "event", "places", "source", "watch"])),
 ];
 
 /// Says what is wrong with the names in one file, `path` being relative to `src/`.

@@ -29,11 +29,11 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
         kind if kind == RecordKind::Exec as u32 => {
             Some(Event::Started { pid: process(record)?, at })
         }
-        kind if kind == RecordKind::Exit as u32 => Some(Event::Ended { pid: process(record)? }),
+        kind if kind == RecordKind::Exit as u32 => Some(Event::Ended { pid: process(record)?, at }),
         kind if kind == RecordKind::Open as u32 => {
             let (open, _) = OpenRecord::read_from_prefix(record).ok()?;
             let pid = Pid::from_raw(i32::try_from(header.pid).ok()?);
-            Some(Event::Opened { place: PlaceId(open.place), pid, at })
+            Some(Event::Opened { place: PlaceId(open.place), inode: Some(open.inode), pid, at })
         }
         kind if kind == RecordKind::Fork as u32 => {
             let (fork, _) = ForkRecord::read_from_prefix(record).ok()?;
@@ -44,7 +44,8 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             let (it, _) = SignalRecord::read_from_prefix(record).ok()?;
             let by = visible(header.pid)?.filter(|_| it.by_kernel == 0);
             let (pid, signal) = (visible(it.target)??, i32::try_from(it.signal).ok()?);
-            Some(Event::Signalled { pid, signal, by, fate: fate(it.result)?, at })
+            let comm = text(&header.comm);
+            Some(Event::Signalled { pid, signal, by, comm, fate: fate(it.result)?, at })
         }
         kind if kind == RecordKind::Delivery as u32 => {
             let (it, _) = DeliveryRecord::read_from_prefix(record).ok()?;
@@ -168,6 +169,16 @@ pub(super) fn creating_syscalls() -> impl Iterator<Item = u32> {
     OLD.iter().chain(NEW).filter_map(|&number| u32::try_from(number).ok())
 }
 
+/// The numbers of the system calls that open a file and return its descriptor.
+pub(super) fn opening_syscalls() -> impl Iterator<Item = u32> {
+    #[cfg(target_arch = "x86_64")]
+    const OLD: &[i64] = &[libc::SYS_open, libc::SYS_creat];
+    #[cfg(not(target_arch = "x86_64"))]
+    const OLD: &[i64] = &[];
+    const NEW: &[i64] = &[libc::SYS_openat, libc::SYS_openat2];
+    OLD.iter().chain(NEW).filter_map(|&number| u32::try_from(number).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use reload_ebpf::{COMM_LEN, NO_SYSCALL};
@@ -222,9 +233,9 @@ mod tests {
     #[test]
     fn an_open_tells_who_and_when() {
         let header = header(RecordKind::Open as u32, 9);
-        let open = OpenRecord { header, place: 7, reserved: 0 };
+        let open = OpenRecord { header, inode: 3, place: 7, reserved: 0 };
         let (place, at) = (PlaceId(7), Boot(Duration::from_nanos(1_500)));
-        let expected = Event::Opened { place, pid: Pid::from_raw(9), at };
+        let expected = Event::Opened { place, inode: Some(3), pid: Pid::from_raw(9), at };
         assert_eq!(decode(open.as_bytes()), Some(expected));
     }
 
@@ -235,7 +246,7 @@ mod tests {
         let exit = ProcessRecord { header: header(RecordKind::Exit as u32, 9) };
         let pid = Pid::from_raw(9);
         assert_eq!(decode(exec.as_bytes()), Some(Event::Started { pid, at }));
-        assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid }));
+        assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid, at }));
     }
 
     #[test]
@@ -256,7 +267,10 @@ mod tests {
             let header = header(RecordKind::Signal as u32, sender);
             decode(SignalRecord { header, target: 7, signal: 1, result, by_kernel }.as_bytes())
         };
-        let expected = |by, fate| Some(Event::Signalled { pid, signal: 1, by, fate, at });
+        let expected = |by, fate| {
+            let comm = "nginx".to_owned();
+            Some(Event::Signalled { pid, signal: 1, by, comm, fate, at })
+        };
         let sender = Some(Pid::from_raw(9));
         assert_eq!(signal(9, 0, 0), expected(sender, Fate::Queued));
         assert_eq!(signal(9, 1, 0), expected(sender, Fate::Ignored));

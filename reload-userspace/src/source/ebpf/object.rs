@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::{Ebpf, EbpfLoader, maps::MapError, programs::RawTracePoint};
 
-use super::{Unavailable, layout::Layout, strategy::anchors, unavailable::BTF};
+use super::{Purpose, Unavailable, layout::Layout, strategy::anchors, unavailable::BTF};
 use crate::sys;
 
 /// The eBPF object, made by `cargo xtask build`.
@@ -30,11 +30,18 @@ pub(super) fn read_layout() -> Result<Layout, Unavailable> {
 /// # Errors
 ///
 /// Says what is missing here, and what to grant.
-pub(super) fn load(object: &[u8], layout: &Layout, diagnostics: bool) -> Result<Ebpf, Unavailable> {
+pub(super) fn load(
+    object: &[u8],
+    layout: &Layout,
+    purpose: Purpose,
+    diagnostics: bool,
+) -> Result<Ebpf, Unavailable> {
+    let names_anywhere = u32::from(purpose == Purpose::Trace);
     let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
     // aya would parse all types of the kernel here, 30 MB of them, of which we need none.
     let mut loader = sys::without_opening(EbpfLoader::new);
     loader.btf(None).override_global(aya_log::LEVEL, &log_level, true);
+    loader.override_global("NAMES_ANYWHERE", &names_anywhere, true);
     for (name, offset) in &layout.constants {
         loader.override_global(name, offset, true);
     }

@@ -106,9 +106,13 @@ const TRACE: &[Anchor] = &[
     vital(Hook::Deliver, Kind::Tracepoint, &["btf_trace_signal_deliver"], &[]),
 ];
 
+/// Who opens a file, where no function can be hooked: only attached where that is to be traced, for every
+/// system call of the machine passes it.
+const OPENED: &[Anchor] = &[vital(Hook::Opened, Kind::Tracepoint, &["btf_trace_sys_exit"], &[])];
+
 /// All of them.
 pub(super) fn anchors() -> impl Iterator<Item = &'static Anchor> {
-    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN, TRACE].into_iter().flatten()
+    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN, TRACE, OPENED].into_iter().flatten()
 }
 
 impl Strategy {
@@ -175,13 +179,21 @@ pub(super) fn load_open(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavaila
     OPEN.iter().try_for_each(|anchor| load(ebpf, layout, anchor))
 }
 
-/// Loads and attaches what tells of forks and signals.
+/// Loads and attaches what tells of forks and signals, and of opens where the strategy has nothing for that.
 ///
 /// # Errors
 ///
 /// As [`Strategy::attach`].
-pub(super) fn attach_trace(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavailable> {
-    TRACE.iter().try_for_each(|anchor| {
+pub(super) fn attach_trace(
+    strategy: Strategy,
+    ebpf: &mut Ebpf,
+    layout: &Layout,
+) -> Result<(), Unavailable> {
+    let opens = match strategy {
+        Strategy::Trampoline => &[],
+        Strategy::Tracepoint => OPENED,
+    };
+    TRACE.iter().chain(opens).try_for_each(|anchor| {
         load(ebpf, layout, anchor)?;
         attach(ebpf, anchor)
     })

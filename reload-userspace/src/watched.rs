@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::places::{Index, Looked, Manner, Patience, Places};
+use crate::places::{Index, Looked, Manner, Patience, Places};
 use crate::{
     clock::{self, Boot},
     content::Content,
@@ -40,7 +40,7 @@ const PATIENT_LOOK: Duration = Duration::from_millis(2);
 
 /// One watched path.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     index: Index,
     path: PathBuf,
     view: View,
@@ -94,7 +94,7 @@ enum Failure {
 
 impl Watched {
     /// Looks for the first time, and takes what is there for what everybody knows already.
-    pub(super) fn new<S: Source>(
+    pub(crate) fn new<S: Source>(
         index: Index,
         path: &Path,
         limits: Limits,
@@ -133,33 +133,33 @@ impl Watched {
     }
 
     /// From now on a change is waited for so long.
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.settle.set_limits(limits);
     }
 
     /// The path.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The kubelet's volumes on the way.
-    pub(super) fn volumes(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &PathBuf> {
         self.view.volumes.keys()
     }
 
     /// Those of them that were swapped in the change under way.
-    pub(super) fn swapped(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn swapped(&self) -> impl Iterator<Item = &PathBuf> {
         self.swapped.iter()
     }
 
     /// When what the path means last changed, as far as files, links and directories tell, in time
     /// since 1970.
-    pub(super) fn latest_change(&self) -> Duration {
+    pub(crate) fn latest_change(&self) -> Duration {
         self.view.latest_change
     }
 
     /// Whether anything is under way, due, or yet to be told.
-    pub(super) fn is_active(&self, now: Boot) -> bool {
+    pub(crate) fn is_active(&self, now: Boot) -> bool {
         self.look_at(now).is_some()
             || self.next(now) != Next::Idle
             || self.is_to_verify
@@ -168,17 +168,17 @@ impl Watched {
     }
 
     /// Whether the files contain what they did when they were last complete.
-    pub(super) fn is_as_read(&mut self) -> bool {
+    pub(crate) fn is_as_read(&mut self) -> bool {
         self.read().is_none_or(|content| content.changes_since(&self.content).is_empty())
     }
 
     /// Whether what is in the way is not what has been told.
-    pub(super) fn has_news_of_obstacle(&self) -> bool {
+    pub(crate) fn has_news_of_obstacle(&self) -> bool {
         self.told != self.view.obstacle
     }
 
     /// What is in the way, if it has not been told yet.
-    pub(super) fn news_of_obstacle(&mut self) -> Option<Obstacle> {
+    pub(crate) fn news_of_obstacle(&mut self) -> Option<Obstacle> {
         if self.told == self.view.obstacle {
             return None;
         }
@@ -187,17 +187,17 @@ impl Watched {
     }
 
     /// What is in the way.
-    pub(super) fn obstacle(&self) -> Option<&Obstacle> {
+    pub(crate) fn obstacle(&self) -> Option<&Obstacle> {
         self.view.obstacle.as_ref()
     }
 
     /// What the files contained when they were last complete.
-    pub(super) fn content(&self) -> &Content {
+    pub(crate) fn content(&self) -> &Content {
         &self.content
     }
 
     /// Notes that something happened to what the path depends on.
-    pub(super) fn touch(&mut self, at: Boot, by: Option<Actor>, interest: Interest) {
+    pub(crate) fn touch(&mut self, at: Boot, by: Option<Actor>, interest: Interest) {
         let first = self.touched.map_or(at, |(first, _)| first);
         self.touched = Some((first, at));
         // Whoever did something in a directory far up the path is the least likely to be meant.
@@ -215,17 +215,17 @@ impl Watched {
     }
 
     /// Whether something has happened since the last look began, so that it cannot have seen it.
-    pub(super) fn is_out_of_date(&self) -> bool {
+    pub(crate) fn is_out_of_date(&self) -> bool {
         self.touched.is_some_and(|(_, last)| last >= self.looked)
     }
 
     /// Has the content compared at that moment, although nothing may be seen.
-    pub(super) fn verify(&mut self, at: Boot) {
+    pub(crate) fn verify(&mut self, at: Boot) {
         self.verify_at = Some(self.verify_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// Whether the content is to be compared now: a change is complete, or it is time for it.
-    pub(super) fn is_to_compare(&self, now: Boot) -> bool {
+    pub(crate) fn is_to_compare(&self, now: Boot) -> bool {
         match self.next(now) {
             Next::Complete => true,
             Next::Look(_) => false,
@@ -234,13 +234,13 @@ impl Watched {
     }
 
     /// Whoever did the last of the change that has been dealt with, if anything is known of him.
-    pub(super) fn take_by(&mut self) -> Option<Actor> {
+    pub(crate) fn take_by(&mut self) -> Option<Actor> {
         self.dated = None; // No more: whoever is heard of from here on has done something else.
         self.by.take().filter(Actor::is_known)
     }
 
     /// Looks, if there is a reason to look by `now`.
-    pub(super) fn look_if_due<S: Source>(
+    pub(crate) fn look_if_due<S: Source>(
         &mut self,
         now: Boot,
         places: &mut Places,
@@ -265,7 +265,7 @@ impl Watched {
     }
 
     /// Looks now, and says whether anything is new.
-    pub(super) fn look<S: Source>(
+    pub(crate) fn look<S: Source>(
         &mut self,
         now: Boot,
         places: &mut Places,
@@ -356,7 +356,7 @@ impl Watched {
     }
 
     /// What cannot be watched and why, if that is news.
-    pub(super) fn take_failure(&mut self) -> Option<String> {
+    pub(crate) fn take_failure(&mut self) -> Option<String> {
         match mem::replace(&mut self.failure, Failure::Told) {
             Failure::News(reason) => Some(reason),
             Failure::Told => None,
@@ -386,7 +386,7 @@ impl Watched {
     }
 
     /// When to look next, if ever, unless something happens before.
-    pub(super) fn look_at(&self, now: Boot) -> Option<Boot> {
+    pub(crate) fn look_at(&self, now: Boot) -> Option<Boot> {
         let next = self.settle.next(now);
         let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
         let for_event = self
@@ -403,28 +403,28 @@ impl Watched {
     }
 
     /// How far the change is.
-    pub(super) fn next(&self, now: Boot) -> Next {
+    pub(crate) fn next(&self, now: Boot) -> Next {
         self.settle.next(now)
     }
 
     /// When the change under way began.
-    pub(super) fn since(&self) -> Option<Boot> {
+    pub(crate) fn since(&self) -> Option<Boot> {
         self.settle.since()
     }
 
     /// When the change under way last went on, or was found to be.
-    pub(super) fn last(&self) -> Option<Boot> {
+    pub(crate) fn last(&self) -> Option<Boot> {
         self.settle.last()
     }
 
     /// When the change under way last went on, by the files where nobody has announced it.
-    pub(super) fn dated(&self) -> Option<Boot> {
+    pub(crate) fn dated(&self) -> Option<Boot> {
         self.dated
     }
 
     /// Reads the files, or gives `None` where there are none to be had: then what they contained before
     /// still holds, until the next look.
-    pub(super) fn read(&mut self) -> Option<Content> {
+    pub(crate) fn read(&mut self) -> Option<Content> {
         if self.view.obstacle.is_some() {
             return None;
         }
@@ -445,14 +445,14 @@ impl Watched {
     }
 
     /// Takes `content` for that of a complete change, and gives the files that differ.
-    pub(super) fn accept(&mut self, content: Content) -> Vec<PathBuf> {
+    pub(crate) fn accept(&mut self, content: Content) -> Vec<PathBuf> {
         let changes = content.changes_since(&self.content);
         self.content = content;
         changes
     }
 
     /// The change has been dealt with. Who has made it may still be heard of until that is asked.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.settle.finish();
         self.settled.clone_from(&self.view.files);
         self.is_to_verify = false;
@@ -521,7 +521,7 @@ mod tests {
     use super::*;
     use crate::{
         event::SourceName,
-        source::{Choice, Ladder},
+        source::{Choice, Ladder, Purpose},
     };
 
     const LIMITS: Limits = Limits {
@@ -543,7 +543,8 @@ mod tests {
         symlink("..1", dir.join("..data")).unwrap();
         symlink("..data/a.conf", dir.join("a.conf")).unwrap();
         let mut places = Places::new();
-        let mut source = Ladder::open(Choice::Only(SourceName::Poll), false).unwrap();
+        let mut source =
+            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
         let path = dir.join("a.conf");
         let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
         let mut look = |watched: &mut Watched, patience| {
@@ -571,7 +572,8 @@ mod tests {
         let path = home.path().join("a.conf");
         fs::write(&path, "1").unwrap();
         let mut places = Places::new();
-        let mut source = Ladder::open(Choice::Only(SourceName::Poll), false).unwrap();
+        let mut source =
+            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
         let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
 
         fs::write(&path, "2, which is longer").unwrap();

@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// The number of a path that is watched.
-pub(super) type Index = usize;
+pub(crate) type Index = usize;
 
 /// All places that are watched.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     by_identity: HashMap<Identity, PlaceId>,
     by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
@@ -103,11 +103,11 @@ struct Peek {
 
 /// A path that something has happened to.
 #[derive(Debug)]
-pub(super) struct Touched {
-    pub(super) index: Index,
-    pub(super) interest: Interest,
-    pub(super) at: Boot,
-    pub(super) by: Option<Actor>,
+pub(crate) struct Touched {
+    pub(crate) index: Index,
+    pub(crate) interest: Interest,
+    pub(crate) at: Boot,
+    pub(crate) by: Option<Actor>,
 }
 
 impl Place {
@@ -178,7 +178,7 @@ impl Place {
 
 /// Whether a look waits for changes that are being carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(crate) enum Patience {
     /// It does not: it sees what is visible, which is enough if that is something new.
     ///
     /// A rename on ext4 is visible long before the kernel lets go of the directory, for it removes
@@ -190,26 +190,26 @@ pub(super) enum Patience {
 
 /// How to look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    pub(super) patience: Patience,
+pub(crate) struct Manner {
+    pub(crate) patience: Patience,
     /// Whether it is enough to hear of the end of what is being written.
-    pub(super) may_await_end: bool,
+    pub(crate) may_await_end: bool,
 }
 
 impl Manner {
     /// The first time: whatever is announced from here on is new.
-    pub(super) const FIRST: Self = Self { patience: Patience::Patient, may_await_end: false };
+    pub(crate) const FIRST: Self = Self { patience: Patience::Patient, may_await_end: false };
 }
 
 /// What a look has found.
-pub(super) struct Looked {
-    pub(super) view: View,
+pub(crate) struct Looked {
+    pub(crate) view: View,
     /// What cannot be watched.
-    pub(super) failures: Vec<(PathBuf, WatchError)>,
+    pub(crate) failures: Vec<(PathBuf, WatchError)>,
 }
 
 impl Places {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             by_identity: HashMap::new(),
             by_id: HashMap::new(),
@@ -227,7 +227,7 @@ impl Places {
     ///
     /// Those that only pass a crowded directory are spared until it is known that a name which they
     /// follow leads elsewhere.
-    pub(super) fn fired(&mut self, id: PlaceId, now: Boot, at: Boot, by: &Actor) -> Vec<Touched> {
+    pub(crate) fn fired(&mut self, id: PlaceId, now: Boot, at: Boot, by: &Actor) -> Vec<Touched> {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
@@ -250,12 +250,12 @@ impl Places {
     }
 
     /// The place of a file, if it is watched.
-    pub(super) fn of(&self, file: Identity) -> Option<PlaceId> {
+    pub(crate) fn of(&self, file: Identity) -> Option<PlaceId> {
         self.by_identity.get(&file).copied()
     }
 
     /// Notes that it is time to compare what depends on a place, and gives the paths that do.
-    pub(super) fn due(&mut self, id: PlaceId) -> Vec<Index> {
+    pub(crate) fn due(&mut self, id: PlaceId) -> Vec<Index> {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
@@ -264,14 +264,14 @@ impl Places {
     }
 
     /// When to look into a crowded place, if ever.
-    pub(super) fn peek_at(&self) -> Option<Boot> {
+    pub(crate) fn peek_at(&self) -> Option<Boot> {
         let astray = (!self.astray.is_empty()).then_some(Boot(Duration::ZERO));
         astray.or_else(|| self.peeks.values().map(|peek| peek.due).min())
     }
 
     /// Looks into the crowded places where something has happened, and gives the paths that it is
     /// about.
-    pub(super) fn peek<S: Source>(&mut self, source: &mut S, now: Boot) -> Vec<Touched> {
+    pub(crate) fn peek<S: Source>(&mut self, source: &mut S, now: Boot) -> Vec<Touched> {
         let due = self.peeks.iter().filter(|(_, peek)| peek.due <= now);
         let due: Vec<_> = due.map(|(&id, _)| id).collect();
         let astray = std::mem::take(&mut self.astray);
@@ -307,7 +307,7 @@ impl Places {
     /// Notes that something was mounted or unmounted, and gives the paths that lead through there.
     ///
     /// All their places are armed again, for the kernel takes its watches away when it unmounts.
-    pub(super) fn mounted(&mut self, points: &BTreeSet<PathBuf>) -> BTreeSet<Index> {
+    pub(crate) fn mounted(&mut self, points: &BTreeSet<PathBuf>) -> BTreeSet<Index> {
         let is_everywhere = points.contains(Path::new("/"));
         let mut found = BTreeSet::new();
         for place in self.by_id.values() {
@@ -325,7 +325,7 @@ impl Places {
     }
 
     /// Has every place armed again, whatever we believe of it: what went wrong once must not go on.
-    pub(super) fn distrust(&mut self) {
+    pub(crate) fn distrust(&mut self) {
         for place in self.by_id.values_mut() {
             place.has_fired = true;
         }
@@ -335,7 +335,7 @@ impl Places {
     ///
     /// Where it may await the end, whoever goes on writing is not announced until he closes the file: then
     /// there must be another look when that has taken too long.
-    pub(super) fn look<S: Source>(
+    pub(crate) fn look<S: Source>(
         &mut self,
         source: &mut S,
         index: Index,
@@ -378,7 +378,7 @@ impl Places {
     }
 
     /// Notes that a path is not watched any more.
-    pub(super) fn remove(&mut self, index: Index) {
+    pub(crate) fn remove(&mut self, index: Index) {
         for (id, name) in self.followed.remove(&index).into_iter().flatten() {
             if let Some(place) = self.by_id.get_mut(&id) {
                 place.leave(&name, index);
@@ -390,7 +390,7 @@ impl Places {
     }
 
     /// Forgets the places that no path needs any more. Put off until there is time for it.
-    pub(super) fn sweep<S: Source>(&mut self, source: &mut S) {
+    pub(crate) fn sweep<S: Source>(&mut self, source: &mut S) {
         for (index, id) in std::mem::take(&mut self.left) {
             let is_back = self.by_watch.get(&index).is_some_and(|seen| seen.contains_key(&id));
             let Some(place) = self.by_id.get_mut(&id).filter(|_| !is_back) else {
@@ -440,12 +440,12 @@ impl Places {
     }
 
     /// A number that no place has, until it is [given back](Self::give_back).
-    pub(super) fn reserve(&mut self) -> PlaceId {
+    pub(crate) fn reserve(&mut self) -> PlaceId {
         self.number()
     }
 
     /// The number may be that of a place.
-    pub(super) fn give_back(&mut self, id: PlaceId) {
+    pub(crate) fn give_back(&mut self, id: PlaceId) {
         self.free.push(id);
     }
 
@@ -723,8 +723,8 @@ mod tests {
     #[test]
     fn an_event_that_has_waited_for_too_long_awaits_no_end() {
         use crate::{
-            agent::watched::Watched,
             settle::{Limits, Next},
+            watched::Watched,
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("a");

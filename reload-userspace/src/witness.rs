@@ -10,7 +10,7 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::places::Places;
+use crate::places::Places;
 use crate::{
     clock::{self, Boot},
     confirm::{MOST_FILES, Opened, Opens, Ticket},
@@ -38,7 +38,7 @@ enum Origin {
 
 /// The places that the source is to tell of.
 #[derive(Debug, Default)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     tickets: HashMap<Ticket, Expectation>,
     next: u64,
     /// The names of which it is to tell who opens what bears them, by their directories, and the number
@@ -59,14 +59,14 @@ struct Expectation {
 }
 
 /// What tells of changes.
-pub(super) struct Watching<'a, S> {
-    pub(super) source: &'a mut S,
-    pub(super) places: &'a mut Places,
+pub(crate) struct Watching<'a, S> {
+    pub(crate) source: &'a mut S,
+    pub(crate) places: &'a mut Places,
 }
 
 /// Whether it would be seen that somebody opens what the paths of a reload lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Sight {
+pub(crate) enum Sight {
     /// It would, as since the last time.
     Steady,
     /// It is from here on: what they lead to now may have been opened before.
@@ -93,7 +93,7 @@ impl Witness {
 
     /// Has it told who opens these files; `None` where nobody can tell. To be called just before the
     /// signal is sent.
-    pub(super) fn watch<S: Source>(
+    pub(crate) fn watch<S: Source>(
         &mut self,
         paths: &[PathBuf],
         watching: &mut Watching<'_, S>,
@@ -106,7 +106,7 @@ impl Witness {
     }
 
     /// Looks also at what takes the place of the files of that, and says whether it can.
-    pub(super) fn follow<S: Source>(
+    pub(crate) fn follow<S: Source>(
         &mut self,
         ticket: Option<Ticket>,
         watching: &mut Watching<'_, S>,
@@ -125,7 +125,7 @@ impl Witness {
     }
 
     /// Does not look at the files of that any more.
-    pub(super) fn forget<S: Source>(
+    pub(crate) fn forget<S: Source>(
         &mut self,
         ticket: Option<Ticket>,
         watching: &mut Watching<'_, S>,
@@ -138,7 +138,7 @@ impl Witness {
     }
 
     /// For whom it is news that the source tells of an open: those who have asked before it.
-    pub(super) fn opened_at(&self, place: PlaceId, pid: Pid, at: Boot) -> Opened {
+    pub(crate) fn opened_at(&self, place: PlaceId, pid: Pid, at: Boot) -> Opened {
         let Origin::Source(expected) = &self.0 else {
             return Opened { pid, tickets: Vec::new() };
         };
@@ -148,7 +148,7 @@ impl Witness {
     }
 
     /// The next file that somebody opens, where the source does not tell.
-    pub(super) async fn next(&mut self) -> Option<Opened> {
+    pub(crate) async fn next(&mut self) -> Option<Opened> {
         match &mut self.0 {
             Origin::Fanotify(opens) => opens.next().await.ok(),
             Origin::None | Origin::Source(_) => future::pending().await,
@@ -156,7 +156,7 @@ impl Witness {
     }
 
     /// The same without waiting for it.
-    pub(super) fn try_next(&mut self) -> Option<Opened> {
+    pub(crate) fn try_next(&mut self) -> Option<Opened> {
         match &mut self.0 {
             Origin::Fanotify(opens) => opens.try_next(),
             Origin::None | Origin::Source(_) => None,
