@@ -40,8 +40,12 @@ pub(crate) unsafe fn record(ctx: &impl EbpfContext, opened: *const u8) {
     let parent = unsafe { member::<*const u8>(dentry, &OFF_DENTRY_PARENT) };
     // SAFETY: and so was its parent.
     let directory = unsafe { member::<*const u8>(parent, &OFF_DENTRY_INODE) };
-    // SAFETY: and so was the parent's inode.
-    let directory = if is_anywhere() { Some(NO_PLACE) } else { unsafe { place::of(directory) } };
+    let directory = if is_anywhere() {
+        Some(NO_PLACE)
+    } else {
+        // SAFETY: and so was the parent's inode.
+        unsafe { place::of(directory) }
+    };
     // SAFETY: as above.
     let text = unsafe { member::<*const u8>(dentry, &OFF_DENTRY_NAME) };
     if let Some(place) = directory.and_then(|directory| by_name(directory, text)) {

@@ -16,6 +16,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     net::SocketAddr,
+    num::NonZeroU64,
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
     time::Duration,
@@ -60,6 +61,12 @@ pub enum Command {
     /// Every option can be given as an environment variable instead, RELOAD_ and its name. One that is
     /// set to nothing counts as not set.
     Run(RunArgs),
+    /// Show where the time of each change goes: written, complete, signalled, read
+    ///
+    /// Example: reload-agent trace --watch /etc/nginx --process nginx
+    ///
+    /// It only looks, and so also shows what other reloaders do. docs/trace.md explains what it tells.
+    Trace(TraceArgs),
     /// Say what works here, what does not, why, and what to grant
     ///
     /// It takes the options of `run`, of which none is needed. The exit status is 0 where `run` with
@@ -138,6 +145,57 @@ pub struct DoctorArgs {
     /// How the report is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub format: Format,
+}
+
+/// The options of `trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// File or directory whose changes are told
+    #[arg(long, value_name = "PATH", required = true)]
+    pub watch: Vec<PathBuf>,
+
+    /// Name of the process that reads it: of its signals, children and opens is told
+    #[arg(long, value_name = "NAME")]
+    pub process: Vec<String>,
+
+    /// How many updates to tell of [default: until Ctrl-C]
+    #[arg(long, value_name = "N")]
+    pub count: Option<NonZeroU64>,
+
+    /// For how long [default: until Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = value::span)]
+    pub span: Option<Duration>,
+
+    /// How it is told: text, json, chrome for Perfetto and chrome://tracing, or html
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub format: TraceFormat,
+
+    /// File that it is written to [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Where events come from
+    #[arg(long, value_name = "NAME", env = "RELOAD_SOURCE", value_enum, default_value = "auto")]
+    pub source: SourceChoice,
+}
+
+/// How a trace is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceFormat {
+    /// For people.
+    Text,
+    /// An object for each update.
+    Json,
+    /// Trace events.
+    Chrome,
+    /// A page.
+    Html,
 }
 
 /// What the agent tells the helper that runs a command.
@@ -230,7 +288,7 @@ impl Command {
         match self {
             Self::Run(run) => Some(run),
             Self::Doctor(doctor) => Some(&mut doctor.run),
-            Self::Inside(_) => None,
+            Self::Trace(_) | Self::Inside(_) => None,
         }
     }
 }

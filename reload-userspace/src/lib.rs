@@ -54,6 +54,8 @@ pub mod rights;
 
 pub mod cli;
 
+pub mod trace;
+
 pub mod doctor;
 
 pub mod explain;

@@ -2,7 +2,9 @@
 
 use std::{
     env,
-    io::{self, Write as _},
+    fs::File,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    num::NonZeroU64,
     process::ExitCode,
     sync::Arc,
 };
@@ -13,7 +15,10 @@ use nix::unistd::Pid;
 use reload_userspace::{
     agent::{Agent, Outlets},
     child,
-    cli::{self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice},
+    cli::{
+        self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice,
+        TraceArgs, TraceFormat,
+    },
     clock,
     doctor::{self, Question},
     event::SourceName,
@@ -25,6 +30,7 @@ use reload_userspace::{
     sys,
     target::Target,
     telemetry::{Metrics, Probes, Readiness, Server, Teller},
+    trace::{self, Trace},
     witness::Witness,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
     sys::limit::raise_open_files();
     let done = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Trace(args) => trace(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),
         Command::Inside(args) => return inside(args).unwrap_or_else(|error| fail(&error)),
     };
@@ -70,7 +77,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        complain("say what to do: run or doctor; see `reload-agent --help`");
+        complain("say what to do: run, trace or doctor; see `reload-agent --help`");
         return ExitCode::from(USAGE);
     }
     let text = error.render().to_string();
@@ -85,7 +92,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         Some(ContextValue::String(given)) => said.replace(given, &rule::discreet(given)),
         _ => said,
     };
-    let command = env::args().nth(1).filter(|word| ["run", "doctor"].contains(&word.as_str()));
+    let command =
+        env::args().nth(1).filter(|word| ["run", "trace", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
@@ -151,6 +159,51 @@ async fn run(args: &RunArgs) -> Result<()> {
     heed(rights.give_up_to_work());
     let outlets = outlets(server, log)?;
     Agent::new(source, witness, rules, settings, outlets)?.run(started, stop, hangup).await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn trace(args: &TraceArgs) -> Result<()> {
+    let TraceArgs { watch, process, count, span, format, output, source } = args;
+    diagnose(Log { format: Format::Text, level: LogLevel::Info });
+    let paths = watch.iter().map(|path| rule::watch_path(path)).collect::<Result<_, _>>()?;
+    let rights = Rights::to_trace();
+    heed(rights.give_up_to_open());
+    // Before anything is watched: it may be in the way of what is.
+    let to: Box<dyn Write> = match output {
+        Some(path) => {
+            let file = File::create(path);
+            let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
+            Box::new(BufWriter::new(file))
+        }
+        None => Box::new(io::stdout()),
+    };
+    let format = match format {
+        TraceFormat::Text => {
+            trace::Format::Text { has_colour: output.is_none() && io::stdout().is_terminal() }
+        }
+        TraceFormat::Json => trace::Format::Json,
+        TraceFormat::Chrome => trace::Format::Chrome,
+        TraceFormat::Html => trace::Format::Html,
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
+    let witness = Witness::open(rights.wants_witness(), &mut source);
+    heed(rights.give_up_to_work());
+    let (names, count) = (process.clone(), count.map(NonZeroU64::get));
+    let question = trace::Question { paths, names, count, span: *span };
+    let mut trace = Trace::new(question, source, witness, trace::Output::new(format, to))?;
+    for line in trace.preface() {
+        drop(writeln!(io::stderr(), "{}", one_line(&line)));
+    }
+    drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
+    trace.run(stop).await
 }
 
 /// Tells that the agent has more rights than it needs.

@@ -249,6 +249,11 @@ impl Places {
             .collect()
     }
 
+    /// Whether the number is that of a file or directory, and of no name.
+    pub(crate) fn knows(&self, id: PlaceId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// The place of a file, if it is watched.
     pub(crate) fn of(&self, file: Identity) -> Option<PlaceId> {
         self.by_identity.get(&file).copied()

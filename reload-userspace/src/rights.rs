@@ -111,6 +111,22 @@ impl Rights {
         Self { to_open: to_open | to_work, to_work, programs, wants_witness: is_witnessed }
     }
 
+    /// What is of use to a trace: to see files and processes, and nothing to touch them with.
+    #[must_use]
+    pub fn to_trace() -> Self {
+        let to_work = CapabilitySet::DAC_READ_SEARCH
+            | CapabilitySet::DAC_OVERRIDE
+            | CapabilitySet::SYS_PTRACE;
+        let maps = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+        let kept = if version() < MAPS_WITHOUT_RIGHTS { maps } else { CapabilitySet::empty() };
+        Self {
+            to_open: to_work | maps,
+            to_work: to_work | kept,
+            programs: Programs::None,
+            wants_witness: true,
+        }
+    }
+
     /// Gives up what is of no use to open the sources, the address and the files.
     ///
     /// # Errors

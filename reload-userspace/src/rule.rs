@@ -12,11 +12,15 @@ mod file;
 mod signal;
 mod sketch;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::{error::Speaker, sketch::absolute};
 use crate::{
-    cli::{RuleArgs, RunArgs},
+    cli::{RuleArgs, RunArgs, Variables},
     preflight::Caution,
     settle::Limits,
     target::Selector,
@@ -198,9 +202,17 @@ impl Settings {
     }
 }
 
+/// A path that is typed to be watched.
+///
+/// # Errors
+///
+/// Fails where it is empty, or the current directory is not known.
+pub fn watch_path(path: &Path) -> Result<PathBuf, RuleError> {
+    absolute(path, "watch", Speaker::Options(&Variables::new()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use clap::Parser as _;
 

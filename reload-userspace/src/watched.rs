@@ -14,7 +14,7 @@ use crate::{
     event::{Actor, Operation, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
     source::{Interest, Source, WatchError},
-    watch::{FileState, Obstacle, View},
+    watch::{FileState, Identity, Obstacle, View},
 };
 
 /// How long a look costs that has found nothing, in time until the next one.
@@ -140,6 +140,16 @@ impl Watched {
     /// The path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that it leads to.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.view.files.keys()
+    }
+
+    /// Which files these are.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.view.files.values().map(|state| state.identity)
     }
 
     /// The kubelet's volumes on the way.

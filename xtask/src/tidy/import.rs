@@ -48,6 +48,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("sys", Only(&[])),
     ("target", Only(&["clock", "sys"])),
     ("telemetry", Only(&["confirm", "content", "event", "preflight", "report"])),
+    ("trace", AllBut(&["agent", "delivery", "doctor", "explain", "ledger", "telemetry"])),
     ("watch", Only(&["event", "source"])),
     ("watched", Only(&["clock", "content", "event", "places", "settle", "source", "watch"])),
     ("witness", Only(&["clock", "confirm", "event", "places", "source", "watch"])),

@@ -1,0 +1,354 @@
+//! Where does the time of a change go? The same events, told as a timeline of each update.
+//!
+//! It only looks: it signals nobody, and so shows every other reloader, too.
+//!
+//! **Invariant:** its memory does not grow with the number of updates (`trace/summary.rs`), nor with the
+//! length of one (`trace/update.rs`).
+
+mod output;
+mod record;
+mod step;
+mod story;
+mod summary;
+mod update;
+mod who;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    future::Future,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::Pid;
+
+use self::{
+    record::Sight,
+    step::{Stage, Step, Who},
+    summary::Summary,
+    update::Update,
+};
+
+pub use self::output::{Format, Output};
+
+use crate::{
+    cli::{SETTLE, SETTLE_MAX},
+    clock::{self, Boot},
+    confirm::Ticket,
+    event::{Event, Operation, PlaceId},
+    places::{Index, Places},
+    settle::Limits,
+    source::{Interest, Source},
+    target::{Procfs, Selector},
+    watch::Obstacle,
+    watched::Watched,
+    witness::Witness,
+};
+
+/// How long after its last step an update is over, once it has settled.
+const TAIL: Duration = Duration::from_secs(1);
+
+/// The same where children that were there before have not ended yet.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long what somebody did may come to nothing before it is forgotten.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many of such deeds are kept.
+const MOST_DEEDS: usize = 512;
+
+/// How long after an event the source is asked for losses.
+const LOSS_DELAY: Duration = Duration::from_millis(50);
+
+/// How often it is without any.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many events are taken before what is due is done.
+const MOST_EVENTS: usize = 4096;
+
+/// What to look at, and for how long.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The files and directories.
+    pub paths: Vec<PathBuf>,
+    /// The names of the processes that read them.
+    pub names: Vec<String>,
+    /// How many updates are enough.
+    pub count: Option<u64>,
+    /// How long is.
+    pub span: Option<Duration>,
+}
+
+/// A change of a place that may be part of an update.
+struct Deed {
+    place: PlaceId,
+    interest: Interest,
+    at: Boot,
+    operation: Operation,
+    who: Who,
+}
+
+/// Somebody has opened what may be a watched file: that is known once the paths were looked at.
+struct Opening {
+    place: PlaceId,
+    inode: Option<u64>,
+    pid: Pid,
+    at: Boot,
+}
+
+/// The trace of some paths.
+pub struct Trace<S> {
+    question: Question,
+    source: S,
+    witness: Witness,
+    ticket: Option<Ticket>,
+    output: Output,
+    summary: Summary,
+    sight: Sight,
+    procfs: Procfs,
+    places: Places,
+    watched: BTreeMap<Index, Watched>,
+    /// What may be part of an update, until it is known.
+    deeds: VecDeque<Deed>,
+    opens: Vec<Opening>,
+    /// What processes have done since, which may be a part of it.
+    aside: VecDeque<Step>,
+    update: Option<Update>,
+    /// When the last update was over: what was before belongs to none.
+    over: Boot,
+    /// The processes that bear the names, and since when they are known.
+    living: HashMap<Pid, Boot>,
+    /// Those of them that were found by their name, and not made by another.
+    first: HashSet<Pid>,
+    /// How many updates there have been.
+    count: u64,
+    losses_at: Boot,
+}
+
+impl<S: Source> Trace<S> {
+    /// Watches the paths: every change from here on is seen.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a path cannot be watched, or processes cannot be listed.
+    pub fn new(
+        question: Question,
+        mut source: S,
+        witness: Witness,
+        output: Output,
+    ) -> Result<Self> {
+        let procfs = Procfs::default();
+        procfs.verify().context("processes cannot be found safely")?;
+        let tells = source.follow(&question.names).context("cannot follow processes")?;
+        let limits = Limits { quiet: SETTLE, max: SETTLE_MAX, volume: Duration::from_millis(200) };
+        let mut places = Places::new();
+        let mut watched = BTreeMap::new();
+        for (index, path) in (0..).zip(&question.paths) {
+            let it = Watched::new(index, path, limits, &mut places, &mut source);
+            match it.obstacle() {
+                None | Some(Obstacle::Missing(_)) => {}
+                Some(obstacle) => bail!(
+                    "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
+                    path.display()
+                ),
+            }
+            watched.insert(index, it);
+        }
+        let mut trace = Self {
+            sight: Sight {
+                source: source.name().to_string(),
+                strategy: source.strategy(),
+                hidden: Vec::new(),
+            },
+            question,
+            source,
+            witness,
+            ticket: None,
+            output,
+            summary: Summary::default(),
+            procfs,
+            places,
+            watched,
+            deeds: VecDeque::new(),
+            opens: Vec::new(),
+            aside: VecDeque::new(),
+            update: None,
+            over: clock::now(),
+            living: HashMap::new(),
+            first: HashSet::new(),
+            count: 0,
+            losses_at: clock::now().after(LOSS_PAUSE),
+        };
+        trace.find_living();
+        trace.expect_opens();
+        trace.sight.hidden = trace.hidden(tells);
+        Ok(trace)
+    }
+
+    /// What there is to be told before the first update: where events come from, and what is not visible.
+    #[must_use]
+    pub fn preface(&mut self) -> Vec<String> {
+        let strategy = self.sight.strategy.map(|it| format!(", strategy {it}"));
+        let mut lines =
+            vec![format!("source {}{}", self.sight.source, strategy.unwrap_or_default())];
+        let troubles = self.source.troubles();
+        lines.extend(troubles.into_iter().map(|it| format!("{}: {}", it.source, it.reason)));
+        lines.extend(
+            self.sight
+                .hidden
+                .iter()
+                .map(|it| format!("{} is not visible: {}", it.stage.words(), it.reason)),
+        );
+        for name in &self.question.names {
+            let pids = self.procfs.resolve(&Selector::process(name)).unwrap_or_default();
+            let pids: Vec<_> = pids.iter().map(|it| it.target().pid.to_string()).collect();
+            lines.push(match pids.as_slice() {
+                [] => format!("no process is called {name} yet"),
+                pids => format!("{name} is pid {}", pids.join(", ")),
+            });
+        }
+        lines
+    }
+
+    /// Tells of each update until there were enough of them, or until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source breaks, or nothing can be written.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut stop = std::pin::pin!(stop);
+        let end = self.question.span.map(|span| clock::now().after(span));
+        loop {
+            let deadline = self.step()?;
+            let is_enough = self.question.count.is_some_and(|most| self.count >= most);
+            if is_enough && self.update.is_none() || end.is_some_and(|end| end <= clock::now()) {
+                break;
+            }
+            let deadline = end.map_or(deadline, |end| end.min(deadline));
+            let pause = tokio::time::sleep(deadline.since(clock::now()));
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                event = self.source.next() => {
+                    self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
+                }
+                Some(opened) = self.witness.next() => self.opened(opened.pid, None, clock::now()),
+                () = pause => {}
+            }
+        }
+        self.take_all()?;
+        self.ask_for_losses();
+        self.finish()?;
+        self.output.end(&self.summary).context("cannot write the summary")
+    }
+
+    /// Does everything that is due, and says when the next thing is.
+    fn step(&mut self) -> Result<Boot> {
+        self.take_all()?;
+        let now = clock::now();
+        if self.losses_at <= now {
+            self.ask_for_losses();
+        }
+        self.look(now)?;
+        self.sort_opens();
+        self.settle(now);
+        if self.over_at().is_some_and(|at| at <= now) {
+            self.finish()?;
+        }
+        self.deeds.retain(|deed| now.since(deed.at) < PATIENCE);
+        self.aside.retain(|step| now.since(step.at) < PATIENCE);
+        self.places.sweep(&mut self.source);
+        let looks = self.watched.values().filter_map(|it| it.look_at(now));
+        Ok(looks.chain(self.over_at()).chain(self.places.peek_at()).fold(self.losses_at, Boot::min))
+    }
+
+    fn take_all(&mut self) -> Result<()> {
+        for _ in 0..MOST_EVENTS {
+            let event = self.source.try_next();
+            match event.with_context(|| format!("source {} broke", self.source.name()))? {
+                Some(event) => self.take(event),
+                None => break,
+            }
+        }
+        while let Some(opened) = self.witness.try_next() {
+            self.opened(opened.pid, None, clock::now());
+        }
+        Ok(())
+    }
+
+    /// Notes what an event means.
+    fn take(&mut self, event: Event) {
+        let now = clock::now();
+        self.losses_at = self.losses_at.min(now.after(LOSS_DELAY));
+        match event {
+            Event::Changed { place, at, by } => {
+                let touched = self.places.fired(place, now, at, &by);
+                let Some(interest) = touched.iter().map(|it| it.interest).max() else { return };
+                let who = who::who(&self.procfs, by.pid.map(Pid::from_raw), by.comm);
+                let deed = Deed { place, interest, at, operation: by.operation, who };
+                if self.deeds.len() == MOST_DEEDS {
+                    self.deeds.pop_front();
+                }
+                self.deeds.push_back(deed);
+                self.touch(touched);
+            }
+            Event::Due { place } => {
+                for index in self.places.due(place) {
+                    if let Some(watched) = self.watched.get_mut(&index) {
+                        watched.verify(now);
+                    }
+                }
+            }
+            Event::Mounted { points } => {
+                for index in self.places.mounted(&points) {
+                    if let Some(watched) = self.watched.get_mut(&index) {
+                        watched.verify(now);
+                    }
+                }
+            }
+            Event::Opened { place, inode, pid, at } => {
+                self.opens.push(Opening { place, inode, pid, at });
+            }
+            Event::Started { pid, at } => {
+                self.living.entry(pid).or_insert(at);
+                self.note(pid, at, None, "starts a program".to_owned());
+            }
+            Event::Ended { pid, at } => {
+                let since = self.living.remove(&pid);
+                let began = self.update.as_ref().map(|it| it.began);
+                let is_old = began.zip(since).is_some_and(|(began, since)| since < began);
+                let (stage, what) = if is_old {
+                    (Some(Stage::Exited), "ends, which was there before")
+                } else {
+                    (None, "ends")
+                };
+                self.note(pid, at, stage, what.to_owned());
+            }
+            Event::Forked { parent, child, at } => {
+                let child_name = child.map_or_else(|| "a child".to_owned(), |it| it.to_string());
+                self.living.extend(child.map(|child| (child, at)));
+                self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
+            }
+            Event::Signalled { pid, by, ref comm, at, .. } => {
+                let whom = who::who(&self.procfs, Some(pid), None);
+                let whom = whom.comm.unwrap_or_default();
+                let what = format!("to {whom} ({pid}): {}", step::words(&event));
+                let sender = match by {
+                    Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
+                    None => Who { pid: None, comm: Some("the kernel".to_owned()), container: None },
+                };
+                let stage = (!step::is_of_child(&event)).then_some(Stage::Signalled);
+                self.note_step(Step::new(at, stage, sender, what));
+            }
+            Event::Delivered { pid, at, .. } => {
+                let what = step::words(&event);
+                let stage = (!step::is_of_child(&event)).then_some(Stage::Delivered);
+                self.note(pid, at, stage, format!("takes {what}"));
+            }
+            Event::Lost { reason, hook, count, .. } => {
+                self.lose(now, count, format!("{reason} ({hook})"));
+            }
+        }
+    }
+}

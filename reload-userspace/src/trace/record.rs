@@ -1,0 +1,179 @@
+//! An update as it is told: the JSON of docs/trace.md, of which every format is made.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    step::{Stage, Who},
+    update::Update,
+};
+use crate::clock::{self, Boot};
+
+/// One update. The names of its fields are a contract.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Record {
+    /// Its number in this run, from 1.
+    pub(crate) update: u64,
+    /// When it began, in UTC.
+    pub(crate) began: String,
+    /// The same on the clock that everything is timed on, `CLOCK_BOOTTIME`, in nanoseconds.
+    pub(crate) boot_ns: u64,
+    /// Where the events come from.
+    pub(crate) source: String,
+    /// How, if there is more than one way.
+    pub(crate) strategy: Option<&'static str>,
+    /// The files whose content is another.
+    pub(crate) paths: Vec<String>,
+    /// Whether the content is what it was.
+    pub(crate) unchanged: bool,
+    /// From the first stage to the last, in microseconds.
+    pub(crate) total_us: f64,
+    /// The stages that were passed, in the order of time.
+    pub(crate) stages: Vec<Passed>,
+    /// Those that would have been seen, and were not passed.
+    pub(crate) absent: Vec<Stage>,
+    /// Those that cannot be seen here.
+    pub(crate) not_visible: Vec<Hidden>,
+    /// All that happened, in the order of time.
+    pub(crate) steps: Vec<Step>,
+    /// How many steps more there were.
+    pub(crate) more_steps: u64,
+    /// What is known to be missing.
+    pub(crate) lost: Vec<Gap>,
+}
+
+/// A stage that was passed.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Passed {
+    /// Which.
+    pub(crate) stage: Stage,
+    /// When, in microseconds since the update began.
+    pub(crate) at_us: f64,
+    /// How long after the stage before, in microseconds.
+    pub(crate) took_us: Option<f64>,
+    /// Whether it took longest.
+    pub(crate) is_slowest: bool,
+    /// By whom.
+    #[serde(flatten)]
+    pub(crate) who: Who,
+}
+
+/// A stage that cannot be seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Hidden {
+    /// Which.
+    pub(crate) stage: Stage,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// One thing that happened, so many times in a row.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Step {
+    /// When first, in microseconds since the update began.
+    pub(crate) at_us: f64,
+    /// When last.
+    pub(crate) until_us: f64,
+    /// How often.
+    pub(crate) count: u64,
+    /// Of which stage it is, if of any.
+    pub(crate) stage: Option<Stage>,
+    /// By whom.
+    #[serde(flatten)]
+    pub(crate) who: Who,
+    /// What.
+    pub(crate) what: String,
+}
+
+/// Records that are missing.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Gap {
+    /// When that was found, in microseconds since the update began.
+    pub(crate) at_us: f64,
+    /// How many.
+    pub(crate) count: u64,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// Where what is told comes from, and what cannot be seen of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    /// The name of the source.
+    pub(crate) source: String,
+    /// How it does its work.
+    pub(crate) strategy: Option<&'static str>,
+    /// What cannot be seen.
+    pub(crate) hidden: Vec<Hidden>,
+}
+
+impl Record {
+    /// Tells of an update that is over.
+    #[must_use]
+    pub(crate) fn of(update: &Update, sight: &Sight) -> Self {
+        let passed = update.passed();
+        let micros = |at: Boot| micros(at.since(update.began));
+        let slowest = passed.iter().filter_map(|it| it.took).max();
+        let is_passed = |stage: Stage| passed.iter().any(|it| it.stage == stage);
+        let hidden = || sight.hidden.iter().filter(|it| !is_passed(it.stage));
+        let is_hidden = |stage: Stage| hidden().any(|it| it.stage == stage);
+        let absent = Stage::ALL.into_iter().filter(|&it| !is_passed(it) && !is_hidden(it));
+        Self {
+            update: update.number,
+            began: wall(update.began),
+            boot_ns: u64::try_from(update.began.0.as_nanos()).unwrap_or(u64::MAX),
+            source: sight.source.clone(),
+            strategy: sight.strategy,
+            paths: update.paths.iter().map(|it| it.to_string_lossy().into_owned()).collect(),
+            unchanged: update.settled.is_some() && update.paths.is_empty(),
+            total_us: self::micros(Update::total(&passed)),
+            absent: absent.collect(),
+            not_visible: hidden().cloned().collect(),
+            steps: update
+                .steps
+                .iter()
+                .map(|step| Step {
+                    at_us: micros(step.at),
+                    until_us: micros(step.until),
+                    count: step.count,
+                    stage: step.stage,
+                    who: step.who.clone(),
+                    what: step.what.clone(),
+                })
+                .collect(),
+            more_steps: update.more,
+            lost: update
+                .gaps
+                .iter()
+                .map(|gap| Gap {
+                    at_us: micros(gap.at),
+                    count: gap.count,
+                    reason: gap.reason.clone(),
+                })
+                .collect(),
+            stages: passed
+                .into_iter()
+                .map(|it| Passed {
+                    stage: it.stage,
+                    at_us: micros(it.at),
+                    took_us: it.took.map(self::micros),
+                    is_slowest: it.took.is_some() && it.took == slowest,
+                    who: it.who,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Microseconds, to a tenth.
+fn micros(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e7).round() / 10.0
+}
+
+/// A moment in UTC.
+fn wall(at: Boot) -> String {
+    let ago = clock::now().since(at);
+    let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_micros(time).to_string()
+}

@@ -1,0 +1,346 @@
+//! Which update something belongs to, and when that is over.
+
+use std::{collections::BTreeSet, fs, mem, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use nix::unistd::Pid;
+
+use super::{
+    Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, Opening, TAIL, Trace,
+    record::{Hidden, Record},
+    step::{self, Stage, Step, Who},
+    update::{Gap, Update},
+    who,
+};
+use crate::{
+    clock::{self, Boot},
+    event::{Operation, PlaceId, SourceName},
+    places::Touched,
+    settle::Next,
+    source::{Interest, Source, Tells},
+    target::Selector,
+    watch::Identity,
+    watched::Watched,
+    witness::Watching,
+};
+
+impl<S: Source> Trace<S> {
+    pub(super) fn touch(&mut self, touched: Vec<Touched>) {
+        for Touched { index, interest, at, by } in touched {
+            if let Some(watched) = self.watched.get_mut(&index) {
+                watched.touch(at, by, interest);
+            }
+        }
+    }
+
+    /// Looks at what something has happened to; where that is a change an update is under way.
+    pub(super) fn look(&mut self, now: Boot) -> Result<()> {
+        let touched = self.places.peek(&mut self.source, now);
+        self.touch(touched);
+        let before = self.file_places();
+        for watched in self.watched.values_mut() {
+            watched.look_if_due(now, &mut self.places, &mut self.source);
+        }
+        let after = self.file_places();
+        self.forget_strangers(&before, &after);
+        if self.watched.values().all(|it| it.next(now) == Next::Idle) {
+            return Ok(());
+        }
+        if self.update.as_ref().is_some_and(|it| it.settled.is_some()) {
+            self.finish()?;
+        }
+        self.adopt(now);
+        if before != after {
+            self.expect_opens();
+        }
+        Ok(())
+    }
+
+    /// The number of a file that was replaced is handed out again, and until its place is forgotten whoever
+    /// gets it is told of.
+    fn forget_strangers(&mut self, before: &BTreeSet<PlaceId>, after: &BTreeSet<PlaceId>) {
+        let takes_away = |it: &&Deed| {
+            !before.contains(&it.place)
+                && matches!(it.operation, Operation::Rename | Operation::Unlink)
+        };
+        let Some(gone_at) = self.deeds.iter().filter(takes_away).map(|it| it.at).min() else {
+            return;
+        };
+        let is_gone = |place| before.contains(&place) && !after.contains(&place);
+        self.deeds.retain(|it| it.at < gone_at || !is_gone(it.place));
+    }
+
+    /// Makes steps of an update of what has led to it.
+    fn adopt(&mut self, now: Boot) {
+        let files = self.file_places();
+        let near: BTreeSet<_> = self.directories().filter_map(|it| self.places.of(it)).collect();
+        let deeds = mem::take(&mut self.deeds).into_iter();
+        let is_change = |it: &Deed| {
+            it.operation.is_arrival()
+                || matches!(it.operation, Operation::Unlink | Operation::Mkdir)
+        };
+        // Far up the path many things happen that are of no concern.
+        let counts = |it: &Deed| {
+            it.at > self.over
+                && (it.interest == Interest::Any || near.contains(&it.place) && is_change(it))
+        };
+        let steps: Vec<_> = deeds.filter(counts).map(|it| step_of(it, &files)).collect();
+        let first = steps.iter().map(|it| it.at).min();
+        let number = self.count + 1;
+        let update = self.update.get_or_insert_with(|| Update::new(number, first.unwrap_or(now)));
+        for step in steps {
+            update.add(step);
+        }
+        for step in mem::take(&mut self.aside) {
+            if step.at >= update.began {
+                update.add(step);
+            }
+        }
+    }
+
+    /// Notes which of the changes are complete, and reads what has become of the content.
+    pub(super) fn settle(&mut self, now: Boot) {
+        if self.watched.values().any(|it| matches!(it.next(now), Next::Look(_))) {
+            return;
+        }
+        let is_under_way = self.watched.values().any(|it| it.next(now) == Next::Complete);
+        let mut paths = Vec::new();
+        for watched in self.watched.values_mut().filter(|it| it.is_to_compare(now)) {
+            paths.extend(complete(watched));
+        }
+        if !is_under_way && paths.is_empty() {
+            return;
+        }
+        self.adopt(now);
+        if let Some(update) = &mut self.update {
+            update.paths.extend(paths);
+            update.settled = Some(now);
+            let what =
+                if update.paths.is_empty() { "the same content as before" } else { "new content" };
+            update.add(Step::new(now, Some(Stage::Settled), Who::default(), what.to_owned()));
+        }
+        self.expect_opens();
+    }
+
+    /// When the update is over, if there is one that has settled.
+    pub(super) fn over_at(&self) -> Option<Boot> {
+        let update = self.update.as_ref()?;
+        let settled = update.settled?;
+        // Whoever goes on with what he always does keeps no update from its end.
+        let last = update.passed().last().map_or(settled, |it| it.at);
+        let farewell = settled.after(FAREWELL);
+        let end = last.max(settled).after(TAIL).min(farewell);
+        let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
+        let is_old = |(pid, since): (&Pid, &Boot)| {
+            *since < update.began && !self.first.contains(pid) && self.bears_a_name(*pid)
+        };
+        let is_awaited = has_forked && self.living.iter().any(is_old);
+        Some(if is_awaited { farewell } else { end })
+    }
+
+    /// Tells of the update, which is over.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        let Some(update) = self.update.take() else { return Ok(()) };
+        self.count += 1;
+        self.over = update.last();
+        let record = Record::of(&update, &self.sight);
+        self.output.tell(&record).context("cannot write of an update")?;
+        self.summary.add(record);
+        Ok(())
+    }
+
+    /// Notes what a process does.
+    pub(super) fn note(&mut self, pid: Pid, at: Boot, stage: Option<Stage>, what: String) {
+        let who = who::who(&self.procfs, Some(pid), None);
+        self.note_step(Step::new(at, stage, who, what));
+    }
+
+    pub(super) fn note_step(&mut self, step: Step) {
+        match &mut self.update {
+            Some(update) if step.at >= update.began => update.add(step),
+            Some(_) => {}
+            None => {
+                if self.aside.len() == MOST_DEEDS {
+                    self.aside.pop_front();
+                }
+                self.aside.push_back(step);
+            }
+        }
+    }
+
+    /// Finds out which of the files that were opened are watched ones.
+    pub(super) fn sort_opens(&mut self) {
+        if self.opens.is_empty() {
+            return;
+        }
+        let inodes = self.inodes();
+        for Opening { place, inode, pid, at } in mem::take(&mut self.opens) {
+            let is_expected = !self.witness.opened_at(place, pid, at).tickets.is_empty();
+            // A name counts in any directory, so another file of that name may be meant.
+            let is_ours = self.places.knows(place) || inode.is_none_or(|it| inodes.contains(&it));
+            if is_expected && is_ours {
+                self.opened(pid, inode, at);
+            }
+        }
+    }
+
+    /// Notes that somebody opens a watched file.
+    pub(super) fn opened(&mut self, pid: Pid, inode: Option<u64>, at: Boot) {
+        if pid == Pid::this() {
+            return;
+        }
+        let is_written_by = |update: &Update| {
+            update.steps.iter().any(|it| {
+                it.who.pid == Some(pid.as_raw())
+                    && matches!(it.stage, Some(Stage::FirstWrite | Stage::Swapped))
+            })
+        };
+        let is_reader = if self.question.names.is_empty() {
+            !self.update.as_ref().is_some_and(is_written_by)
+        } else {
+            self.living.contains_key(&pid)
+                || self.living.keys().any(|&elder| self.procfs.comes_from(pid, elder))
+        };
+        let is_new = inode.is_some_and(|inode| self.inodes().contains(&inode));
+        let what = match inode {
+            Some(inode) if is_new => format!("opens the new content (inode {inode})"),
+            Some(inode) => format!("opens what was there before (inode {inode})"),
+            None => "opens the content".to_owned(),
+        };
+        self.note(pid, at, is_reader.then_some(Stage::Opened), what);
+    }
+
+    /// Has it told who opens the files that the paths lead to now.
+    pub(super) fn expect_opens(&mut self) {
+        let mut watching = Watching { source: &mut self.source, places: &mut self.places };
+        if self.ticket.is_some() {
+            self.witness.follow(self.ticket, &mut watching);
+            return;
+        }
+        let files: Vec<PathBuf> = self.watched.values().flat_map(Watched::files).cloned().collect();
+        self.ticket = self.witness.watch(&files, &mut watching);
+    }
+
+    /// The inodes of the watched files.
+    pub(super) fn inodes(&self) -> BTreeSet<u64> {
+        self.identities().map(|it| it.inode).collect()
+    }
+
+    fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.watched.values().flat_map(Watched::identities)
+    }
+
+    fn file_places(&self) -> BTreeSet<PlaceId> {
+        self.identities().filter_map(|it| self.places.of(it)).collect()
+    }
+
+    /// Whether a process is there and called as one of those that are traced: of no other's end is told.
+    fn bears_a_name(&self, pid: Pid) -> bool {
+        /// How many bytes of a task's name the kernel keeps.
+        const COMM_BYTES: usize = 15;
+        let name = self.procfs.name(pid);
+        let names = self.question.names.iter().map(String::as_bytes);
+        name.is_some_and(|name| {
+            names.map(|it| &it[..it.len().min(COMM_BYTES)]).any(|it| it == name)
+        })
+    }
+
+    /// Finds the processes that bear the names now, and those that come from them.
+    pub(super) fn find_living(&mut self) {
+        let now = clock::now();
+        for name in &self.question.names {
+            for held in self.procfs.resolve(&Selector::process(name)).unwrap_or_default() {
+                let pid = held.target().pid;
+                self.first.insert(pid);
+                let children = self.procfs.children(pid).into_iter().map(|it| it.target.pid);
+                self.living.extend(children.chain([pid]).map(|pid| (pid, now)));
+            }
+        }
+    }
+
+    pub(super) fn ask_for_losses(&mut self) {
+        let now = clock::now();
+        self.losses_at = now.after(LOSS_PAUSE);
+        for loss in self.source.losses() {
+            self.take(loss);
+        }
+        self.losses_at = now.after(LOSS_PAUSE);
+    }
+
+    /// Notes that records are missing, and that everything must be looked at.
+    pub(super) fn lose(&mut self, at: Boot, count: u64, reason: String) {
+        match &mut self.update {
+            Some(update) => update.gaps.push(Gap { at, count, reason }),
+            None => self.summary.lose(count),
+        }
+        self.places.distrust();
+        self.watched.values_mut().for_each(|it| it.verify(at));
+    }
+
+    /// What cannot be seen here, and why.
+    pub(super) fn hidden(&self, tells: Tells) -> Vec<Hidden> {
+        let mut hidden = Vec::new();
+        let mut hide = |stages: &[Stage], reason: &str| {
+            hidden.extend(stages.iter().map(|&stage| Hidden { stage, reason: reason.to_owned() }));
+        };
+        let name = self.source.name();
+        if matches!(name, SourceName::Poll) {
+            hide(
+                &[Stage::FirstWrite, Stage::LastWrite, Stage::Swapped],
+                "polling only compares the content; --source ebpf sees each step",
+            );
+        }
+        if self.source.strategy() == Some("tracepoint") {
+            hide(&[Stage::Closed], "the strategy tracepoint has no hook for it; trampoline has");
+        } else if name == SourceName::Poll {
+            hide(&[Stage::Closed], "polling only compares the content");
+        }
+        let holders = who::watchers(&self.identities().chain(self.directories()).collect());
+        let holders = match holders.as_slice() {
+            [] => "nobody has an inotify watch there".to_owned(),
+            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
+        };
+        hide(&[Stage::Noticed], &format!("no hook tells when a queue is read; {holders}"));
+        let processes = [Stage::Signalled, Stage::Delivered, Stage::Forked, Stage::Exited];
+        if self.question.names.is_empty() {
+            hide(&processes, "no process is named; give --process NAME");
+        } else if tells == Tells::No {
+            let reason = format!("the source {name} tells nothing of processes; ebpf does");
+            hide(&processes, &reason);
+        }
+        if self.ticket.is_none() {
+            hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
+        }
+        hidden
+    }
+
+    /// The directories that the paths are in, as they are typed and as they are.
+    fn directories(&self) -> impl Iterator<Item = Identity> {
+        let paths = self.question.paths.iter();
+        paths.flat_map(|path| {
+            let real = fs::canonicalize(path).ok();
+            let parents = [Some(path.clone()), real].into_iter().flatten();
+            parents.filter_map(|it| Identity::at(it.parent()?))
+        })
+    }
+}
+
+/// The step that a deed is, where these are the places of files.
+fn step_of(deed: Deed, files: &BTreeSet<PlaceId>) -> Step {
+    let Deed { place, at, operation, who, .. } = deed;
+    let (stage, what) = if files.contains(&place) {
+        (step::of_file(operation), format!("{operation} of a file"))
+    } else {
+        (step::of_directory(operation), format!("{operation} in a directory"))
+    };
+    Step::new(at, stage, who, what)
+}
+
+/// Takes the content for that of a complete change, and gives the files that differ.
+fn complete(watched: &mut Watched) -> Vec<PathBuf> {
+    let content = watched.read();
+    let changes = content.map(|it| watched.accept(it)).unwrap_or_default();
+    watched.finish();
+    drop(watched.take_by());
+    changes
+}

@@ -1,0 +1,185 @@
+//! One update, from its first step to the last that is told of it.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::step::{Stage, Step, Who};
+use crate::clock::Boot;
+
+/// How many different steps of one update are kept: whatever comes after that is counted.
+const MOST_STEPS: usize = 256;
+
+/// A milestone that was passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Which.
+    pub(crate) stage: Stage,
+    /// When.
+    pub(crate) at: Boot,
+    /// How long after the one before it; none for the first.
+    pub(crate) took: Option<Duration>,
+    /// By whom.
+    pub(crate) who: Who,
+}
+
+/// A gap: so many records are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// When it was found.
+    pub(crate) at: Boot,
+    /// How many.
+    pub(crate) count: u64,
+    /// Why, and of which hook.
+    pub(crate) reason: String,
+}
+
+/// One update.
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    /// Its number, from 1.
+    pub(crate) number: u64,
+    /// When the first step of it was.
+    pub(crate) began: Boot,
+    /// In order.
+    pub(crate) steps: Vec<Step>,
+    /// How many more steps there were than are kept.
+    pub(crate) more: u64,
+    /// What is missing.
+    pub(crate) gaps: Vec<Gap>,
+    /// The files whose content is another.
+    pub(crate) paths: Vec<PathBuf>,
+    /// When it was complete.
+    pub(crate) settled: Option<Boot>,
+}
+
+impl Update {
+    /// Begins.
+    #[must_use]
+    pub(crate) fn new(number: u64, began: Boot) -> Self {
+        Self {
+            number,
+            began,
+            steps: Vec::new(),
+            more: 0,
+            gaps: Vec::new(),
+            paths: Vec::new(),
+            settled: None,
+        }
+    }
+
+    /// Takes in a step.
+    pub(crate) fn add(&mut self, step: Step) {
+        self.began = self.began.min(step.at);
+        // What another processor has told may come a little late.
+        let place = self.steps.iter().rposition(|it| it.at <= step.at).map_or(0, |it| it + 1);
+        if let Some(before) = place.checked_sub(1)
+            && self.steps[before].takes_in(&step)
+        {
+            return;
+        }
+        if self.steps.len() < MOST_STEPS {
+            self.steps.insert(place, step);
+        } else {
+            self.more += step.count;
+        }
+    }
+
+    /// When the last of it was.
+    #[must_use]
+    pub(crate) fn last(&self) -> Boot {
+        self.steps.iter().map(|step| step.until).fold(self.began, Boot::max)
+    }
+
+    /// The milestones that were passed, in the order of time.
+    #[must_use]
+    pub(crate) fn passed(&self) -> Vec<Passed> {
+        let mut found: BTreeMap<Stage, (Boot, &Who)> = BTreeMap::new();
+        for step in &self.steps {
+            let Some(stage) = step.stage else { continue };
+            match stage {
+                Stage::FirstWrite => {
+                    found.entry(stage).or_insert((step.at, &step.who));
+                    found.insert(Stage::LastWrite, (step.until, &step.who));
+                }
+                // The last counts of what goes on.
+                Stage::Closed | Stage::Swapped | Stage::Exited => {
+                    found.insert(stage, (step.until, &step.who));
+                }
+                _ => {
+                    found.entry(stage).or_insert((step.at, &step.who));
+                }
+            }
+        }
+        let mut passed: Vec<_> = found.into_iter().collect();
+        passed.sort_by_key(|&(stage, (at, _))| (at, stage));
+        let mut before = None;
+        let passed = passed.into_iter().map(|(stage, (at, who))| {
+            let took = before.replace(at).map(|before| at.since(before));
+            Passed { stage, at, took, who: who.clone() }
+        });
+        passed.collect()
+    }
+
+    /// From the first milestone to the last.
+    #[must_use]
+    pub(crate) fn total(passed: &[Passed]) -> Duration {
+        let ends = passed.first().zip(passed.last());
+        ends.map_or(Duration::ZERO, |(first, last)| last.at.since(first.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> Boot {
+        Boot(Duration::from_micros(micros))
+    }
+
+    fn step(micros: u64, stage: Stage, what: &str) -> Step {
+        Step::new(at(micros), Some(stage), Who::default(), what.to_owned())
+    }
+
+    #[test]
+    fn milestones_are_in_the_order_of_time() {
+        let mut update = Update::new(1, at(10));
+        for (micros, stage) in [
+            (10, Stage::FirstWrite),
+            (40, Stage::Swapped),
+            (30, Stage::FirstWrite),
+            (50, Stage::Settled),
+            (90, Stage::Exited),
+            (60, Stage::Signalled),
+            (95, Stage::Exited),
+        ] {
+            update.add(step(micros, stage, "x"));
+        }
+        let passed = update.passed();
+        let got: Vec<_> =
+            passed.iter().map(|it| (it.stage, it.at.since(update.began).as_micros())).collect();
+        let expected = [
+            (Stage::FirstWrite, 0),
+            (Stage::LastWrite, 20),
+            (Stage::Swapped, 30),
+            (Stage::Settled, 40),
+            (Stage::Signalled, 50),
+            (Stage::Exited, 85),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(passed[0].took, None);
+        assert_eq!(passed[5].took, Some(Duration::from_micros(35)));
+        assert_eq!(Update::total(&passed), Duration::from_micros(85));
+    }
+
+    #[test]
+    fn what_goes_on_is_one_step_and_what_is_too_much_is_counted() {
+        let mut update = Update::new(1, at(0));
+        for micros in 0..1000 {
+            update.add(step(micros, Stage::FirstWrite, "write"));
+        }
+        assert_eq!((update.steps.len(), update.steps[0].count), (1, 1000));
+        for micros in 1000..2000 {
+            update.add(step(micros, Stage::Opened, &micros.to_string()));
+        }
+        assert_eq!((update.steps.len(), update.more), (MOST_STEPS, 745));
+    }
+}

@@ -1,0 +1,284 @@
+//! `reload-agent trace` tells where the time of a change goes, truly and harmlessly.
+
+#![cfg(test)]
+
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
+mod support;
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{
+    agent::command,
+    kubelet::{Order, Volume, keys},
+    lines::Lines,
+    nginx::{Nginx, WORKERS, server},
+    process::Process,
+    source::Source,
+    target::Recipe,
+    time::{boot_ns, poll},
+    writer::replace,
+};
+
+/// A trace that runs.
+struct Trace {
+    process: Process,
+    said: Lines,
+}
+
+impl Trace {
+    /// Starts one, and waits until it sees what happens.
+    #[track_caller]
+    fn start(source: Source, arguments: &[&std::ffi::OsStr]) -> Self {
+        let mut command = command();
+        command.arg("trace").args(source.arguments()).args(arguments);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = Process::spawn(command);
+        let mut said = Lines::of("trace", process.stderr.take().unwrap());
+        said.until("ready", |line| line.starts_with("ready;").then_some(()));
+        Self { process, said }
+    }
+
+    /// Takes what it tells, once it has ended by itself or, if that is wanted, by a signal.
+    #[track_caller]
+    fn end(mut self, signal: Option<Signal>) -> (ExitStatus, Vec<u8>) {
+        if let Some(signal) = signal {
+            kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
+        }
+        let mut told = Vec::new();
+        self.process.stdout.take().unwrap().read_to_end(&mut told).unwrap();
+        let status = self.process.wait().unwrap();
+        drop(self.said);
+        (status, told)
+    }
+}
+
+/// The objects of `--format json`, and the summary.
+#[track_caller]
+fn objects(told: &[u8]) -> (Vec<Value>, Value) {
+    let text = str::from_utf8(told).unwrap();
+    let mut objects: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let summary = objects.pop().unwrap();
+    assert!(summary["summary"].is_object(), "{summary}");
+    (objects, summary["summary"].clone())
+}
+
+/// The moment of a stage, in nanoseconds since boot.
+#[track_caller]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive")]
+fn moment(update: &Value, stage: &str) -> u64 {
+    let stages = update["stages"].as_array().unwrap();
+    let stage = stages.iter().find(|it| it["stage"] == stage);
+    let stage = stage.unwrap_or_else(|| panic!("no such stage in {update:#}"));
+    update["boot_ns"].as_u64().unwrap() + (stage["at_us"].as_f64().unwrap() * 1e3) as u64
+}
+
+/// The stages are in the order of time, and each took what lies between it and the one before.
+#[track_caller]
+fn check_order(update: &Value) {
+    let stages = update["stages"].as_array().unwrap();
+    let times: Vec<_> = stages.iter().map(|it| it["at_us"].as_f64().unwrap()).collect();
+    for (pair, stage) in times.windows(2).zip(&stages[1..]) {
+        assert!(pair[0] <= pair[1], "{update:#}");
+        // Each is rounded to a tenth.
+        let took = stage["took_us"].as_f64().unwrap();
+        assert!((pair[1] - pair[0] - took).abs() < 0.25, "{update:#}");
+    }
+    let steps = update["steps"].as_array().unwrap();
+    assert!(steps.windows(2).all(|it| it[0]["at_us"].as_f64() <= it[1]["at_us"].as_f64()));
+}
+
+fn os(texts: &[&str]) -> Vec<std::ffi::OsString> {
+    texts.iter().map(Into::into).collect()
+}
+
+// The others tell nothing of processes.
+promise!(each_stage_is_within_the_bounds_of_the_target_s_own_clock: ebpf);
+fn each_stage_is_within_the_bounds_of_the_target_s_own_clock(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    for n in 1..=3 {
+        let arguments = os(&["--format", "json", "--process", recipe.name(), "--count", "1"]);
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        let watch = ["--watch".as_ref(), path.as_os_str()];
+        let trace = Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>());
+        let before = boot_ns();
+        replace(&path, &n.to_string());
+        let swapped = boot_ns();
+        kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
+        let sent = boot_ns();
+        let handled = target.signal();
+        assert_eq!(handled.content, n.to_string());
+        let (status, told) = trace.end(None);
+        assert!(status.success());
+        let (updates, summary) = objects(&told);
+        assert_eq!((updates.len(), &summary["updates"]), (1, &1.into()));
+        assert_eq!(summary["lost"], 0);
+
+        let update = &updates[0];
+        check_order(update);
+        assert_eq!(update["paths"], serde_json::json!([path]));
+        let swap = moment(update, "swapped");
+        assert!((before..=swapped).contains(&swap), "{swap} in {before}..{swapped}: {update:#}");
+        let signalled = moment(update, "signalled");
+        assert!((swapped..=sent).contains(&signalled), "{swapped}..{sent}: {update:#}");
+        let delivered = moment(update, "delivered");
+        let handled = handled.at_ns;
+        assert!((signalled..=handled).contains(&delivered), "before {handled}: {update:#}");
+        assert!(moment(update, "opened") >= delivered, "{update:#}");
+        let steps = update["steps"].as_array().unwrap();
+        let of = |stage: &str| steps.iter().find(|it| it["stage"] == stage).unwrap();
+        assert_eq!(of("signalled")["pid"], std::process::id());
+        assert_eq!(of("delivered")["pid"], target.pid);
+        assert_eq!(of("opened")["pid"], target.pid);
+        let what = of("signalled")["what"].as_str().unwrap();
+        assert!(what.ends_with(&format!("({}): HUP: it waits to be taken", target.pid)), "{what}");
+    }
+}
+
+promise!(a_real_nginx_is_followed_to_the_end_of_its_old_workers: ebpf);
+fn a_real_nginx_is_followed_to_the_end_of_its_old_workers(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = dir.path().join("servers");
+    fs::create_dir(&servers).unwrap();
+    let state = |n: u32| server(&servers, &format!("revision {n}"));
+    let mut volume = Volume::mount(&servers, Order::ALL[0], keys(&[("app.conf", &state(1))]));
+    let nginx = Nginx::start(&servers);
+    let workers = nginx.workers();
+    let path = servers.join("app.conf");
+    let arguments = os(&["--format", "json", "--process", nginx.name(), "--count", "1", "--watch"]);
+    let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]).collect();
+    let trace = Trace::start(source, &arguments);
+
+    volume.update(keys(&[("app.conf", &state(2))]));
+    kill_process(Pid::from_raw(nginx.pid()).unwrap(), Signal::HUP).unwrap();
+    poll("nginx serves the new revision", || nginx.get().filter(|body| body == "revision 2"));
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    let update = &updates[0];
+    check_order(update);
+    let order = ["swapped", "signalled", "delivered", "opened", "forked", "exited"];
+    let moments = order.map(|stage| moment(update, stage));
+    assert!(moments.is_sorted(), "{update:#}");
+    let steps = update["steps"].as_array().unwrap();
+    let ended = steps.iter().filter(|it| it["stage"] == "exited").count();
+    assert_eq!(ended, WORKERS, "{workers:?}: {update:#}");
+}
+
+const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];
+
+promise!(hostile_names_do_no_harm);
+fn hostile_names_do_no_harm(source: Source) {
+    for format in FORMATS {
+        let dir = tempfile::tempdir().unwrap();
+        let name: &[u8] = b"<script>alert(1)</script>\"'&\n\x1b[31m\xff\xe2\x80\xae.conf";
+        let name = name.iter().copied().filter(|&it| it != b'/').collect::<Vec<_>>();
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(&name));
+        fs::write(&path, "0").unwrap();
+        let process = PathBuf::from(dir.path()).join("<b>\n\x1b[1m");
+        fs::hard_link("/bin/dash", &process)
+            .or_else(|_| fs::copy("/bin/dash", &process).map(drop))
+            .unwrap();
+        let arguments = os(&["--format", format, "--count", "1", "--watch"]);
+        let arguments: Vec<_> =
+            arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]).collect();
+        let trace = Trace::start(source, &arguments);
+        let mut writer = Command::new(&process);
+        writer.args(["-c", "echo 1 >\"$1\"; echo 22 >\"$1\"", "sh"]).arg(&path);
+        support::process::run(&mut writer);
+        let (status, told) = trace.end(None);
+        assert!(status.success(), "{format}");
+        check_harmless(format, &told);
+    }
+}
+
+#[track_caller]
+fn check_harmless(format: &str, told: &[u8]) {
+    let text = str::from_utf8(told).expect("what is told is UTF-8");
+    assert!(text.contains("script"), "the update is told: {text}");
+    let is_fine = |it: char| it == '\n' || !it.is_control();
+    assert!(text.chars().all(is_fine), "{format}: {text:?}");
+    match format {
+        "text" => assert!(!text.contains('\u{202e}'), "{text}"),
+        "json" => drop(objects(told)),
+        "chrome" => check_chrome(told),
+        _ => {
+            assert!(!text.contains("<script"), "{text}");
+            assert!(text.contains("&lt;script&gt;"), "{text}");
+        }
+    }
+}
+
+/// Checks what the format demands of each event.
+#[track_caller]
+fn check_chrome(told: &[u8]) {
+    let trace: Value = serde_json::from_slice(told).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(!events.is_empty());
+    for event in events {
+        assert!(
+            event["name"].is_string() && event["pid"].is_i64() && event["tid"].is_u64()
+                || event["tid"].is_i64(),
+            "{event}"
+        );
+        match event["ph"].as_str().unwrap() {
+            "M" => assert!(event["args"]["name"].is_string(), "{event}"),
+            "X" => assert!(event["ts"].is_f64() && event["dur"].as_f64() >= Some(0.0), "{event}"),
+            "i" => {
+                assert!(event["ts"].is_f64() && ["g", "p"].contains(&event["s"].as_str().unwrap()));
+            }
+            other => panic!("{other}: {event}"),
+        }
+    }
+}
+
+promise!(whoever_interrupts_it_gets_the_summary);
+fn whoever_interrupts_it_gets_the_summary(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = os(&["--format", "json", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([dir.path().as_os_str()]);
+    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
+    let (status, told) = trace.end(Some(Signal::INT));
+    assert!(status.success());
+    let (updates, summary) = objects(&told);
+    assert_eq!((updates.len(), &summary["updates"]), (0, &0.into()));
+}
+
+#[test]
+fn a_mistake_is_named_with_its_remedy() {
+    let check = |arguments: &[&str], message: &str| {
+        let output = command().arg("trace").args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said, format!("reload-agent: {message}\n"), "for {arguments:?}");
+    };
+    check(
+        &[],
+        "the following required arguments were not provided:; --watch <PATH>; see `reload-agent trace \
+         --help`",
+    );
+    check(
+        &["--watch", "/dev/null"],
+        "cannot watch /dev/null: /dev/null is neither a regular file nor a directory; give --watch a \
+         file or directory that can be read",
+    );
+    check(
+        &["--watch", "/etc", "--output", "/nowhere/a"],
+        "cannot write to /nowhere/a: No such file or directory (os error 2)",
+    );
+    assert!(!Path::new("/nowhere").exists());
+}
