@@ -55,8 +55,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// How long what somebody did may come to nothing before it is forgotten.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many of such deeds are kept.
-const MOST_DEEDS: usize = 512;
+/// How many of such deeds are kept, the latest: as many as are taken at a time. Of others it is told how many
+/// there were.
+const MOST_DEEDS: usize = MOST_EVENTS;
 
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
@@ -111,10 +112,14 @@ pub struct Trace<S> {
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
+    /// How many deeds there was no room for.
+    untold: u64,
     opens: Vec<Opening>,
     /// What processes have done since, which may be a part of it.
     aside: VecDeque<Step>,
     update: Option<Update>,
+    /// When the paths were last looked at and found to be other than before.
+    looked: Boot,
     /// When the last update was over: what was before belongs to none.
     over: Boot,
     /// The processes that bear the names, and since when they are known.
@@ -171,9 +176,11 @@ impl<S: Source> Trace<S> {
             places,
             watched,
             deeds: VecDeque::new(),
+            untold: 0,
             opens: Vec::new(),
             aside: VecDeque::new(),
             update: None,
+            looked: clock::now(),
             over: clock::now(),
             living: HashMap::new(),
             first: HashSet::new(),
@@ -250,9 +257,9 @@ impl<S: Source> Trace<S> {
         if self.losses_at <= now {
             self.ask_for_losses();
         }
-        self.look(now)?;
+        let latest = self.look(now)?;
         self.sort_opens();
-        self.settle(now);
+        self.settle(now, latest);
         if self.over_at().is_some_and(|at| at <= now) {
             self.finish()?;
         }
@@ -289,6 +296,7 @@ impl<S: Source> Trace<S> {
                 let deed = Deed { place, interest, at, operation: by.operation, who };
                 if self.deeds.len() == MOST_DEEDS {
                     self.deeds.pop_front();
+                    self.untold += 1;
                 }
                 self.deeds.push_back(deed);
                 self.touch(touched);
@@ -336,7 +344,11 @@ impl<S: Source> Trace<S> {
                 let what = format!("to {whom} ({pid}): {}", step::words(&event));
                 let sender = match by {
                     Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
-                    None => Who { pid: None, comm: Some("the kernel".to_owned()), container: None },
+                    None => Who {
+                        pid: None,
+                        comm: Some("the kernel, or somebody who is not visible here".to_owned()),
+                        container: None,
+                    },
                 };
                 let stage = (!step::is_of_child(&event)).then_some(Stage::Signalled);
                 self.note_step(Step::new(at, stage, sender, what));

@@ -77,6 +77,11 @@ pub(crate) fn awaits_signals(pid: i32) -> bool {
     field(pid, "State").starts_with('S') && field(pid, "SigBlk").trim_start_matches('0').is_empty()
 }
 
+/// How much memory a process has, in KiB.
+pub(crate) fn resident_kib(pid: i32) -> u64 {
+    field(pid, "VmRSS").trim_end_matches(" kB").parse().unwrap()
+}
+
 /// What the kernel says of the first thread of a process.
 fn field(pid: i32, name: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();

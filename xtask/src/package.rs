@@ -98,6 +98,11 @@ pub(crate) const TESTS: &[Package] = &[
         why: "makes the xfs that the tests change files on",
     },
     Package {
+        name: "chromium",
+        proof: Proof::Program("chromium"),
+        why: "opens the page that a trace makes, for the tests",
+    },
+    Package {
         name: "btrfs-progs",
         proof: Proof::Program("mkfs.btrfs"),
         why: "makes the btrfs that the tests change files on",

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use super::{
     Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, Opening, TAIL, Trace,
     record::{Hidden, Record},
-    step::{self, Stage, Step, Who},
+    step::{self, Stage, Step},
     update::{Gap, Update},
     who,
 };
@@ -33,8 +33,9 @@ impl<S: Source> Trace<S> {
         }
     }
 
-    /// Looks at what something has happened to; where that is a change an update is under way.
-    pub(super) fn look(&mut self, now: Boot) -> Result<()> {
+    /// Looks at what something has happened to; where that is a change an update is under way. Gives when
+    /// the last of what has led to it was, if anything is new.
+    pub(super) fn look(&mut self, now: Boot) -> Result<Option<Boot>> {
         let touched = self.places.peek(&mut self.source, now);
         self.touch(touched);
         let before = self.file_places();
@@ -44,16 +45,31 @@ impl<S: Source> Trace<S> {
         let after = self.file_places();
         self.forget_strangers(&before, &after);
         if self.watched.values().all(|it| it.next(now) == Next::Idle) {
-            return Ok(());
+            self.adopt_late(now);
+            return Ok(None);
         }
         if self.update.as_ref().is_some_and(|it| it.settled.is_some()) {
             self.finish()?;
         }
-        self.adopt(now);
+        self.looked = clock::now();
+        let latest = self.adopt(now);
         if before != after {
             self.expect_opens();
         }
-        Ok(())
+        Ok(latest)
+    }
+
+    /// A look may be ahead of what is heard: then that is of the update that it has found.
+    fn adopt_late(&mut self, now: Boot) {
+        let Some(settled) = self.update.as_ref().and_then(|it| it.settled) else { return };
+        let later = self.deeds.iter().position(|it| it.at > self.looked);
+        let later = self.deeds.split_off(later.unwrap_or(self.deeds.len()));
+        if let Some(latest) = self.adopt(now)
+            && let Some(update) = self.update.as_mut().filter(|_| latest > settled)
+        {
+            update.settle(latest);
+        }
+        self.deeds = later;
     }
 
     /// The number of a file that was replaced is handed out again, and until its place is forgotten whoever
@@ -70,8 +86,8 @@ impl<S: Source> Trace<S> {
         self.deeds.retain(|it| it.at < gone_at || !is_gone(it.place));
     }
 
-    /// Makes steps of an update of what has led to it.
-    fn adopt(&mut self, now: Boot) {
+    /// Makes steps of an update of what has led to it, and gives when the last of that was.
+    fn adopt(&mut self, now: Boot) -> Option<Boot> {
         let files = self.file_places();
         let near: BTreeSet<_> = self.directories().filter_map(|it| self.places.of(it)).collect();
         let deeds = mem::take(&mut self.deeds).into_iter();
@@ -86,20 +102,24 @@ impl<S: Source> Trace<S> {
         };
         let steps: Vec<_> = deeds.filter(counts).map(|it| step_of(it, &files)).collect();
         let first = steps.iter().map(|it| it.at).min();
+        let latest = steps.iter().map(|it| it.at).max();
         let number = self.count + 1;
         let update = self.update.get_or_insert_with(|| Update::new(number, first.unwrap_or(now)));
         for step in steps {
             update.add(step);
         }
+        update.more += mem::take(&mut self.untold);
         for step in mem::take(&mut self.aside) {
             if step.at >= update.began {
                 update.add(step);
             }
         }
+        latest
     }
 
-    /// Notes which of the changes are complete, and reads what has become of the content.
-    pub(super) fn settle(&mut self, now: Boot) {
+    /// Notes which of the changes are complete, and reads what has become of the content. What completes one
+    /// is what has happened last, at `latest`, or else that nothing has happened for a while.
+    pub(super) fn settle(&mut self, now: Boot, latest: Option<Boot>) {
         if self.watched.values().any(|it| matches!(it.next(now), Next::Look(_))) {
             return;
         }
@@ -111,13 +131,10 @@ impl<S: Source> Trace<S> {
         if !is_under_way && paths.is_empty() {
             return;
         }
-        self.adopt(now);
+        let at = self.adopt(now).or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
-            update.settled = Some(now);
-            let what =
-                if update.paths.is_empty() { "the same content as before" } else { "new content" };
-            update.add(Step::new(now, Some(Stage::Settled), Who::default(), what.to_owned()));
+            update.settle(at);
         }
         self.expect_opens();
     }
@@ -162,6 +179,7 @@ impl<S: Source> Trace<S> {
             None => {
                 if self.aside.len() == MOST_DEEDS {
                     self.aside.pop_front();
+                    self.untold += 1;
                 }
                 self.aside.push_back(step);
             }

@@ -83,6 +83,14 @@ impl Update {
         }
     }
 
+    /// Notes that it was complete then, whatever was believed before.
+    pub(crate) fn settle(&mut self, at: Boot) {
+        self.settled = Some(at);
+        self.steps.retain(|step| step.stage != Some(Stage::Settled));
+        let what = if self.paths.is_empty() { "the same content as before" } else { "new content" };
+        self.add(Step::new(at, Some(Stage::Settled), Who::default(), what.to_owned()));
+    }
+
     /// When the last of it was.
     #[must_use]
     pub(crate) fn last(&self) -> Boot {

@@ -1,8 +1,9 @@
-//! One page that needs nothing else: no script, no network, no font.
+//! One page that needs nothing else: no script that runs, no network, no font. Its data are in it, as JSON.
 
 use std::io::{self, Write};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::json;
 
 use super::text::took;
 use crate::{
@@ -18,6 +19,7 @@ const STYLE: &str = include_str!("html/style.css");
 
 pub(super) fn write(to: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     let told = summary.told();
+    let data = serde_json::to_string(&json!({"updates": summary.slowest(), "summary": told}))?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -48,6 +50,7 @@ pub(super) fn write(to: &mut dyn Write, summary: &Summary) -> io::Result<()> {
                         @for record in summary.slowest() { (update(record)) }
                     }
                 }
+                script type="application/json" id="data" { (PreEscaped(data.replace('<', "\\u003c"))) }
             }
         }
     };
