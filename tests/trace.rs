@@ -19,11 +19,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
-    agent::{AGENT, clean, command},
+    agent::command,
     kubelet::{Order, Volume, keys},
     lines::Lines,
     nginx::{Nginx, WORKERS, server},
-    process::{Process, children_of, resident_kib},
+    process::{Process, resident_kib},
     source::Source,
     target::Recipe,
     time::{boot_ns, poll},
@@ -178,51 +178,6 @@ fn a_real_nginx_is_followed_to_the_end_of_its_old_workers(source: Source) {
     let steps = update["steps"].as_array().unwrap();
     let ended = steps.iter().filter(|it| it["stage"] == "exited").count();
     assert_eq!(ended, WORKERS, "{workers:?}: {update:#}");
-}
-
-promise!(pids_are_those_of_the_namespace: ebpf);
-fn pids_are_those_of_the_namespace(source: Source) {
-    /// The first process of the namespace starts the target, and then is the trace.
-    const SCRIPT: &str = r#""$TARGET" --read "$CONFIG" >&2 & exec "$@""#;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("app.conf");
-    fs::write(&path, "0").unwrap();
-    let recipe = Recipe::new();
-    let mut command = clean(Command::new("unshare"));
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"]);
-    command.args([AGENT, "trace", "--format", "json", "--count", "1"]).args(source.arguments());
-    command.args(["--process", recipe.name(), "--watch"]).arg(&path).stdin(Stdio::null());
-    command.env("TARGET", recipe.path()).env("CONFIG", &path);
-    let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let mut said = Lines::of("trace", process.stderr.take().unwrap());
-    let (mut inner, mut is_ready, mut is_seen) = (0, false, false);
-    said.until("all are ready", |line| {
-        if let Some(rest) = line.strip_prefix("started ") {
-            inner = rest.split(' ').next()?.parse().ok()?;
-        }
-        is_ready |= line.starts_with("ready ");
-        is_seen |= line.starts_with("ready;");
-        (is_ready && is_seen).then_some(())
-    });
-    let first = poll("the trace runs", || children_of(process.pid()).first().copied());
-    let outer = poll("the target runs", || children_of(first).first().copied());
-    assert_ne!(outer, inner, "the namespaces number it differently");
-
-    // From outside: there is no number for this process in there.
-    replace(&path, "1");
-    kill_process(Pid::from_raw(outer).unwrap(), Signal::HUP).unwrap();
-    let (status, told) = Trace { process, said }.end(None);
-    assert!(status.success());
-    let (updates, _) = objects(&told);
-    let pid_of = |stage: &str| {
-        let stages = updates[0]["stages"].as_array().unwrap();
-        let stage = stages.iter().find(|it| it["stage"] == stage);
-        stage.unwrap_or_else(|| panic!("no such stage in {:#}", updates[0]))["pid"].clone()
-    };
-    assert_eq!(pid_of("swapped"), Value::Null);
-    assert_eq!(pid_of("signalled"), Value::Null);
-    assert_eq!(pid_of("delivered"), inner);
-    assert_eq!(pid_of("opened"), inner);
 }
 
 promise!(ten_thousand_updates_take_no_more_memory_than_a_thousand: ebpf);
