@@ -2,6 +2,7 @@
 
 mod crew;
 mod deliver;
+mod feed;
 mod heritage;
 mod proof;
 mod recall;
@@ -29,13 +30,15 @@ use self::{
     work::Done,
 };
 
+pub use self::feed::{Feed, Feeder, Rules, feed};
+
 use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
     ledger::Ledger,
     places::{Index, Places, Touched},
     report::Decision,
-    rule::{Rule, Settings},
+    rule::Settings,
     source::Source,
     target::Procfs,
     telemetry::{Health, Probes, Readiness, Teller},
@@ -60,6 +63,8 @@ pub struct Agent<S> {
     reloaders: BTreeMap<RuleId, Reloader>,
     /// The one that is about the rules themselves, if they come from a file.
     rules_file: Option<RuleId>,
+    /// Where rules come from while it runs.
+    feed: Feed,
     /// Why the rules in it are not heeded, if so.
     rules_fault: Option<String>,
     /// Whether the operator wants to be told what they are, although they may be the same.
@@ -109,13 +114,17 @@ impl<S: Source> Agent<S> {
     pub fn new(
         source: S,
         witness: Witness,
-        rules: Vec<Rule>,
+        rules: Rules,
         settings: Settings,
         outlets: Outlets,
     ) -> Result<Self> {
         let now = clock::now();
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
+        let (rules, feed) = match rules {
+            Rules::Given(rules) => (rules, Feed::none()),
+            Rules::Fed(feed) => (Vec::new(), feed),
+        };
         let mut agent = Self {
             source,
             told_source: None,
@@ -126,6 +135,7 @@ impl<S: Source> Agent<S> {
             places: Places::new(),
             reloaders: BTreeMap::new(),
             rules_file: None,
+            feed,
             rules_fault: None,
             is_asked_for_rules: false,
             owners: HashMap::new(),
@@ -160,11 +170,7 @@ impl<S: Source> Agent<S> {
         // Whoever reads that it is ready may ask.
         self.tell_of_readiness();
         self.tell_of_source(started);
-        self.tell_of_obstacles();
-        self.tell_of_all_unreadable();
-        self.tell_of_pins();
-        self.tell_of_checks();
-        self.tell_whether_anybody_is_there();
+        self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
         loop {
             let deadline = self.step()?;
@@ -188,6 +194,7 @@ impl<S: Source> Agent<S> {
                     }
                 }
                 Some(opened) = self.witness.next() => self.opened(&opened),
+                rules = self.feed.next() => self.adopt(&rules, started),
                 probe = self.outlets.probes.next() => probe.answer(self.health()),
                 () = pause => {}
             }
@@ -197,6 +204,7 @@ impl<S: Source> Agent<S> {
     /// Looks at everything, as the operator wants, and at the rules first of all.
     fn hang_up(&mut self) {
         self.reconcile_at = clock::now();
+        self.feed.ask_anew();
         if self.rules_file.is_some() {
             self.is_asked_for_rules = true;
         } else {

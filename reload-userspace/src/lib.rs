@@ -56,6 +56,8 @@ pub mod cli;
 
 pub mod trace;
 
+pub mod node;
+
 pub mod doctor;
 
 pub mod explain;

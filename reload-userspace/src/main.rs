@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
     num::NonZeroU64,
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -13,27 +14,28 @@ use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nix::unistd::Pid;
 use reload_userspace::{
-    agent::{Agent, Outlets},
+    agent::{Agent, Outlets, Rules, feed},
     child,
     cli::{
-        self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice,
-        TraceArgs, TraceFormat,
+        self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, NodeArgs, RunArgs,
+        SourceChoice, TraceArgs, TraceFormat,
     },
     clock,
     doctor::{self, Question},
     event::SourceName,
     explain::explain,
+    node::{self, Node, Nudging},
     report::{Decision, Log, one_line},
     rights::Rights,
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder, Purpose},
     sys,
     target::Target,
-    telemetry::{Metrics, Probes, Readiness, Server, Teller},
+    telemetry::{Metrics, Probes, Readiness, Server, Teller, herald},
     trace::{self, Trace},
     witness::Witness,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     sys::limit::raise_open_files();
     let done = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Node(args) => node(&args),
         Command::Trace(args) => trace(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),
         Command::Inside(args) => return inside(args).unwrap_or_else(|error| fail(&error)),
@@ -77,7 +80,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        complain("say what to do: run, trace or doctor; see `reload-agent --help`");
+        complain("say what to do: run, node, trace or doctor; see `reload-agent --help`");
         return ExitCode::from(USAGE);
     }
     let text = error.render().to_string();
@@ -93,7 +96,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         _ => said,
     };
     let command =
-        env::args().nth(1).filter(|word| ["run", "trace", "doctor"].contains(&word.as_str()));
+        env::args().nth(1).filter(|word| ["run", "node", "trace", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
@@ -135,30 +138,50 @@ async fn run(args: &RunArgs) -> Result<()> {
     let choice = choice(args.source);
     let rights = Rights::of(&rules, &settings, choice);
     heed(rights.give_up_to_open());
-    let unknown = unknown_variables();
-    if !unknown.is_empty() {
-        let unknown = unknown.join(", ");
-        let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
-        log.tell(&Decision::Warning { rule: None, reason });
-    }
+    tell_of_unknown_variables(log);
 
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
-
+    let (stop, hangup) = (asked_to_stop()?, hangup()?);
     let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
     let mut source = Ladder::open(choice, Purpose::Reload, log.level == LogLevel::Debug)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     // Whatever is started from here on is started without.
     heed(rights.give_up_to_work());
     let outlets = outlets(server, log)?;
+    let rules = Rules::Given(rules);
     Agent::new(source, witness, rules, settings, outlets)?.run(started, stop, hangup).await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn node(args: &NodeArgs) -> Result<()> {
+    let NodeArgs { node_name, kubelet_dir, nudge, run } = args;
+    let started = clock::now();
+    let log = Log { format: run.log_format, level: run.log_level };
+    let (settings, defaults) = Settings::of_node(run)?;
+    diagnose(log);
+    let choice = choice(run.source);
+    let rights = Rights::of(&[], &settings, choice);
+    heed(rights.give_up_to_open());
+    tell_of_unknown_variables(log);
+    let (stop, hangup) = (asked_to_stop()?, hangup()?);
+    let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
+    let mut source = Ladder::open(choice, Purpose::Reload, log.level == LogLevel::Debug)?;
+    let witness = Witness::open(rights.wants_witness(), &mut source);
+    heed(rights.give_up_to_work());
+    let mut outlets = outlets(server, log)?;
+    let (feeder, feed) = feed();
+    let (herald, heard) = herald();
+    let question = node::Question {
+        name: node_name.clone(),
+        kubelet_dir: kubelet_dir.clone(),
+        nudge: if *nudge { Nudging::On } else { Nudging::Off },
+        file: settings.origin.file().map(Path::to_owned),
+        defaults,
+    };
+    let node = Node::new(question, feeder, heard, outlets.teller.clone())?;
+    outlets.teller.herald = Some(herald);
+    let agent = Agent::new(source, witness, Rules::Fed(feed), settings, outlets)?;
+    node.start().context("cannot start the thread that looks after the pods")?;
+    agent.run(started, stop, hangup).await
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -185,14 +208,7 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         TraceFormat::Chrome => trace::Format::Chrome,
         TraceFormat::Html => trace::Format::Html,
     };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = asked_to_stop()?;
     let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     heed(rights.give_up_to_work());
@@ -203,7 +219,36 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         drop(writeln!(io::stderr(), "{}", one_line(&line)));
     }
     drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
-    trace.run(stop).await
+    trace.run(async {
+        stop.await;
+    })
+    .await
+}
+
+/// Tells of variables that are none of its options.
+fn tell_of_unknown_variables(log: Log) {
+    let unknown = unknown_variables();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
+        log.tell(&Decision::Warning { rule: None, reason });
+    }
+}
+
+/// Waits until the agent is asked to stop, and says how.
+fn asked_to_stop() -> Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn hangup() -> Result<Signal> {
+    signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
 }
 
 /// Tells that the agent has more rights than it needs.
@@ -217,13 +262,14 @@ fn heed(given_up: io::Result<()>) {
 fn outlets(server: Option<Server>, log: Log) -> Result<Outlets> {
     let readiness = Readiness::default();
     let Some(server) = server else {
-        let teller = Teller { log, metrics: None };
+        let teller = Teller { log, metrics: None, herald: None };
         return Ok(Outlets { teller, probes: Probes::none(), listen: None, readiness });
     };
     let metrics = Arc::new(Metrics::new());
     let listen = Some(server.address());
     let probes = server.start(Arc::clone(&metrics), readiness.clone())?;
-    Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, listen, readiness })
+    let teller = Teller { log, metrics: Some(metrics), herald: None };
+    Ok(Outlets { teller, probes, listen, readiness })
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {

@@ -21,7 +21,7 @@ pub use disposition::Disposition;
 pub use held::{Held, Sent};
 pub use pid_file::PidFileFault;
 pub use procfs::{Child, Procfs};
-pub use selector::{By, Selector, Which};
+pub use selector::{By, ContainerId, PodUid, Scope, Selector, Which};
 
 /// One process, for its whole life and no longer.
 ///

@@ -61,6 +61,10 @@ impl<S: Source> Agent<S> {
         for Trouble { source, reason } in self.source.troubles() {
             self.teller.tell(&Decision::Degraded { source, reason });
         }
+        // It is not ready as long as nobody has said what for.
+        if self.feed.is_awaited() {
+            return;
+        }
         let source = self.source.name();
         if self.told_source.replace(source) != Some(source) {
             self.teller.tell(&Decision::Ready {
@@ -91,7 +95,14 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_of_readiness(&self) {
         let missing =
             self.watches().filter_map(|watched| watched.obstacle().map(ToString::to_string));
-        self.outlets.readiness.set(missing.collect());
+        self.outlets.readiness.set(if self.feed.is_awaited() {
+            vec!["which pods there are is not known yet".to_owned()]
+        } else if self.feed.is_used() {
+            // What a pod lacks is the pod's concern.
+            Vec::new()
+        } else {
+            missing.collect()
+        });
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
             let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
@@ -176,6 +187,10 @@ impl<S: Source> Agent<S> {
 
     /// Tells of mounts through which changes cannot be seen, or not any more.
     pub(super) fn tell_of_pins(&mut self) {
+        if self.feed.is_used() {
+            // Volumes as the kubelet has them cannot be pinned; how a pod mounts them, its spec says.
+            return;
+        }
         let files = self.watches().flat_map(|watched| watched.content().paths());
         let paths = self.reloaders.values().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {

@@ -65,7 +65,11 @@ pub(super) fn paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, 
 }
 
 /// Reads a duration of a file with rules.
-pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+///
+/// # Errors
+///
+/// Fails where it is none.
+pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     let wrong = |remedy| D::Error::custom(format!("{text:?} is no duration; {remedy}"));
     Ok(Some(span(&text).map_err(wrong)?))

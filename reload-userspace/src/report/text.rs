@@ -13,7 +13,8 @@ const QUOTED: &str = "\n    | ";
 
 /// A decision in words, on one line whatever the names in it. What a command has written in several
 /// lines follows below.
-pub(super) fn sentence(decision: &Decision) -> String {
+#[must_use]
+pub fn sentence(decision: &Decision) -> String {
     match decision {
         Decision::Refused { detail: Some(said), .. } | Decision::Failed { reason: said, .. }
             if said.contains('\n') =>
@@ -103,6 +104,10 @@ fn words(decision: &Decision) -> String {
             };
             format!("{rule}: {failure}{reason}; {}", again(*retry))
         }
+        Decision::Adopted { rule, process, watches } => {
+            format!("{rule}: adopted: reloads {process} when these change: {}", watches.join(", "))
+        }
+        Decision::Released { rule } => format!("{rule}: released"),
         Decision::Degraded { source, reason } => format!("source {source}: {reason}"),
         Decision::Lost { source, reason, hook, count } => format!(
             "source {source}: {count} events lost at {hook}: {reason}; looking at everything again"

@@ -9,7 +9,32 @@ pub struct Selector {
     pub by: By,
     /// Which of those.
     pub which: Which,
+    /// Among whom.
+    pub scope: Scope,
 }
+
+/// STUB
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// a
+    #[default]
+    Anywhere,
+    /// b
+    Pod { /// a
+        uid: PodUid, /// b
+        containers: Option<std::collections::BTreeSet<ContainerId>> },
+}
+
+/// STUB
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodUid(String);
+/// STUB
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId(String);
+impl std::str::FromStr for PodUid { type Err = String; fn from_str(s: &str) -> Result<Self, String> { Ok(Self(s.to_owned())) } }
+impl std::fmt::Display for PodUid { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(&self.0) } }
+impl std::str::FromStr for ContainerId { type Err = String; fn from_str(s: &str) -> Result<Self, String> { Ok(Self(s.rsplit_once("//").map_or(s, |it| it.1).to_owned())) } }
+
 
 /// What a process is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +69,7 @@ impl Selector {
     /// The topmost processes of that name.
     #[must_use]
     pub fn process(name: &str) -> Self {
-        Self { by: By::Process(name.to_owned()), which: Which::Topmost }
+        Self { by: By::Process(name.to_owned()), which: Which::Topmost, scope: Scope::Anywhere }
     }
 
     /// The name by which starts and ends of such processes are announced, or `None` where they have

@@ -1,0 +1,167 @@
+//! What the agent knows of a pod: little, for there are hundreds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{self as api, ObjectReference};
+
+use crate::{
+    rule::ANNOTATION,
+    target::{ContainerId, PodUid},
+};
+
+/// Where the token of a service account is mounted, which is renewed all the time.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pod {
+    /// What tells it from all others that ever were.
+    pub(super) uid: PodUid,
+    /// What the API calls it by, which for the pod of a file on the node is another.
+    pub(super) api_uid: String,
+    /// Its namespace.
+    pub(super) namespace: String,
+    /// Its name.
+    pub(super) name: String,
+    /// Its labels.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Its annotations for the agent, by what comes after `reload-agent.dev/`.
+    pub(super) annotations: BTreeMap<String, String>,
+    /// Its volumes that the kubelet updates, in the order of the spec.
+    pub(super) volumes: Vec<Volume>,
+    /// Its containers by name, and how the runtime calls those that there are.
+    pub(super) containers: BTreeMap<String, Option<ContainerId>>,
+    /// Whether its containers run or are to.
+    pub(super) is_alive: bool,
+}
+
+/// A volume that the kubelet updates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Volume {
+    /// Its name.
+    pub(super) name: String,
+    /// What the kubelet calls the kind of it, in the name of a directory.
+    pub(super) plugin: &'static str,
+    /// What it is made of.
+    pub(super) objects: BTreeSet<Object>,
+    /// Whether it is there for the token of the service account, which nobody has asked for.
+    pub(super) is_token: bool,
+    /// The containers that mount a part of it, which is never updated.
+    pub(super) sub_paths: BTreeSet<String>,
+}
+
+/// What a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Object {
+    /// The `ConfigMap` of that name.
+    ConfigMap(String),
+    /// The `Secret` of that name.
+    Secret(String),
+}
+
+impl Pod {
+    /// What matters of a pod, or `None` where it is not one that can run.
+    pub(super) fn of(pod: &api::Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let meta = &pod.metadata;
+        // The kubelet calls the pod of a file after the hash of it, and not after what stands for it here.
+        let annotations = meta.annotations.iter().flatten();
+        let hash = annotations.clone().find(|(key, _)| *key == "kubernetes.io/config.hash");
+        let uid = hash.map(|(_, hash)| hash).or(meta.uid.as_ref())?.parse().ok()?;
+        let annotations = annotations.filter_map(|(key, value)| {
+            Some((key.strip_prefix(ANNOTATION)?.to_owned(), value.clone()))
+        });
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+        let mut pod = Self {
+            uid,
+            api_uid: meta.uid.clone()?,
+            namespace: meta.namespace.clone()?,
+            name: meta.name.clone()?,
+            labels: meta.labels.clone().unwrap_or_default().into_iter().collect(),
+            annotations: annotations.collect(),
+            volumes: spec.volumes.iter().flatten().filter_map(|it| Volume::of(it, spec)).collect(),
+            containers: spec.containers.iter().map(|it| (it.name.clone(), None)).collect(),
+            // Whoever is about to be ended needs no reload.
+            is_alive: !is_over && meta.deletion_timestamp.is_none(),
+        };
+        // A sidecar of the new kind is an init container that goes on.
+        let sidecars = spec.init_containers.iter().flatten();
+        let sidecars = sidecars.filter(|it| it.restart_policy.as_deref() == Some("Always"));
+        pod.containers.extend(sidecars.map(|it| (it.name.clone(), None)));
+        let statuses = status.into_iter().flat_map(|status| {
+            let both = [&status.container_statuses, &status.init_container_statuses];
+            both.into_iter().flatten().flatten()
+        });
+        for status in statuses {
+            let id = status.container_id.as_deref().and_then(|id| id.parse().ok());
+            if let Some(known) = pod.containers.get_mut(&status.name) {
+                *known = id;
+            }
+        }
+        Some(pod)
+    }
+
+    /// Whether it is made by a file on the node, so that no change of what stands for it here matters.
+    pub(super) fn is_static(&self) -> bool {
+        self.api_uid != self.uid.to_string()
+    }
+
+    /// How it is called in logs and metrics.
+    pub(super) fn called(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// How Kubernetes refers to it.
+    pub(super) fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.api_uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+impl Volume {
+    /// The volume if it is of a kind that the kubelet updates.
+    fn of(volume: &api::Volume, spec: &api::PodSpec) -> Option<Self> {
+        let config_map = |name: &str| Object::ConfigMap(name.to_owned());
+        let secret = |name: &str| Object::Secret(name.to_owned());
+        let mut is_token = false;
+        let mut objects = BTreeSet::new();
+        let plugin = if let Some(it) = &volume.config_map {
+            objects.insert(config_map(&it.name));
+            "configmap"
+        } else if let Some(it) = &volume.secret {
+            objects.extend(it.secret_name.as_deref().map(secret));
+            "secret"
+        } else if let Some(it) = &volume.projected {
+            for source in it.sources.iter().flatten() {
+                is_token |= source.service_account_token.is_some();
+                objects.extend(source.config_map.iter().map(|it| config_map(&it.name)));
+                objects.extend(source.secret.iter().map(|it| secret(&it.name)));
+            }
+            "projected"
+        } else if volume.downward_api.is_some() {
+            "downward-api"
+        } else {
+            return None;
+        };
+        let mut sub_paths = BTreeSet::new();
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            let mounts = container.volume_mounts.iter().flatten();
+            for mount in mounts.filter(|it| it.name == volume.name) {
+                is_token |= mount.mount_path.trim_end_matches('/') == TOKEN;
+                let is_part = |path: &Option<String>| path.as_ref().is_some_and(|it| !it.is_empty());
+                if is_part(&mount.sub_path) || is_part(&mount.sub_path_expr) {
+                    sub_paths.insert(container.name.clone());
+                }
+            }
+        }
+        Some(Self { name: volume.name.clone(), plugin, objects, is_token, sub_paths })
+    }
+}
