@@ -158,3 +158,171 @@ fn chain(error: RuleError) -> String {
 pub(super) fn is_kubelet_dir(path: &Path) -> bool {
     path.join("pods").is_dir()
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1 as api;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const UID: &str = "1c5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b11";
+
+    fn pod(annotations: &Value) -> api::Pod {
+        let mounts = json!([
+            { "name": "conf", "mountPath": "/etc/nginx" },
+            { "name": "one", "mountPath": "/etc/one.conf", "subPath": "one.conf" },
+            { "name": "old-token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount" },
+        ]);
+        let id = format!("containerd://{}", "ab".repeat(32));
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "web", "namespace": "shop", "uid": UID, "annotations": annotations,
+                "labels": { "app": "web" },
+            },
+            "spec": {
+                "containers": [
+                    { "name": "nginx", "volumeMounts": mounts },
+                    { "name": "other" },
+                ],
+                "volumes": [
+                    { "name": "conf", "configMap": { "name": "web" } },
+                    { "name": "one", "secret": { "secretName": "one" } },
+                    { "name": "all", "projected": { "sources": [
+                        { "configMap": { "name": "a" } }, { "secret": { "name": "b" } },
+                    ] } },
+                    { "name": "labels", "downwardAPI": {} },
+                    { "name": "scratch", "emptyDir": {} },
+                    { "name": "kube-api-access-x", "projected": { "sources": [
+                        { "serviceAccountToken": { "path": "token" } },
+                    ] } },
+                    { "name": "old-token", "secret": { "secretName": "default-token-x" } },
+                ],
+            },
+            "status": {
+                "phase": "Running",
+                "containerStatuses": [{
+                    "name": "nginx", "containerID": id, "image": "", "imageID": "",
+                    "ready": true, "restartCount": 0,
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn basis(file: NodeFile) -> Basis {
+        Basis { kubelet_dir: "/k".into(), defaults: RuleArgs::default(), file }
+    }
+
+    fn outcome(annotations: &Value) -> Outcome {
+        basis(NodeFile::default()).rules(&Pod::of(&pod(annotations)).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_watched_in_all_its_volumes_but_that_of_its_token() {
+        let outcome = outcome(&json!({ "reload-agent.dev/process": "nginx", "other.dev/x": "" }));
+        assert_eq!(outcome.faults, [""; 0]);
+        let rule = &outcome.rules[0];
+        let volumes = PathBuf::from(format!("/k/pods/{UID}/volumes"));
+        let expected = [
+            "kubernetes.io~configmap/conf",
+            "kubernetes.io~secret/one",
+            "kubernetes.io~projected/all",
+            "kubernetes.io~downward-api/labels",
+        ];
+        assert_eq!(rule.watches(), expected.map(|volume| volumes.join(volume)));
+        let scope = Scope::Pod { uid: UID.parse().unwrap(), containers: None };
+        assert_eq!(rule.selector().unwrap().scope, scope);
+        assert_eq!(
+            outcome.warnings,
+            ["the volume one is mounted into the container nginx with subPath, and the kubelet never \
+              updates that: mount the whole volume"]
+        );
+    }
+
+    #[test]
+    fn volumes_and_a_container_can_be_named() {
+        let outcome = outcome(&json!({
+            "reload-agent.dev/process": "nginx",
+            "reload-agent.dev/volumes": "conf, kube-api-access-x",
+            "reload-agent.dev/container": "nginx",
+        }));
+        let rule = &outcome.rules[0];
+        assert_eq!(rule.watches().len(), 2);
+        let Scope::Pod { containers: Some(containers), .. } = &rule.selector().unwrap().scope else {
+            panic!("not within a container: {rule:?}");
+        };
+        assert_eq!(containers.len(), 1);
+        // One that does not run yet: until it does nobody is meant.
+        let outcome = self::outcome(&json!({
+            "reload-agent.dev/process": "nginx", "reload-agent.dev/container": "other",
+        }));
+        let Scope::Pod { containers, .. } = &outcome.rules[0].selector().unwrap().scope else {
+            panic!("not within a pod");
+        };
+        assert_eq!(containers.as_ref().map(BTreeSet::len), Some(0));
+    }
+
+    #[test]
+    fn what_the_pod_has_not_got_is_refused_by_name() {
+        fn check(annotation: &str, expected: &str) {
+            let mut said = json!({ "reload-agent.dev/process": "nginx" });
+            let (name, value) = annotation.split_once('=').unwrap();
+            said[format!("reload-agent.dev/{name}")] = value.into();
+            let outcome = outcome(&said);
+            assert_eq!((outcome.rules.len(), outcome.faults), (0, vec![expected.to_owned()]));
+        }
+        check(
+            "volumes=conf,scratch",
+            "reload-agent.dev/volumes \"scratch\": the pod has no such configMap, secret, projected or \
+             downwardAPI volume; it has conf, one, all, labels, kube-api-access-x, old-token",
+        );
+        check(
+            "container=ngnix",
+            "reload-agent.dev/container \"ngnix\": the pod has no such container; it has nginx, other",
+        );
+    }
+
+    #[test]
+    fn one_bad_rule_of_a_list_leaves_the_others() {
+        let list = "[{process: nginx}, {process: a/b}, {name: c, process: c, volumes: [nope]}]";
+        let outcome = outcome(&json!({ "reload-agent.dev/rules": list }));
+        let names: Vec<_> = outcome.rules.iter().map(Rule::name).collect();
+        assert_eq!(names, ["shop/web/nginx"]);
+        assert_eq!(outcome.faults.len(), 2);
+        assert!(outcome.faults[0].starts_with("rule a/b: process \"a/b\" has a slash"), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_pod_that_says_nothing_is_what_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        let text = "rules: [{pods: {labels: {app: web}}, process: nginx, volumes: conf}]";
+        std::fs::write(&path, text).unwrap();
+        let basis = basis(crate::rule::read_node_file(&path).unwrap());
+        let rules = |annotations| basis.rules(&Pod::of(&pod(&annotations)).unwrap()).rules;
+        assert_eq!(rules(json!({}))[0].name(), "shop/web/nginx");
+        let own = rules(json!({ "reload-agent.dev/process": "other" }));
+        assert_eq!((own.len(), own[0].name()), (1, "shop/web"));
+    }
+
+    #[test]
+    fn a_pod_that_ends_has_no_rules() {
+        let mut ending = pod(&json!({ "reload-agent.dev/process": "nginx" }));
+        ending.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+        let outcome = basis(NodeFile::default()).rules(&Pod::of(&ending).unwrap());
+        assert_eq!(outcome, Outcome::default());
+    }
+
+    #[test]
+    fn the_pod_of_a_file_on_the_node_is_called_after_the_file() {
+        let hash = "0123456789abcdef0123456789abcdef";
+        let pod = pod(&json!({
+            "reload-agent.dev/process": "nginx", "kubernetes.io/config.hash": hash,
+        }));
+        let pod = Pod::of(&pod).unwrap();
+        assert!(pod.is_static());
+        let outcome = basis(NodeFile::default()).rules(&pod);
+        assert!(outcome.rules[0].watches()[0].starts_with(format!("/k/pods/{hash}")));
+    }
+}

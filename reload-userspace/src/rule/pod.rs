@@ -327,3 +327,138 @@ impl PodSelector {
             && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::Action;
+
+    fn annotations(said: &[(&str, &str)]) -> BTreeMap<String, String> {
+        said.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn rules(said: &[(&str, &str)]) -> Result<Vec<Rule>, String> {
+        let chain = |error| format!("{:#}", anyhow::Error::new(error));
+        let rules = PodRule::of_annotations(&annotations(said)).map_err(chain)?;
+        let volumes = || vec![PathBuf::from("/v")];
+        let made = rules.iter().map(|rule| {
+            Rule::of_pod("shop/web", rule, volumes(), Scope::Anywhere, &RuleArgs::default())
+        });
+        made.collect::<Result<_, _>>().map_err(chain)
+    }
+
+    #[test]
+    fn a_pod_that_says_nothing_has_no_rule() {
+        assert_eq!(rules(&[]), Ok(Vec::new()));
+        assert_eq!(rules(&[("nudged", "2026-01-01T00:00:00Z")]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn annotations_make_one_rule_of_the_pod() {
+        let said = [("process", "nginx"), ("signal", "USR1"), ("check", "nginx -t"), ("nudged", "")];
+        let rule = rules(&said).unwrap().remove(0);
+        assert_eq!(rule.name(), "shop/web");
+        assert_eq!(rule.reach(), Reach::Beneath);
+        assert_eq!(rule.actions().iter().map(Action::to_string).collect::<Vec<_>>(), ["signal USR1"]);
+        assert_eq!(rule.check().unwrap().place, crate::rule::CheckIn::Target);
+        let rule = rules(&[("process", "app"), ("action", "restart")]).unwrap().remove(0);
+        assert_eq!(rule.actions(), [Action::Restart]);
+    }
+
+    #[test]
+    fn a_list_makes_several() {
+        let list = "- process: nginx\n  check: [nginx, -t]\n- {name: log, process: fluentd, signal: USR1}";
+        let rules = rules(&[("rules", list)]).unwrap();
+        let names: Vec<_> = rules.iter().map(Rule::name).collect();
+        assert_eq!(names, ["shop/web/nginx", "shop/web/log"]);
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_remedy() {
+        #[track_caller]
+        fn check(said: &[(&str, &str)], expected: &str) {
+            assert_eq!(rules(said).unwrap_err(), expected, "for {said:?}");
+        }
+        check(
+            &[("signal", "HUP")],
+            "there is nobody to reload; set reload-agent.dev/process",
+        );
+        check(
+            &[("proces", "nginx")],
+            "there is no annotation reload-agent.dev/proces; the annotations are \
+             reload-agent.dev/process, reload-agent.dev/signal, reload-agent.dev/container, \
+             reload-agent.dev/volumes, reload-agent.dev/check, reload-agent.dev/action, \
+             reload-agent.dev/rules",
+        );
+        check(
+            &[("process", "/usr/sbin/nginx")],
+            "reload-agent.dev/process \"/usr/sbin/nginx\" has a slash in it; give the name without \
+             its directories",
+        );
+        check(
+            &[("process", "a"), ("signal", "HUPP")],
+            "reload-agent.dev/signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or \
+             RTMIN+3, or a number from 1 to 64",
+        );
+        check(
+            &[("process", "a"), ("action", "exec")],
+            "reload-agent.dev/action \"exec\" is no action; give signal or restart",
+        );
+        check(
+            &[("process", "a"), ("signal", "HUP"), ("action", "restart")],
+            "reload-agent.dev/signal and reload-agent.dev/action both say what to do; give one of \
+             them",
+        );
+        check(
+            &[("process", "a"), ("rules", "[]")],
+            "reload-agent.dev/rules and reload-agent.dev/process both say what to do; give one of \
+             them",
+        );
+        check(&[("rules", "[]")], "reload-agent.dev/rules is empty; give a list of rules");
+        check(
+            &[("rules", "[{process: a}, {process: a}]")],
+            "two rules of the pod are called \"a\"; give each its own with `name:`",
+        );
+        check(
+            &[("rules", "[{process: a, pods: {}}]")],
+            "`pods` is for the node's file; the annotation of a pod is about that pod",
+        );
+        // Nothing that would be done by the agent, or on the node.
+        for key in ["exec", "post", "watch", "pidFile", "exe", "checkIn"] {
+            let said = rules(&[("rules", &format!("[{{process: a, {key}: b}}]"))]).unwrap_err();
+            assert!(said.contains(&format!("there is no key {key:?}")), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_file_says_for_which_pods_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let shown = path.display().to_string();
+            read_node_file(&path)
+                .map_err(|error| format!("{:#}", anyhow::Error::new(error)).replace(&shown, "FILE"))
+        };
+        let file = read(
+            "rules:\n- pods: {namespace: shop, name: web-*, labels: {app: web}}\n  process: nginx",
+        );
+        let file = file.unwrap();
+        let (pods, rule) = &file.rules[0];
+        assert_eq!(rule.said.process.as_deref(), Some("nginx"));
+        let labels = |pairs: &[(&str, &str)]| annotations(pairs);
+        assert!(pods.means("shop", "web-1", &labels(&[("app", "web"), ("x", "y")])));
+        assert!(!pods.means("shop", "web", &labels(&[("app", "web")])));
+        assert!(!pods.means("other", "web-1", &labels(&[("app", "web")])));
+        assert!(!pods.means("shop", "web-1", &labels(&[("app", "api")])));
+
+        let missing = read("rules:\n- process: nginx").unwrap_err();
+        assert_eq!(
+            missing,
+            "FILE:2:3: rule nginx: it does not say for which pods it is; say `pods: {namespace: \
+             NAME, labels: {KEY: VALUE}}`, or `pods: {}` for all"
+        );
+        assert!(read("rules:\n- {pods: {}, process: nginx}").is_ok());
+        assert!(read("rules: []").unwrap_err().starts_with("there are no rules in FILE"));
+    }
+}

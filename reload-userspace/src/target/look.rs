@@ -11,7 +11,7 @@ use std::{
 use nix::unistd::Pid;
 
 use super::{
-    By, Procfs, Selector, Target, TargetError,
+    By, Procfs, Scope, Selector, Target, TargetError,
     pid_file::{Entry, is_missing},
     procfs::{if_there, read},
     stat::Stat,
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn selector(by: By) -> Selector {
-        Selector { by, which: Which::Topmost }
+        Selector { by, which: Which::Topmost, scope: Scope::Anywhere }
     }
 
     fn matches(machine: &Machine, pid: i32, by: By) -> bool {
