@@ -273,7 +273,8 @@ impl Node {
             }
             Err(error) => {
                 self.listed = None;
-                self.fails("pods", "cannot watch the pods of the node, and known rules stay", error);
+                let sentence = "cannot watch the pods of the node, and known rules stay";
+                self.fails("pods", sentence, &watch_words(&error));
             }
         }
     }
@@ -355,7 +356,7 @@ impl Node {
                     objects::Kind::ConfigMap => "cannot watch ConfigMaps to nudge their pods",
                     objects::Kind::Secret => "cannot watch Secrets to nudge their pods",
                 };
-                self.fails(kind.plural(), what, error);
+                self.fails(kind.plural(), what, &watch_words(&error));
             }
         }
     }
@@ -405,7 +406,7 @@ impl Node {
     fn called(&mut self, called: Option<Called>) {
         match called {
             Some(Called { what, fault: None, .. }) => self.works(what),
-            Some(Called { what, sentence, fault: Some(error) }) => self.fails(what, sentence, error),
+            Some(Called { what, sentence, fault: Some(fault) }) => self.fails(what, sentence, &fault),
             None => {}
         }
     }
@@ -439,11 +440,8 @@ impl Node {
     }
 
     /// Tells that something does not work, until it has worked again.
-    fn fails(&mut self, what: &'static str, sentence: &str, error: impl Into<anyhow::Error>) {
-        if self.told.insert(what) {
-            let reason = format!("{sentence}: {:#}", error.into());
-            self.teller.tell(&Decision::Warning { rule: None, reason });
-        }
+    fn fails(&mut self, what: &'static str, sentence: &str, fault: &str) {
+        self.says(what, &format!("{sentence}: {fault}"));
     }
 
     fn says(&mut self, what: &'static str, sentence: &str) {
@@ -451,6 +449,17 @@ impl Node {
             let reason = sentence.to_owned();
             self.teller.tell(&Decision::Warning { rule: None, reason });
         }
+    }
+}
+
+/// What is wrong with a watch, in the server's own words where it has answered.
+fn watch_words(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => call::words(error),
+        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
 }
 

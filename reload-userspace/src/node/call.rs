@@ -30,7 +30,27 @@ pub(super) struct Outcome {
     /// What to say of it if it went wrong.
     pub(super) sentence: &'static str,
     /// What went wrong, if anything did.
-    pub(super) fault: Option<kube::Error>,
+    pub(super) fault: Option<String>,
+}
+
+/// What went wrong with a call, in the server's own words where it has answered.
+pub(super) fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => {
+            let mut words = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(cause) = source {
+                // Some say their cause themselves.
+                let cause_words = cause.to_string();
+                if !words.contains(&cause_words) {
+                    words = format!("{words}: {cause_words}");
+                }
+                source = cause.source();
+            }
+            words
+        }
+    }
 }
 
 /// Tells of something that is about a pod.
@@ -41,15 +61,16 @@ pub(super) async fn publish(
     notice: Notice,
 ) -> Outcome {
     let namespace = pod.namespace.clone().unwrap_or_default();
+    let now = Timestamp::now();
     let event = Event {
         metadata: ObjectMeta {
-            // A name that no other has, which belongs to the pod's.
-            generate_name: pod.name.as_ref().map(|name| format!("{name}.")),
+            // As the kubelet calls its own: the pod's name, and what no other has.
+            name: pod.name.as_ref().map(|name| format!("{name}.{:x}", now.as_nanosecond())),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
         action: Some("Reload".to_owned()),
-        event_time: Some(MicroTime(Timestamp::now())),
+        event_time: Some(MicroTime(now)),
         note: Some(notice.note),
         reason: Some(notice.reason.to_owned()),
         regarding: Some(pod),
@@ -63,7 +84,7 @@ pub(super) async fn publish(
     Outcome {
         what: "events",
         sentence: "cannot tell of it as an Event; grant create on events of events.k8s.io",
-        fault: created.err().filter(|error| !is_gone(error)),
+        fault: created.err().filter(|error| !is_gone(error)).map(|error| words(&error)),
     }
 }
 
@@ -79,7 +100,7 @@ pub(super) async fn nudge(client: Client, pod: Pod) -> Outcome {
         what: "nudges",
         sentence: "cannot nudge a pod, so the kubelet looks when it looks; grant patch on pods, or \
                    leave out --nudge",
-        fault: done.err().filter(|error| !is_gone(error)),
+        fault: done.err().filter(|error| !is_gone(error)).map(|error| words(&error)),
     }
 }
 
