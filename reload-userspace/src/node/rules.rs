@@ -128,7 +128,8 @@ fn volumes<'a>(pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleErro
     let find = |name: &String| {
         let known = pod.volumes.iter().find(|volume| volume.name == *name);
         known.ok_or_else(|| {
-            let names: Vec<_> = pod.volumes.iter().map(|volume| volume.name.as_str()).collect();
+            let shown = pod.volumes.iter().filter(|it| !it.is_token);
+            let names: Vec<_> = shown.map(|volume| volume.name.as_str()).collect();
             let what = "configMap, secret, projected or downwardAPI volume";
             stranger(rule, "volumes", name, what, &names)
         })
@@ -275,7 +276,7 @@ mod tests {
         check(
             "volumes=conf,scratch",
             "reload-agent.dev/volumes \"scratch\": the pod has no such configMap, secret, projected or \
-             downwardAPI volume; it has conf, one, all, labels, kube-api-access-x, old-token",
+             downwardAPI volume; it has conf, one, all, labels",
         );
         check(
             "container=ngnix",

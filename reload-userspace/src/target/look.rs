@@ -11,7 +11,7 @@ use std::{
 use nix::unistd::Pid;
 
 use super::{
-    By, Procfs, Scope, Selector, Target, TargetError,
+    By, Procfs, Selector, Target, TargetError,
     pid_file::{Entry, is_missing},
     procfs::{if_there, read},
     stat::Stat,
