@@ -150,7 +150,12 @@ pub struct NodeArgs {
     pub node_name: String,
 
     /// Directory of the kubelet, with the volumes of the pods in it
-    #[arg(long, value_name = "DIR", env = "RELOAD_KUBELET_DIR", default_value = "/var/lib/kubelet")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RELOAD_KUBELET_DIR",
+        default_value = "/var/lib/kubelet"
+    )]
     pub kubelet_dir: PathBuf,
 
     /// Have the kubelet look at once when a ConfigMap or Secret of a pod changes, and not within a minute

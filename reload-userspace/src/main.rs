@@ -95,8 +95,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         Some(ContextValue::String(given)) => said.replace(given, &rule::discreet(given)),
         _ => said,
     };
-    let command =
-        env::args().nth(1).filter(|word| ["run", "node", "trace", "doctor"].contains(&word.as_str()));
+    let command = env::args()
+        .nth(1)
+        .filter(|word| ["run", "node", "trace", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
@@ -219,10 +220,11 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         drop(writeln!(io::stderr(), "{}", one_line(&line)));
     }
     drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
-    trace.run(async {
-        stop.await;
-    })
-    .await
+    trace
+        .run(async {
+            stop.await;
+        })
+        .await
 }
 
 /// Tells of variables that are none of its options.

@@ -175,9 +175,9 @@ impl Node {
     }
 
     async fn run(mut self) -> Result<()> {
-        let config = Config::infer().await.context(
-            "there is no way to the API server; run it in a pod, or set KUBECONFIG",
-        )?;
+        let config = Config::infer()
+            .await
+            .context("there is no way to the API server; run it in a pod, or set KUBECONFIG")?;
         let client = Client::try_from(config).context("cannot make a client for the API server")?;
         let field = format!("spec.nodeName={}", self.question.name);
         let which = watcher::Config::default().fields(&field).page_size(PAGE);
@@ -365,7 +365,8 @@ impl Node {
     fn decided(&mut self, decision: &Decision, client: &Client) {
         let dropped = self.heard.take_dropped();
         if dropped > 0 {
-            let reason = format!("{dropped} decisions were not told as Events, for there were too many");
+            let reason =
+                format!("{dropped} decisions were not told as Events, for there were too many");
             self.teller.tell(&Decision::Warning { rule: None, reason });
         }
         if let Decision::Changed { rule, .. } | Decision::Unchanged { rule, .. } = decision
@@ -393,7 +394,10 @@ impl Node {
     /// Has a call made when it is its turn; what is too much is told of and not made.
     fn call(&mut self, call: impl Future<Output = Called> + Send + 'static) {
         if self.calls.len() == MOST_WAITING {
-            self.says("calls", "the API server answers too slowly for all that there is to say to it");
+            self.says(
+                "calls",
+                "the API server answers too slowly for all that there is to say to it",
+            );
             return;
         }
         let turns = Arc::clone(&self.turns);
@@ -406,7 +410,9 @@ impl Node {
     fn called(&mut self, called: Option<Called>) {
         match called {
             Some(Called { what, fault: None, .. }) => self.works(what),
-            Some(Called { what, sentence, fault: Some(fault) }) => self.fails(what, sentence, &fault),
+            Some(Called { what, sentence, fault: Some(fault) }) => {
+                self.fails(what, sentence, &fault)
+            }
             None => {}
         }
     }

@@ -409,7 +409,11 @@ mod tests {
     fn whom_to_reload_is_said_in_one_of_three_ways() {
         fn check(arguments: &str, by: By, which: Which) {
             let rule = rule(&format!("--watch /a {arguments}"));
-            assert_eq!(rule.selector(), Some(&Selector { by, which, scope: Scope::Anywhere }), "for {arguments}");
+            assert_eq!(
+                rule.selector(),
+                Some(&Selector { by, which, scope: Scope::Anywhere }),
+                "for {arguments}"
+            );
         }
         check("--process x", By::Process("x".to_owned()), Which::Topmost);
         check("--exe /bin/x --all", By::Exe("/bin/x".into()), Which::All);

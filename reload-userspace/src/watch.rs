@@ -32,9 +32,13 @@ const MAX_LINKS: usize = 40;
 
 /// STUB
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach { /// a
-    #[default] Anywhere, /// b
-    Beneath }
+pub enum Reach {
+    /// a
+    #[default]
+    Anywhere,
+    /// b
+    Beneath,
+}
 
 /// A file or directory for as long as it exists: its device and inode, as `stat(2)` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

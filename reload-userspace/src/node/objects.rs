@@ -230,7 +230,8 @@ mod tests {
             let objects = objects.map(watcher::Event::InitApply).collect::<Vec<_>>();
             [vec![watcher::Event::Init], objects, vec![watcher::Event::InitDone]].concat()
         };
-        let first: Vec<_> = list(&[("a", "1"), ("b", "1")]).into_iter().filter_map(&mut take).collect();
+        let first: Vec<_> =
+            list(&[("a", "1"), ("b", "1")]).into_iter().filter_map(&mut take).collect();
         assert_eq!(first, [""; 0]);
         assert_eq!(take(watcher::Event::Apply(object("a", "2"))).as_deref(), Some("a"));
         assert_eq!(take(watcher::Event::Apply(object("a", "2"))), None, "told twice");

@@ -156,7 +156,8 @@ impl Volume {
             let mounts = container.volume_mounts.iter().flatten();
             for mount in mounts.filter(|it| it.name == volume.name) {
                 is_token |= mount.mount_path.trim_end_matches('/') == TOKEN;
-                let is_part = |path: &Option<String>| path.as_ref().is_some_and(|it| !it.is_empty());
+                let is_part =
+                    |path: &Option<String>| path.as_ref().is_some_and(|it| !it.is_empty());
                 if is_part(&mount.sub_path) || is_part(&mount.sub_path_expr) {
                     sub_paths.insert(container.name.clone());
                 }

@@ -139,13 +139,7 @@ fn volumes<'a>(pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleErro
     Ok(found)
 }
 
-fn stranger(
-    rule: &PodRule,
-    id: &str,
-    name: &str,
-    what: &'static str,
-    names: &[&str],
-) -> RuleError {
+fn stranger(rule: &PodRule, id: &str, name: &str, what: &'static str, names: &[&str]) -> RuleError {
     let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     RuleError::NotOfPod { option: rule.calls(id), name: discreet(name), what, has }
 }
@@ -236,8 +230,10 @@ mod tests {
         assert_eq!(rule.selector().unwrap().scope, scope);
         assert_eq!(
             outcome.warnings,
-            ["the volume one is mounted into the container nginx with subPath, and the kubelet never \
-              updates that: mount the whole volume"]
+            [
+                "the volume one is mounted into the container nginx with subPath, and the kubelet never \
+              updates that: mount the whole volume"
+            ]
         );
     }
 
@@ -250,7 +246,8 @@ mod tests {
         }));
         let rule = &outcome.rules[0];
         assert_eq!(rule.watches().len(), 2);
-        let Scope::Pod { containers: Some(containers), .. } = &rule.selector().unwrap().scope else {
+        let Scope::Pod { containers: Some(containers), .. } = &rule.selector().unwrap().scope
+        else {
             panic!("not within a container: {rule:?}");
         };
         assert_eq!(containers.len(), 1);
@@ -291,7 +288,10 @@ mod tests {
         let names: Vec<_> = outcome.rules.iter().map(Rule::name).collect();
         assert_eq!(names, ["shop/web/nginx"]);
         assert_eq!(outcome.faults.len(), 2);
-        assert!(outcome.faults[0].starts_with("rule a/b: process \"a/b\" has a slash"), "{outcome:?}");
+        assert!(
+            outcome.faults[0].starts_with("rule a/b: process \"a/b\" has a slash"),
+            "{outcome:?}"
+        );
     }
 
     #[test]

@@ -139,7 +139,9 @@ pub enum RuleError {
         config: String,
     },
     /// What a rule says is said to an agent for the pods of a node.
-    #[error("{option} is about one rule; the pods of a node say it, by annotations, or the file of --config")]
+    #[error(
+        "{option} is about one rule; the pods of a node say it, by annotations, or the file of --config"
+    )]
     OfPods {
         /// What was said.
         option: String,
@@ -173,7 +175,9 @@ pub enum RuleError {
         given: String,
     },
     /// A rule of the node's file does not say for which pods it is.
-    #[error("it does not say for which pods it is; say `pods: {{namespace: NAME, labels: {{KEY: VALUE}}}}`, or `pods: {{}}` for all")]
+    #[error(
+        "it does not say for which pods it is; say `pods: {{namespace: NAME, labels: {{KEY: VALUE}}}}`, or `pods: {{}}` for all"
+    )]
     NoPods,
     /// The annotation of a pod says that it is about others.
     #[error("`pods` is for the node's file; the annotation of a pod is about that pod")]

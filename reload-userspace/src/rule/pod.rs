@@ -213,7 +213,11 @@ impl Rule {
         let actions: Vec<_> = actions.into_iter().flatten().collect();
         if actions.len() > 1 {
             let second = speaker.calls(if *is_listed { "restart" } else { "action" });
-            return Err(RuleError::Both { first: speaker.calls("signal"), second, what: "what to do" });
+            return Err(RuleError::Both {
+                first: speaker.calls("signal"),
+                second,
+                what: "what to do",
+            });
         }
         let said = RuleArgs {
             watch: volumes,
@@ -355,11 +359,15 @@ mod tests {
 
     #[test]
     fn annotations_make_one_rule_of_the_pod() {
-        let said = [("process", "nginx"), ("signal", "USR1"), ("check", "nginx -t"), ("nudged", "")];
+        let said =
+            [("process", "nginx"), ("signal", "USR1"), ("check", "nginx -t"), ("nudged", "")];
         let rule = rules(&said).unwrap().remove(0);
         assert_eq!(rule.name(), "shop/web");
         assert_eq!(rule.reach(), Reach::Beneath);
-        assert_eq!(rule.actions().iter().map(Action::to_string).collect::<Vec<_>>(), ["signal USR1"]);
+        assert_eq!(
+            rule.actions().iter().map(Action::to_string).collect::<Vec<_>>(),
+            ["signal USR1"]
+        );
         assert_eq!(rule.check().unwrap().place, crate::rule::CheckIn::Target);
         let rule = rules(&[("process", "app"), ("action", "restart")]).unwrap().remove(0);
         assert_eq!(rule.actions(), [Action::Restart]);
@@ -367,7 +375,8 @@ mod tests {
 
     #[test]
     fn a_list_makes_several() {
-        let list = "- process: nginx\n  check: [nginx, -t]\n- {name: log, process: fluentd, signal: USR1}";
+        let list =
+            "- process: nginx\n  check: [nginx, -t]\n- {name: log, process: fluentd, signal: USR1}";
         let rules = rules(&[("rules", list)]).unwrap();
         let names: Vec<_> = rules.iter().map(Rule::name).collect();
         assert_eq!(names, ["shop/web/nginx", "shop/web/log"]);
@@ -379,10 +388,7 @@ mod tests {
         fn check(said: &[(&str, &str)], expected: &str) {
             assert_eq!(rules(said).unwrap_err(), expected, "for {said:?}");
         }
-        check(
-            &[("signal", "HUP")],
-            "there is nobody to reload; set reload-agent.dev/process",
-        );
+        check(&[("signal", "HUP")], "there is nobody to reload; set reload-agent.dev/process");
         check(
             &[("proces", "nginx")],
             "there is no annotation reload-agent.dev/proces; the annotations are \

@@ -297,7 +297,11 @@ mod tests {
             assert_eq!(strangers, [1, 4], "for {selector:?}");
         };
         check(&Selector::process("nginx"));
-        check(&Selector { by: By::PidFile("/nobody".into()), which: Which::Topmost, scope: super::super::Scope::Anywhere });
+        check(&Selector {
+            by: By::PidFile("/nobody".into()),
+            which: Which::Topmost,
+            scope: super::super::Scope::Anywhere,
+        });
     }
 
     #[test]

@@ -20,9 +20,12 @@ pub enum Scope {
     #[default]
     Anywhere,
     /// b
-    Pod { /// a
-        uid: PodUid, /// b
-        containers: Option<std::collections::BTreeSet<ContainerId>> },
+    Pod {
+        /// a
+        uid: PodUid,
+        /// b
+        containers: Option<std::collections::BTreeSet<ContainerId>>,
+    },
 }
 
 /// STUB
@@ -31,10 +34,23 @@ pub struct PodUid(String);
 /// STUB
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(String);
-impl std::str::FromStr for PodUid { type Err = String; fn from_str(s: &str) -> Result<Self, String> { Ok(Self(s.to_owned())) } }
-impl std::fmt::Display for PodUid { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(&self.0) } }
-impl std::str::FromStr for ContainerId { type Err = String; fn from_str(s: &str) -> Result<Self, String> { Ok(Self(s.rsplit_once("//").map_or(s, |it| it.1).to_owned())) } }
-
+impl std::str::FromStr for PodUid {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Ok(Self(s.to_owned()))
+    }
+}
+impl std::fmt::Display for PodUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::str::FromStr for ContainerId {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Ok(Self(s.rsplit_once("//").map_or(s, |it| it.1).to_owned()))
+    }
+}
 
 /// What a process is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
