@@ -24,6 +24,7 @@ use crate::{
     preflight::Caution,
     settle::Limits,
     target::Selector,
+    watch::Reach,
 };
 
 pub use self::{
@@ -133,7 +134,9 @@ impl Rule {
         let pace = Pace { on_start: OnStart::Skip, ..pace };
         let name = path.display().to_string();
         let watches = vec![path];
-        let sketch = Sketch { watches, selector: None, actions: Vec::new(), check: None, pace };
+        let reach = Reach::Anywhere;
+        let sketch =
+            Sketch { watches, reach, selector: None, actions: Vec::new(), check: None, pace };
         Self { name, sketch }
     }
 
@@ -153,6 +156,12 @@ impl Rule {
     #[must_use]
     pub fn watches(&self) -> &[PathBuf] {
         &self.sketch.watches
+    }
+
+    /// How far these reach.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.sketch.reach
     }
 
     /// Whom to reload, if it is about processes.

@@ -26,7 +26,7 @@ use crate::{
     source::{Source, Tells},
     target::Selector,
     telemetry::Confirms,
-    watch::Obstacle,
+    watch::{Obstacle, Reach},
     watched::Watched,
 };
 
@@ -156,6 +156,7 @@ impl<S: Source> Agent<S> {
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
             .flat_map(|it| it.watches().values())
+            .filter(|watched| watched.reach() == rule.reach())
             .map(|watched| watched.path().to_owned())
             .collect();
         let crew = rule.selector().cloned().map(|selector| self.crew(selector));
@@ -165,9 +166,9 @@ impl<S: Source> Agent<S> {
                 continue;
             }
             let index = Index::try_from(self.number()).context("there are too many paths")?;
-            let limits = rule.pace().limits;
+            let (reach, limits) = (rule.reach(), rule.pace().limits);
             let Self { places, source, .. } = self;
-            let looked = refuse(Watched::new(index, path, limits, places, source));
+            let looked = refuse(Watched::new(index, path, reach, limits, places, source));
             match looked {
                 Ok(looked) => fresh.insert(path.clone(), (index, looked)),
                 Err(error) => {
@@ -190,7 +191,8 @@ impl<S: Source> Agent<S> {
         let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
         let mut watches: Vec<(Index, Watched)> = Vec::new();
         for path in rule.watches() {
-            let inherited = known.iter().find(|(_, it)| it.path() == path).map(|(&index, _)| index);
+            let is_same = |it: &Watched| it.path() == path && it.reach() == rule.reach();
+            let inherited = known.iter().find(|(_, it)| is_same(it)).map(|(&index, _)| index);
             let inherited = inherited.and_then(|index| Some((index, known.remove(&index)?)));
             if let Some((index, mut watched)) = fresh.remove(path).or(inherited) {
                 watched.set_limits(rule.pace().limits);
@@ -269,7 +271,13 @@ fn confirms(rule: &Rule) -> Confirms {
 }
 
 /// Refuses a path that cannot be watched at all.
+///
+/// Not one whose content is somebody else's, who would keep all other rules from being heeded with it:
+/// what is in its way is told as soon as it is watched.
 fn refuse(mut watched: Watched) -> Result<Watched> {
+    if watched.reach() == Reach::Beneath {
+        return Ok(watched);
+    }
     match watched.obstacle() {
         None | Some(Obstacle::Missing(_)) => {}
         Some(obstacle) => bail!(

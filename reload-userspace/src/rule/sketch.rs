@@ -11,6 +11,7 @@ use crate::{
     preflight::Caution,
     settle::Limits,
     target::{By, Selector, Which},
+    watch::Reach,
 };
 
 /// What a rule says of which some may be missing: there may be nothing to watch and nobody to reload.
@@ -20,6 +21,8 @@ use crate::{
 pub struct Sketch {
     /// The paths to watch, all absolute.
     pub watches: Vec<PathBuf>,
+    /// How far the watches reach.
+    pub reach: Reach,
     /// Whom to reload, if it is about processes.
     pub selector: Option<Selector>,
     /// What to do, in this order; at least one.
@@ -36,6 +39,7 @@ impl Sketch {
         let watches = said.watch.iter().map(|path| absolute(path, "watch", speaker));
         Ok(Self {
             watches: watches.collect::<Result<_, _>>()?,
+            reach: Reach::Anywhere,
             selector: selector(said, speaker)?,
             actions: actions(said, speaker)?,
             check: check(said, speaker)?,
