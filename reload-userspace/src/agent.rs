@@ -10,6 +10,8 @@ mod roster;
 mod setup;
 mod share;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
