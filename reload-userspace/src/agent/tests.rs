@@ -75,20 +75,27 @@ impl Volume {
         let old = self.dir.join(format!("..{}", self.number));
         self.number += 1;
         let name = format!("..{}", self.number);
-        fs::create_dir(self.dir.join(&name)).unwrap();
-        for file in 0..self.files {
-            let path = self.dir.join(&name).join(file.to_string());
-            fs::write(path, self.number.to_string()).unwrap();
-        }
-        symlink(name, self.dir.join("..data_tmp")).unwrap();
-        fs::rename(self.dir.join("..data_tmp"), self.dir.join("..data")).unwrap();
+        self.fill(&name, &self.number.to_string());
+        self.swap(&name);
         if old.exists() {
             fs::remove_dir_all(old).unwrap();
         }
     }
+
+    fn fill(&self, name: &str, text: &str) {
+        fs::create_dir(self.dir.join(name)).unwrap();
+        for file in 0..self.files {
+            fs::write(self.dir.join(name).join(file.to_string()), text).unwrap();
+        }
+    }
+
+    fn swap(&self, name: &str) {
+        symlink(name, self.dir.join("..data_tmp")).unwrap();
+        fs::rename(self.dir.join("..data_tmp"), self.dir.join("..data")).unwrap();
+    }
 }
 
-/// Updates a volume as fast as it can, until it is told to stop.
+/// Has a volume show one state and another by turns as fast as it can, until it is told to stop.
 struct Writer {
     rounds: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
@@ -96,12 +103,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(mut volume: Volume) -> Self {
+    fn start(volume: Volume) -> Self {
         let (rounds, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, stop) = (Arc::clone(&rounds), Arc::clone(&is_over));
         let thread = thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                volume.update();
+            let states = ["..other".to_owned(), format!("..{}", volume.number)];
+            volume.fill(&states[0], "other");
+            for state in states.iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                volume.swap(state);
                 count.fetch_add(1, Ordering::Relaxed);
             }
             volume
@@ -221,14 +233,15 @@ async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
             reloaded(&mut reloads, 1, |text| text == wanted).await;
         }
         assert!(writer.rounds() > rounds && !writer.thread.is_finished(), "it goes on meanwhile");
+        let rounds = writer.rounds() - rounds;
         // What it does in the end is heeded as well.
-        let hostile = writer.stop();
+        let mut hostile = writer.stop();
+        hostile.update();
         let last = hostile.number.to_string();
         reloaded(&mut reloads, 0, |text| text == last).await;
         let (time, used) = (clock::now().since(began), processor_time().saturating_sub(before));
         println!(
-            "{} updates in {time:?}, in which the agent used {used:?} and {} KiB more",
-            hostile.number,
+            "{rounds} swaps in {time:?}, in which the agent used {used:?} and {} KiB more",
             memory().saturating_sub(memory_before) / 1024
         );
         assert!(memory() < memory_before + MOST_MEMORY);
