@@ -11,6 +11,8 @@ mod roster;
 mod setup;
 mod share;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
@@ -42,11 +44,16 @@ use crate::{
     source::Source,
     target::Procfs,
     telemetry::{Health, Probes, Readiness, Teller},
+    watch::Reach,
     witness::Witness,
 };
 
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
+
+/// How long after everything was looked at it is not, for a loss, looked at again, where there are files
+/// of others: they may cause losses as often as they like.
+const LOSS_REST: Duration = Duration::from_secs(1);
 
 /// How many events are taken before what is due is done: as many as a full ring holds.
 const MOST_EVENTS: usize = 4096;
@@ -86,6 +93,8 @@ pub struct Agent<S> {
     warned: HashSet<String>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
+    /// Until when the next loss may wait.
+    rests_until: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
 }
@@ -147,6 +156,7 @@ impl<S: Source> Agent<S> {
             witness,
             next: 0,
             warned: HashSet::new(),
+            rests_until: Boot::ZERO,
             losses_at: None,
         };
         // It waits for the disk, so it comes before anything is watched.
@@ -244,7 +254,7 @@ impl<S: Source> Agent<S> {
             Event::Forked { .. } | Event::Signalled { .. } | Event::Delivered { .. } => {}
             Event::Lost { source, reason, hook, count } => {
                 self.teller.tell(&Decision::Lost { source, reason, hook, count });
-                self.reconcile_at = now;
+                self.reconcile_at = self.reconcile_at.min(now.max(self.rests_until));
             }
         }
     }
@@ -255,11 +265,11 @@ impl<S: Source> Agent<S> {
 
     fn touch(&mut self, touched: Vec<Touched>) {
         for touched in touched {
-            let owner = self.owners.get(&touched.index).copied();
-            if let Some(reloader) = self.reloader_of(touched.index) {
-                reloader.touch(touched);
-            }
-            if let Some(id) = owner {
+            let Some(&id) = self.owners.get(&touched.index) else { continue };
+            let Some(reloader) = self.reloaders.get_mut(&id) else { continue };
+            reloader.touch(touched);
+            // Where somebody else says how often anything happens, it is followed from time to time only.
+            if reloader.rule.reach() == Reach::Anywhere {
                 self.follow_opens(id);
             }
         }
@@ -328,6 +338,9 @@ impl<S: Source> Agent<S> {
     /// Does without any event what events are for.
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
+        if self.reloaders.values().any(|it| it.rule.reach() == Reach::Beneath) {
+            self.rests_until = now.after(LOSS_REST);
+        }
         for reloader in self.reloaders.values_mut() {
             reloader.verify(now);
             reloader.delivery.forgive();
@@ -403,8 +416,12 @@ impl<S: Source> Agent<S> {
                 }
             }
             // It may be so for ever, for what is mounted here was replaced on the other side.
-            Conclusion::Same { was_announced: true } => self.tell_of_pins(),
-            Conclusion::Same { was_announced: false } => {}
+            Conclusion::Same { was_announced: true }
+                if reloader.rule.reach() == Reach::Anywhere =>
+            {
+                self.tell_of_pins();
+            }
+            Conclusion::Same { .. } => {}
         }
         Ok(true)
     }

@@ -24,6 +24,8 @@ pub mod source;
 
 pub mod filesystem;
 
+pub mod reach;
+
 pub mod watch;
 
 pub mod settle;

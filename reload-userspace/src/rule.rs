@@ -180,6 +180,13 @@ impl Rule {
         pod(self) == pod(other)
     }
 
+    /// The same, of which nothing leads out of what it watches.
+    #[cfg(test)]
+    pub(crate) fn beneath(mut self) -> Self {
+        self.sketch.reach = Reach::Beneath;
+        self
+    }
+
     /// Whether it is [about the rules](Self::about) and no rule of the operator's.
     #[must_use]
     pub fn is_about_rules(&self) -> bool {

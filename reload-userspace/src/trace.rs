@@ -41,7 +41,7 @@ use crate::{
     settle::Limits,
     source::{Interest, Source},
     target::{Procfs, Selector},
-    watch::Obstacle,
+    watch::{Obstacle, Reach},
     watched::Watched,
     witness::Witness,
 };
@@ -150,7 +150,7 @@ impl<S: Source> Trace<S> {
         let mut places = Places::new();
         let mut watched = BTreeMap::new();
         for (index, path) in (0..).zip(&question.paths) {
-            let it = Watched::new(index, path, limits, &mut places, &mut source);
+            let it = Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
             match it.obstacle() {
                 None | Some(Obstacle::Missing(_)) => {}
                 Some(obstacle) => bail!(

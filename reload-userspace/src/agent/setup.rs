@@ -203,6 +203,7 @@ impl<S: Source> Agent<S> {
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
             .flat_map(|it| it.watches().values())
+            .filter(|watched| watched.reach() == rule.reach())
             .map(|watched| watched.path().to_owned())
             .collect();
         let crew = rule.selector().cloned().map(|selector| self.crew(selector));
@@ -212,10 +213,10 @@ impl<S: Source> Agent<S> {
                 continue;
             }
             let index = Index::try_from(self.number()).context("there are too many paths")?;
-            let limits = rule.pace().limits;
+            let (reach, limits) = (rule.reach(), rule.pace().limits);
             let Self { places, source, .. } = self;
-            let looked = Watched::new(index, path, limits, places, source);
-            let looked = match rule.reach() {
+            let looked = Watched::new(index, path, reach, limits, places, source);
+            let looked = match reach {
                 Reach::Anywhere => refuse(looked),
                 // What is wrong with a volume is the pod's concern, and is told when the rule is at work.
                 Reach::Beneath => Ok(looked),
@@ -242,7 +243,8 @@ impl<S: Source> Agent<S> {
         let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
         let mut watches: Vec<(Index, Watched)> = Vec::new();
         for path in rule.watches() {
-            let inherited = known.iter().find(|(_, it)| it.path() == path).map(|(&index, _)| index);
+            let is_same = |it: &Watched| it.path() == path && it.reach() == rule.reach();
+            let inherited = known.iter().find(|(_, it)| is_same(it)).map(|(&index, _)| index);
             let inherited = inherited.and_then(|index| Some((index, known.remove(&index)?)));
             if let Some((index, mut watched)) = fresh.remove(path).or(inherited) {
                 watched.set_limits(rule.pace().limits);
@@ -321,7 +323,13 @@ fn confirms(rule: &Rule) -> Confirms {
 }
 
 /// Refuses a path that cannot be watched at all.
+///
+/// Not one whose content is somebody else's, who would keep all other rules from being heeded with it:
+/// what is in its way is told as soon as it is watched.
 fn refuse(mut watched: Watched) -> Result<Watched> {
+    if watched.reach() == Reach::Beneath {
+        return Ok(watched);
+    }
     match watched.obstacle() {
         None | Some(Obstacle::Missing(_)) => {}
         Some(obstacle) => bail!(

@@ -16,6 +16,7 @@ use crate::{
     clock::{self, Boot},
     event::{Operation, PlaceId, SourceName},
     places::Touched,
+    reach::Spot,
     settle::Next,
     source::{Interest, Source, Tells},
     target::Selector,
@@ -235,8 +236,8 @@ impl<S: Source> Trace<S> {
             self.witness.follow(self.ticket, &mut watching);
             return;
         }
-        let files: Vec<PathBuf> = self.watched.values().flat_map(Watched::files).cloned().collect();
-        self.ticket = self.witness.watch(&files, &mut watching);
+        let files = self.watched.values().flat_map(Watched::files).cloned();
+        self.ticket = self.witness.watch(files.map(Spot::from).collect(), &mut watching);
     }
 
     /// The inodes of the watched files.
