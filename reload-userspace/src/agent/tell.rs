@@ -87,8 +87,9 @@ impl<S: Source> Agent<S> {
 
     /// Tells those who ask whether the agent is ready what is missing.
     pub(super) fn tell_of_readiness(&self) {
-        let missing =
-            self.watches().filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        // What is in the way of a volume is a matter of whoever owns that.
+        let watches = self.watches().filter(|watched| watched.reach() == Reach::Anywhere);
+        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
         self.outlets.readiness.set(missing.collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
