@@ -91,16 +91,12 @@ impl<S: Source> Agent<S> {
 
     /// Tells those who ask whether the agent is ready what is missing.
     pub(super) fn tell_of_readiness(&self) {
-        let missing =
-            self.watches().filter_map(|watched| watched.obstacle().map(ToString::to_string));
-        self.outlets.readiness.set(if self.feed.is_awaited() {
-            vec!["which pods there are is not known yet".to_owned()]
-        } else if self.feed.is_used() {
-            // What a pod lacks is the pod's concern.
-            Vec::new()
-        } else {
-            missing.collect()
-        });
+        // What is in the way of a volume is a matter of whoever owns that.
+        let watches = self.watches().filter(|watched| watched.reach() == Reach::Anywhere);
+        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        let unknown = "which pods there are is not known yet".to_owned();
+        let unknown = self.feed.is_awaited().then_some(unknown);
+        self.outlets.readiness.set(missing.chain(unknown).collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
             let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();

@@ -65,6 +65,8 @@ pub(super) struct Walk<'a, V> {
     links: usize,
     /// How far the names of a volume have led, if it is in one.
     effort: usize,
+    /// Whether the kernel can be asked to keep it there.
+    is_confinable: bool,
 }
 
 /// Where a walk has arrived.
@@ -86,11 +88,18 @@ enum Bounds<'a> {
 impl<'a, V: Visitor> Walk<'a, V> {
     /// Walks to a path, and gives what it has seen.
     pub(super) fn to(path: &Path, reach: Reach, visitor: &'a mut V) -> View {
-        let mut walk = Self { visitor, view: View::default(), links: 0, effort: 0 };
-        if let Err(obstacle) = walk.all(path, reach) {
-            walk.view.obstacle = Some(obstacle);
+        Self::with(reach::is_confinable(), visitor).go(path, reach)
+    }
+
+    fn with(is_confinable: bool, visitor: &'a mut V) -> Self {
+        Self { visitor, view: View::default(), links: 0, effort: 0, is_confinable }
+    }
+
+    fn go(mut self, path: &Path, reach: Reach) -> View {
+        if let Err(obstacle) = self.all(path, reach) {
+            self.view.obstacle = Some(obstacle);
         }
-        walk.view
+        self.view
     }
 
     fn all(&mut self, path: &Path, reach: Reach) -> Result<(), Obstacle> {
@@ -103,7 +112,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
                 self.directory(&found, path, Bounds::None)?;
             }
             (FileType::Directory, Reach::Beneath) => {
-                if !reach::is_confinable() {
+                if !self.is_confinable {
                     return Err(Obstacle::Unconfined(path.to_owned()));
                 }
                 self.view.root = Some(path.to_owned());
@@ -492,6 +501,18 @@ mod tests {
         assert!(names.contains(&(MAX_LINKS - 2).to_string()), "{names:?}");
         assert!(!names.contains(&(MAX_LINKS - 1).to_string()), "{names:?}");
         assert!(names.contains(&"detour".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn nothing_in_it_is_opened_where_the_kernel_cannot_keep_the_walk_there() {
+        let volume = Volume::new();
+        let mut notes = Notes::default();
+        let view = Walk::with(false, &mut notes).go(&volume.path, Reach::Beneath);
+        assert_eq!(view.obstacle, Some(Obstacle::Unconfined(volume.path.clone())));
+        assert!(view.files.is_empty() && !notes.0.contains(&volume.path));
+        // Whatever leads anywhere needs no such thing.
+        let view = Walk::with(false, &mut notes).go(&volume.path, Reach::Anywhere);
+        assert_eq!((view.obstacle, view.files.len()), (None, 1));
     }
 
     #[test]
