@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command, Variables},
-        target::{By, Which},
+        target::{By, Scope, Which},
     };
 
     fn typed(arguments: &str) -> RunArgs {
@@ -342,7 +342,11 @@ mod tests {
     fn whom_to_reload_is_said_in_one_of_three_ways() {
         fn check(arguments: &str, by: By, which: Which) {
             let rule = rule(&format!("--watch /a {arguments}"));
-            assert_eq!(rule.selector(), Some(&Selector { by, which }), "for {arguments}");
+            assert_eq!(
+                rule.selector(),
+                Some(&Selector { by, which, scope: Scope::Anywhere }),
+                "for {arguments}"
+            );
         }
         check("--process x", By::Process("x".to_owned()), Which::Topmost);
         check("--exe /bin/x --all", By::Exe("/bin/x".into()), Which::All);

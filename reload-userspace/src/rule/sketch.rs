@@ -10,7 +10,7 @@ use crate::{
     cli::{self, ActionArgs, CheckPlace, RuleArgs, StartChoice, Texts},
     preflight::Caution,
     settle::Limits,
-    target::{By, Selector, Which},
+    target::{By, Scope, Selector, Which},
 };
 
 /// What a rule says of which some may be missing: there may be nothing to watch and nobody to reload.
@@ -85,7 +85,7 @@ fn selector(said: &RuleArgs, speaker: Speaker<'_>) -> Result<Option<Selector>, R
         return Err(RuleError::Both { first, second, what: "whom to reload" });
     }
     let which = if *all == Some(true) { Which::All } else { Which::Topmost };
-    Ok(Some(Selector { by: by?, which }))
+    Ok(Some(Selector { by: by?, which, scope: Scope::Anywhere }))
 }
 
 fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
