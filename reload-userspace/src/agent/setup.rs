@@ -126,11 +126,7 @@ impl<S: Source> Agent<S> {
         self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
         self.dismiss_crews();
         let crews: Vec<_> = self.crews.keys().copied().collect();
-        for crew in crews {
-            if let Err(error) = self.call_roll(crew) {
-                self.tell_of_roll_call(crew, error);
-            }
-        }
+        self.call_rolls_of(&crews);
         self.forget_the_dead();
         Ok(())
     }
