@@ -80,6 +80,8 @@ pub struct Agent<S> {
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
     procfs: Procfs,
+    /// When to look at all processes again for rules about pods, unless it is urgent.
+    census_at: Boot,
     /// What was applied to whom, if it is remembered.
     ledger: Option<Ledger>,
     /// What is under way beside the loop.
@@ -150,6 +152,7 @@ impl<S: Source> Agent<S> {
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
+            census_at: Boot::ZERO,
             ledger: None,
             work: JoinSet::new(),
             proofs: Vec::new(),
@@ -249,7 +252,7 @@ impl<S: Source> Agent<S> {
             }
             Event::Opened { place, pid, at, .. } => self.opened_at(place, pid, at),
             Event::Started { pid, at } => self.started(pid, at),
-            Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
+            Event::Ended { pid, .. } => self.ended(pid, now),
             // Nobody reloads because of them: they are for `Purpose::Trace`.
             Event::Forked { .. } | Event::Signalled { .. } | Event::Delivered { .. } => {}
             Event::Lost { source, reason, hook, count } => {
@@ -365,7 +368,7 @@ impl<S: Source> Agent<S> {
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);
-        let roll_calls = self.crews.values().filter_map(Crew::roll_call_at);
+        let roll_calls = self.crews.values().filter_map(|crew| self.roll_call_at(crew));
         roll_calls
             .chain(peek)
             .chain(self.losses_at)

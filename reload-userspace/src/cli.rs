@@ -244,6 +244,14 @@ pub struct InsideArgs {
     #[arg(long, value_name = "TICK")]
     pub started: Option<u64>,
 
+    /// Uid of the pod in one of whose containers that process must be
+    #[arg(long, value_name = "UID", requires = "target")]
+    pub pod: Option<String>,
+
+    /// Which of its containers, with commas between them
+    #[arg(long, value_name = "IDS", requires = "pod")]
+    pub containers: Option<String>,
+
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub words: Vec<String>,

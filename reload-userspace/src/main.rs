@@ -30,7 +30,7 @@ use reload_userspace::{
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder, Purpose},
     sys,
-    target::Target,
+    target::{Scope, Target},
     telemetry::{Metrics, Probes, Readiness, Server, Teller, herald},
     trace::{self, Trace},
     witness::Witness,
@@ -275,10 +275,14 @@ fn outlets(server: Option<Server>, log: Log) -> Result<Outlets> {
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {
-    let InsideArgs { target, started, words } = args;
+    let InsideArgs { target, started, pod, containers, words } = args;
+    let scope = match pod {
+        Some(uid) => Scope::pod(&uid, containers.as_deref())?,
+        None => Scope::Anywhere,
+    };
     let target = target.zip(started);
-    let target = target.map(|(pid, started)| Target { pid: Pid::from_raw(pid), started });
-    Ok(child::inside::run(&CommandLine::new(words)?, target))
+    let target = target.map(|(pid, started)| (Target { pid: Pid::from_raw(pid), started }, scope));
+    Ok(child::inside::run(&CommandLine::new(words)?, target.as_ref()))
 }
 
 #[tokio::main(flavor = "current_thread")]

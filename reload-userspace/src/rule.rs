@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command, Variables},
-        target::{By, Which},
+        target::{By, Scope, Which},
     };
 
     fn typed(arguments: &str) -> RunArgs {

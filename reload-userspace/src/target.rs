@@ -1,13 +1,16 @@
 //! Whom to reload: processes found by what they are, and held so that no other is ever hit.
 
+mod census;
 mod disposition;
 mod ending;
+mod group;
 mod held;
 mod look;
 #[cfg(test)]
 mod made;
 mod pid_file;
 mod procfs;
+mod scope;
 mod selector;
 mod stat;
 
@@ -17,11 +20,13 @@ use nix::unistd::Pid;
 
 use crate::clock::Boot;
 
+pub use census::{Census, Whereabouts};
 pub use disposition::Disposition;
 pub use held::{Held, Sent};
 pub use pid_file::PidFileFault;
 pub use procfs::{Child, Procfs};
-pub use selector::{By, ContainerId, PodUid, Scope, Selector, Which};
+pub use scope::{Container, ContainerId, PodUid, Scope, ScopeError};
+pub use selector::{By, Selector, Which};
 
 /// One process, for its whole life and no longer.
 ///

@@ -63,11 +63,6 @@ impl Feed {
         self.is_awaited
     }
 
-    /// Whether the rules come from here.
-    pub(super) fn is_used(&self) -> bool {
-        self.rules.is_some()
-    }
-
     /// Asks whoever feeds to look anew at what they are made of.
     pub(super) fn ask_anew(&self) {
         self.asked.notify_one();

@@ -266,7 +266,13 @@ impl<S: Source> Agent<S> {
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {
             let now = clock::now();
-            self.crews.values_mut().for_each(|crew| crew.expect_change(now));
+            let rules = serves.iter().filter_map(|served| self.reloaders.get(&served.rule));
+            let crews: BTreeSet<_> = rules.filter_map(|reloader| reloader.crew).collect();
+            for (id, crew) in &mut self.crews {
+                if !crew.is_about_a_pod() || crews.contains(id) {
+                    crew.expect_change(now);
+                }
+            }
         }
     }
 }

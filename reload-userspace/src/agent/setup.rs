@@ -150,6 +150,7 @@ impl<S: Source> Agent<S> {
             }
         }
         let crews: BTreeSet<_> = drafts.iter().filter_map(|draft| draft.crew).collect();
+        let crews: Vec<_> = crews.into_iter().collect();
         let mut old = mem::take(&mut self.reloaders);
         self.reloaders = kept.iter().filter_map(|id| Some((*id, old.remove(id)?))).collect();
         for draft in drafts {
@@ -172,11 +173,7 @@ impl<S: Source> Agent<S> {
             self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
         }
         self.dismiss_crews();
-        for crew in crews {
-            if let Err(error) = self.call_roll(crew) {
-                self.tell_of_roll_call(crew, error);
-            }
-        }
+        self.call_rolls_of(&crews);
         self.forget_the_dead();
         Ok(())
     }

@@ -26,7 +26,7 @@ use super::*;
 use crate::{
     cli::{Cli, Command, Format, LogLevel, RunArgs},
     report::Log,
-    rule,
+    rule::{self, Rule},
     source::{Choice, Ladder, Purpose},
 };
 
@@ -209,12 +209,12 @@ async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
     let witness = Witness::open(false, &mut source);
     let log = Log { format: Format::Text, level: LogLevel::Error };
     let outlets = Outlets {
-        teller: Teller { log, metrics: None },
+        teller: Teller { log, metrics: None, herald: None },
         probes: Probes::none(),
         listen: None,
         readiness: Readiness::default(),
     };
-    let agent = Agent::new(source, witness, rules, settings, outlets).unwrap();
+    let agent = Agent::new(source, witness, Rules::Given(rules), settings, outlets).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let stop_agent = async {
         drop(stopped.await);
@@ -265,11 +265,12 @@ async fn a_volume_that_cannot_be_looked_at_keeps_no_other_rule_from_being_heeded
     let witness = Witness::open(false, &mut source);
     let log = Log { format: Format::Text, level: LogLevel::Error };
     let outlets = Outlets {
-        teller: Teller { log, metrics: None },
+        teller: Teller { log, metrics: None, herald: None },
         probes: Probes::none(),
         listen: None,
         readiness: Readiness::default(),
     };
+    let rules = Rules::Given(rules);
     let mut agent = Agent::new(source, witness, rules, settings, outlets).unwrap();
     let reloader = agent.reloaders.values_mut().next().unwrap();
     let (news, _) = reloader.news_of_obstacles();
