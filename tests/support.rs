@@ -8,6 +8,8 @@
 #![expect(dead_code, reason = "each file of tests uses its own part of this")]
 
 pub(crate) mod agent;
+pub(crate) mod chart;
+pub(crate) mod checkout;
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod docker;

@@ -1,8 +1,9 @@
 //! The manifests of `deploy/sidecar`, applied unchanged: the server serves what its `ConfigMap` says.
 
-use std::fs;
-
-use crate::support::cluster::{Namespace, checkout, revised, until};
+use crate::support::{
+    checkout::text,
+    cluster::{Namespace, revised, until},
+};
 
 /// Where the agent of a sidecar serves its metrics.
 const METRICS: u16 = 9533;
@@ -10,8 +11,7 @@ const METRICS: u16 = 9533;
 /// Applies a manifest, changes its `ConfigMap` twice, and looks at what is served.
 #[track_caller]
 fn check(name: &str, app: &str, source: &str) {
-    let path = checkout(&format!("deploy/sidecar/{name}.yaml"));
-    let manifests = fs::read_to_string(path).unwrap();
+    let manifests = text(&format!("deploy/sidecar/{name}.yaml"));
     let namespace = Namespace::new();
     namespace.apply(&manifests);
     // Which the readiness probe of the agent has part in.

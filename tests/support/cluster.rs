@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::ffi::OsStringExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::{
     agent::{Event, events_of},
+    checkout::{objects, text},
     target::unique_name,
     time::{PATIENCE, pause},
 };
@@ -36,11 +37,6 @@ pub(crate) const AGENT: &str = "reload-agent";
 
 /// The image of the servers, which also has a shell.
 pub(crate) const SERVERS: &str = super::docker::SERVERS;
-
-/// A file or folder of the checkout.
-pub(crate) fn checkout(path: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
-}
 
 /// What `cargo xtask k8s` says in the environment.
 #[track_caller]
@@ -437,18 +433,11 @@ fn connect(address: SocketAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Objects of a file of manifests.
-#[track_caller]
-pub(crate) fn objects(manifests: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(manifests).unwrap()
-}
-
 /// The `ConfigMap` and the `Deployment` of a server of `deploy/sidecar`, without its sidecar: a pod that
 /// knows nothing of the agent but these annotations.
 #[track_caller]
 pub(crate) fn server(name: &str, annotations: &Value) -> Vec<Value> {
-    let path = checkout(&format!("deploy/sidecar/{name}.yaml"));
-    let mut objects = objects(&fs::read_to_string(path).unwrap());
+    let mut objects = objects(&text(&format!("deploy/sidecar/{name}.yaml")));
     let template = &mut objects[1]["spec"]["template"];
     template["metadata"]["annotations"] = annotations.clone();
     let pod = &mut template["spec"];

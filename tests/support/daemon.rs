@@ -2,7 +2,9 @@
 
 use super::{
     agent::Event,
-    cluster::{Namespace, Pod, ask, checkout, try_ask, try_feed, until},
+    chart::render,
+    checkout::file,
+    cluster::{Namespace, Pod, ask, try_ask, try_feed, until},
 };
 
 /// Where it is installed.
@@ -14,42 +16,60 @@ pub(crate) const PORT: u16 = 9533;
 /// The manifests of a folder of `deploy/daemonset`.
 #[track_caller]
 pub(crate) fn manifests(folder: &str) -> String {
-    let path = checkout("deploy/daemonset").join(folder);
+    let path = file(&format!("deploy/daemonset/{folder}"));
     ask(&["kustomize", path.to_str().unwrap()])
 }
 
-/// A daemon that is there. It stays when this is dropped, as it does on a node; the next test takes it
-/// or installs another in its place.
+/// What the kustomization calls it.
+const NAME: &str = "reload-agent";
+
+/// A daemon that is there.
+///
+/// That of `deploy/daemonset` stays when this is dropped, as it does on a node; the next test takes it or
+/// installs another in its place. Whatever else was installed goes.
 #[derive(Debug)]
-pub(crate) struct Daemon(());
+pub(crate) struct Daemon {
+    name: String,
+    label: String,
+    /// What is to be removed.
+    guest: Option<String>,
+}
 
 impl Daemon {
     /// Installs a folder of `deploy/daemonset`, and waits until it is ready.
     #[track_caller]
     pub(crate) fn install(folder: &str) -> Self {
-        Self::install_manifests(&manifests(folder))
-    }
-
-    /// The same for manifests at hand.
-    #[track_caller]
-    pub(crate) fn install_manifests(manifests: &str) -> Self {
         // What only one overlay brings, the others must do without.
         for kind in ["clusterrolebinding", "clusterrole"] {
             ask(&["delete", kind, "reload-agent-nudge", "--ignore-not-found"]);
         }
+        let label = format!("app.kubernetes.io/name={NAME}");
+        Self { name: NAME.to_owned(), label, guest: None }.applied(&manifests(folder))
+    }
+
+    /// Installs a release of the chart in the place of that, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn install_release(release: &str, options: &[&str]) -> Self {
+        remove(NAME, &format!("app.kubernetes.io/name={NAME}"));
+        let manifests = render(release, options).unwrap();
+        let label = format!("app.kubernetes.io/instance={release}");
+        let guest = Some(manifests.clone());
+        Self { name: release.to_owned(), label, guest }.applied(&manifests)
+    }
+
+    #[track_caller]
+    fn applied(self, manifests: &str) -> Self {
         if let Err(error) = try_feed(&["apply", "--filename=-"], manifests) {
             panic!("kubectl apply: {error}\n{manifests}");
         }
-        let daemon = Self(());
-        daemon.wait_for_rollout();
-        daemon
+        self.wait_for_rollout();
+        self
     }
 
     /// Waits until the agent is the one that was applied, and ready.
     #[track_caller]
     pub(crate) fn wait_for_rollout(&self) {
-        let rollout = ["rollout", "status", "daemonset/reload-agent", "--timeout=120s"];
-        if let Err(error) = try_ask(&[&["--namespace", NAMESPACE], &rollout[..]].concat()) {
+        if let Err(error) = self.rollout(&["status", "--timeout=120s"]) {
             let pods = ask(&["--namespace", NAMESPACE, "describe", "pods"]);
             panic!("the daemon is not ready: {error}\n{pods}");
         }
@@ -57,21 +77,25 @@ impl Daemon {
 
     /// Whether the agent is the one that was applied last, and ready.
     pub(crate) fn is_rolled_out(&self) -> bool {
-        let rollout = ["rollout", "status", "daemonset/reload-agent", "--watch=false"];
-        try_ask(&[&["--namespace", NAMESPACE], &rollout[..]].concat())
+        self.rollout(&["status", "--watch=false"])
             .is_ok_and(|said| said.contains("successfully rolled out"))
     }
 
     /// Has the agent replaced, as by a new version of it.
     #[track_caller]
     pub(crate) fn restart(&self) {
-        ask(&["--namespace", NAMESPACE, "rollout", "restart", "daemonset/reload-agent"]);
+        self.rollout(&["restart"]).unwrap();
+    }
+
+    fn rollout(&self, arguments: &[&str]) -> Result<String, String> {
+        let which = format!("daemonset/{}", self.name);
+        try_ask(&[&["--namespace", NAMESPACE, "rollout"], arguments, &[&which]].concat())
     }
 
     /// Its pod.
     #[track_caller]
     pub(crate) fn pod(&self) -> Pod {
-        Namespace::ready_pod_in(NAMESPACE, "app.kubernetes.io/name=reload-agent")
+        Namespace::ready_pod_in(NAMESPACE, &self.label)
     }
 
     /// Waits until it watches what a rule of a pod names, and has found whom it names.
@@ -113,6 +137,24 @@ impl Daemon {
             (events.iter().filter(|it| it.name() == event).count() >= times).then_some(events)
         })
     }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(manifests) = &self.guest {
+            remove(&self.name, &self.label);
+            drop(try_feed(&["delete", "--ignore-not-found", "--filename=-"], manifests));
+        }
+    }
+}
+
+/// Removes a `DaemonSet`, and waits until its agent has gone: two would do everything twice.
+fn remove(name: &str, label: &str) {
+    let space = ["--namespace", NAMESPACE];
+    let delete = ["delete", "daemonset", name, "--ignore-not-found"];
+    drop(try_ask(&[&space[..], &delete].concat()));
+    let gone = ["wait", "pods", "--for=delete", "--timeout=60s", "--selector", label];
+    drop(try_ask(&[&space[..], &gone].concat()));
 }
 
 /// What an agent has decided of the rules of a pod.

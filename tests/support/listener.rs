@@ -62,7 +62,9 @@ impl Listener {
                 json!({"name": volume["name"], "mountPath": path, "readOnly": true})
             })
             .collect();
-        let program = format!("exec -a {} bash -c \"$0\"", self.process);
+        // Under a name of its own: the kernel calls a process after the file that it was started from.
+        let path = format!("/tmp/{}", self.process);
+        let program = format!("ln -s /bin/bash {path} && exec {path} -c \"$0\"");
         json!({
             "metadata": {"annotations": self.annotations, "labels": self.labels},
             "spec": {
