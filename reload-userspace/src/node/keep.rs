@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1 as api;
 use kube::{Client, runtime::watcher};
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
     notice::Notice,
     objects::{Kind, Renewed},
     pod::{Object, Pod},
+    spec,
     tell::watch_words,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 impl Node {
     /// Notes what has become of a pod.
-    pub(super) fn take(&mut self, event: Result<watcher::Event<api::Pod>, watcher::Error>) {
+    pub(super) fn take(&mut self, event: Result<watcher::Event<spec::Pod>, watcher::Error>) {
         match event {
             Ok(watcher::Event::Init) => self.listed = Some(BTreeMap::new()),
             Ok(watcher::Event::InitApply(pod)) => {
@@ -76,7 +76,7 @@ impl Node {
     }
 
     /// Makes rules of a pod; what is wrong with it is told as soon as it has been looked at.
-    pub(super) fn know(&self, pod: &api::Pod) -> Option<Known> {
+    pub(super) fn know(&self, pod: &spec::Pod) -> Option<Known> {
         let pod = Pod::of(pod)?;
         let outcome = match self.pods.get(&pod.api_uid) {
             Some(known) if known.pod == pod => known.outcome.clone(),

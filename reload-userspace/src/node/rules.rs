@@ -156,14 +156,14 @@ pub(super) fn is_kubelet_dir(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1 as api;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::node::spec;
 
     const UID: &str = "1c5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b11";
 
-    fn pod(annotations: &Value) -> api::Pod {
+    fn pod(annotations: &Value) -> spec::Pod {
         let mounts = json!([
             { "name": "conf", "mountPath": "/etc/nginx" },
             { "name": "one", "mountPath": "/etc/one.conf", "subPath": "one.conf" },
