@@ -9,10 +9,9 @@ mod support;
 
 use std::{
     fs,
-    io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::Command,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,58 +20,14 @@ use serde_json::Value;
 use crate::support::{
     agent::command,
     kubelet::{Order, Volume, keys},
-    lines::Lines,
     nginx::{Nginx, WORKERS, server},
-    process::{Process, resident_kib},
+    process::resident_kib,
     source::Source,
     target::Recipe,
     time::{boot_ns, poll},
+    trace::{Trace, objects, os},
     writer::replace,
 };
-
-/// A trace that runs.
-struct Trace {
-    process: Process,
-    said: Lines,
-}
-
-impl Trace {
-    /// Starts one, and waits until it sees what happens.
-    #[track_caller]
-    fn start(source: Source, arguments: &[&std::ffi::OsStr]) -> Self {
-        let mut command = command();
-        command.arg("trace").args(source.arguments()).args(arguments);
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Process::spawn(command);
-        let mut said = Lines::of("trace", process.stderr.take().unwrap());
-        said.until("ready", |line| line.starts_with("ready;").then_some(()));
-        Self { process, said }
-    }
-
-    /// Takes what it tells, once it has ended by itself or, if that is wanted, by a signal.
-    #[track_caller]
-    fn end(mut self, signal: Option<Signal>) -> (ExitStatus, Vec<u8>) {
-        if let Some(signal) = signal {
-            kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
-        }
-        let mut told = Vec::new();
-        self.process.stdout.take().unwrap().read_to_end(&mut told).unwrap();
-        let status = self.process.wait().unwrap();
-        drop(self.said);
-        (status, told)
-    }
-}
-
-/// The objects of `--format json`, and the summary.
-#[track_caller]
-fn objects(told: &[u8]) -> (Vec<Value>, Value) {
-    let text = str::from_utf8(told).unwrap();
-    let mut objects: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let summary = objects.pop().unwrap();
-    assert!(summary["summary"].is_object(), "{summary}");
-    (objects, summary["summary"].clone())
-}
 
 /// The moment of a stage, in nanoseconds since boot.
 #[track_caller]
@@ -97,10 +52,6 @@ fn check_order(update: &Value) {
     }
     let steps = update["steps"].as_array().unwrap();
     assert!(steps.windows(2).all(|it| it[0]["at_us"].as_f64() <= it[1]["at_us"].as_f64()));
-}
-
-fn os(texts: &[&str]) -> Vec<std::ffi::OsString> {
-    texts.iter().map(Into::into).collect()
 }
 
 // The others tell nothing of processes.
@@ -180,6 +131,54 @@ fn a_real_nginx_is_followed_to_the_end_of_its_old_workers(source: Source) {
     assert_eq!(ended, WORKERS, "{workers:?}: {update:#}");
 }
 
+promise!(updates_in_a_row_have_each_its_own_steps: ebpf);
+/// Two may be told of as one, where the trace had no time between them; but a signal that came after a
+/// change belongs to no update before it, and nothing of either is missing.
+fn updates_in_a_row_have_each_its_own_steps(source: Source) {
+    /// As many as one update has room for, should all of them be told of as one.
+    const UPDATES: u64 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let arguments = os(&["--format", "json", "--process", recipe.name()]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let watch = ["--watch".as_ref(), path.as_os_str()];
+    let trace = Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>());
+    for n in 1..=UPDATES {
+        replace(&path, &n.to_string());
+        kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
+        assert_eq!(target.signal().content, n.to_string());
+    }
+    let (status, told) = trace.end(Some(Signal::INT));
+    assert!(status.success());
+    let (updates, summary) = objects(&told);
+    assert_eq!(summary["lost"], 0);
+    let each = renames_told(&updates[0]);
+    for update in &updates {
+        let steps = update["steps"].as_array().unwrap();
+        assert_eq!(steps[0]["stage"], "swapped", "{update:#}");
+        let count = |stage: &str| count(update, stage);
+        assert_eq!(count("swapped"), each * count("signalled"), "{update:#}");
+        assert_eq!(count("delivered"), count("signalled"), "{update:#}");
+    }
+    let all: u64 = updates.iter().map(|update| count(update, "signalled")).sum();
+    assert_eq!(all, UPDATES);
+}
+
+/// How often an update tells of a stage.
+fn count(update: &Value, stage: &str) -> u64 {
+    let steps = update["steps"].as_array().unwrap().iter();
+    steps.filter(|it| it["stage"] == stage).map(|it| it["count"].as_u64().unwrap()).sum()
+}
+
+/// How often each rename is told of: the strategy `tracepoint` hears of the directory twice, as that of the
+/// old name and of the new.
+fn renames_told(update: &Value) -> u64 {
+    if update["strategy"] == "tracepoint" { 2 } else { 1 }
+}
+
 promise!(ten_thousand_updates_take_no_more_memory_than_a_thousand: ebpf);
 fn ten_thousand_updates_take_no_more_memory_than_a_thousand(source: Source) {
     /// How much more memory may be in use at the end, in KiB: what is taken at a time, and what the
@@ -194,7 +193,7 @@ fn ten_thousand_updates_take_no_more_memory_than_a_thousand(source: Source) {
     let arguments = arguments.iter().map(AsRef::as_ref);
     let rest = [path.as_os_str(), "--output".as_ref(), output.as_os_str()];
     let trace = Trace::start(source, &arguments.chain(rest).collect::<Vec<_>>());
-    let pid = trace.process.pid();
+    let pid = trace.pid();
 
     let mut early = 0;
     for n in 1..=UPDATES {
@@ -216,14 +215,9 @@ fn ten_thousand_updates_take_no_more_memory_than_a_thousand(source: Source) {
 
     let (updates, summary) = objects(&fs::read(&output).unwrap());
     let lost = summary["lost"].as_u64().unwrap();
-    let renames = |update: &Value| {
-        let steps = update["steps"].as_array().unwrap().iter();
-        let renames = steps.filter(|it| it["stage"] == "swapped");
-        renames.map(|it| it["count"].as_u64().unwrap()).sum::<u64>()
-    };
-    // The strategy `tracepoint` is told of a directory twice, as that of the old name and of the new.
-    let each = if updates[0]["strategy"] == "tracepoint" { 2 } else { 1 };
-    let seen: u64 = updates.iter().map(|it| renames(it) + it["more_steps"].as_u64().unwrap()).sum();
+    let each = renames_told(&updates[0]);
+    let steps = |update: &Value| count(update, "swapped") + update["more_steps"].as_u64().unwrap();
+    let seen: u64 = updates.iter().map(steps).sum();
     println!("{} updates, {seen} steps, {lost} lost, {early} to {late} KiB", updates.len());
     assert_eq!(summary["updates"], updates.len());
     assert!(seen + lost >= UPDATES * each, "{seen} of {UPDATES} x {each} were seen, {lost} lost");
@@ -306,75 +300,6 @@ fn whoever_interrupts_it_gets_the_summary(source: Source) {
     assert!(status.success());
     let (updates, summary) = objects(&told);
     assert_eq!((updates.len(), &summary["updates"]), (0, &0.into()));
-}
-
-promise!(a_browser_shows_the_numbers_of_the_json: ebpf);
-fn a_browser_shows_the_numbers_of_the_json(source: Source) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, page) = (dir.path().join("<i>app.conf"), dir.path().join("page.html"));
-    fs::write(&path, "0").unwrap();
-    let recipe = Recipe::new().reading(&path);
-    let mut target = recipe.start();
-    let arguments = os(&["--format", "html", "--process", recipe.name()]);
-    let arguments = arguments.iter().map(AsRef::as_ref);
-    let rest = ["--watch".as_ref(), path.as_os_str(), "--output".as_ref(), page.as_os_str()];
-    let trace = Trace::start(source, &arguments.chain(rest).collect::<Vec<_>>());
-    for n in ["1", "2"] {
-        replace(&path, n);
-        kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
-        target.signals_until(n);
-    }
-    let (status, _) = trace.end(Some(Signal::INT));
-    assert!(status.success());
-
-    let browser = Command::new("chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"])
-        .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
-        .arg("--dump-dom")
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .unwrap();
-    let (dom, said) = (browser.stdout, String::from_utf8_lossy(&browser.stderr).into_owned());
-    assert!(browser.status.success(), "{said}");
-    assert!(!said.contains("CONSOLE"), "{said}");
-    let dom = String::from_utf8(dom).unwrap();
-    assert!(!dom.contains("<i>"), "{dom}");
-    let data = between(&dom, "id=\"data\">", "</script>").next().expect("the page has its data");
-    let data: Value = serde_json::from_str(data).unwrap();
-
-    let mut expected = Vec::new();
-    for row in data["summary"]["stages"].as_array().unwrap() {
-        expected
-            .extend(["p50_us", "p90_us", "p99_us", "max_us"].map(|it| row[it].as_f64().unwrap()));
-    }
-    for update in data["updates"].as_array().unwrap() {
-        for stage in update["stages"].as_array().unwrap() {
-            expected
-                .extend([&stage["at_us"], &stage["took_us"]].into_iter().filter_map(Value::as_f64));
-        }
-        let steps = update["steps"].as_array().unwrap();
-        expected.extend(steps.iter().map(|it| it["at_us"].as_f64().unwrap()));
-    }
-    assert!(expected.len() > 20, "{expected:?}");
-    let cells: Vec<_> = between(&dom, "data-us=\"", "</td>").collect();
-    let shown: Vec<_> = cells.iter().map(|it| it.split_once("\">").unwrap()).collect();
-    let numbers: Vec<f64> = shown.iter().map(|(number, _)| number.parse().unwrap()).collect();
-    assert_eq!(numbers, expected);
-    for (micros, (_, text)) in expected.iter().zip(&shown) {
-        let (number, unit) = text.split_once(' ').unwrap();
-        let unit = match unit {
-            "us" => 1.0,
-            "ms" => 1e3,
-            other => panic!("{other}"),
-        };
-        let error = (number.parse::<f64>().unwrap() * unit - micros).abs();
-        assert!(error <= unit * 0.051, "{text} is shown for {micros}");
-    }
-}
-
-/// What stands between these texts, wherever it does.
-fn between<'a>(text: &'a str, start: &'a str, end: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(start).skip(1).filter_map(move |it| Some(it.split_once(end)?.0))
 }
 
 #[test]
