@@ -75,3 +75,15 @@ pub(crate) fn objects(told: &[u8]) -> (Vec<Value>, Value) {
 pub(crate) fn os(texts: &[&str]) -> Vec<OsString> {
     texts.iter().map(Into::into).collect()
 }
+
+/// How often an update tells of a stage.
+pub(crate) fn count(update: &Value, stage: &str) -> u64 {
+    let steps = update["steps"].as_array().unwrap().iter();
+    steps.filter(|it| it["stage"] == stage).map(|it| it["count"].as_u64().unwrap()).sum()
+}
+
+/// How often each rename is told of: the strategy `tracepoint` hears of the directory twice, as that of the
+/// old name and of the new.
+pub(crate) fn renames_told(update: &Value) -> u64 {
+    if update["strategy"] == "tracepoint" { 2 } else { 1 }
+}
