@@ -41,8 +41,10 @@ impl Scene {
         let [victim, hostile] = ["app=victim", "app=hostile"].map(|it| namespace.ready_pod(it));
         for pod in [&victim, &hostile] {
             wait_until_it_listens(pod);
-            daemon.wait_for_rules_of(pod);
         }
+        daemon.wait_for_rules_of(&victim);
+        // It may name nobody that it has.
+        daemon.wait_for_watches_of(&hostile);
         Self { daemon, namespace, victim, hostile }
     }
 

@@ -74,16 +74,27 @@ impl Daemon {
         Namespace::ready_pod_in(NAMESPACE, "app.kubernetes.io/name=reload-agent")
     }
 
-    /// Waits until it has rules about a pod, and watches what they name.
+    /// Waits until it watches what a rule of a pod names, and has found whom it names.
     #[track_caller]
     pub(crate) fn wait_for_rules_of(&self, pod: &Pod) {
+        self.wait_for_series("reload_agent_targets", pod);
+    }
+
+    /// The same where nobody is to be found.
+    #[track_caller]
+    pub(crate) fn wait_for_watches_of(&self, pod: &Pod) {
+        self.wait_for_series("reload_agent_watches", pod);
+    }
+
+    /// Waits until a number that it counts for a rule of a pod is not 0.
+    #[track_caller]
+    fn wait_for_series(&self, name: &str, pod: &Pod) {
         let agent = self.pod();
-        let rule = format!("rule=\"{}", rule_of(pod));
-        until(format!("metrics with {rule}"), || {
+        let series = format!("{name}{{rule=\"{}", rule_of(pod));
+        until(&series, || {
             let (_, metrics) = agent.get(PORT, "/metrics")?;
-            let is_known =
-                |line: &str| line.starts_with("reload_agent_content_hash{") && line.contains(&rule);
-            metrics.lines().any(is_known).then_some(())
+            let is_it = |line: &str| line.starts_with(&series) && !line.ends_with(" 0");
+            metrics.lines().any(is_it).then_some(())
         });
     }
 
