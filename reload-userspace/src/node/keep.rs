@@ -160,7 +160,7 @@ impl Node {
     pub(super) fn read_file_again(&mut self) {
         let Some(path) = self.question.file.clone() else { return };
         let read = read_node_file(&path);
-        let error = read.as_ref().err().map(|error| error.to_string());
+        let error = read.as_ref().err().map(ToString::to_string);
         if let Ok(file) = read
             && file != self.basis.file
         {

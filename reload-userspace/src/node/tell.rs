@@ -62,7 +62,7 @@ impl Node {
         match called {
             Some(Called { what, fault: None, .. }) => self.works(what),
             Some(Called { what, sentence, fault: Some(fault) }) => {
-                self.fails(what, sentence, &fault)
+                self.fails(what, sentence, &fault);
             }
             None => {}
         }
