@@ -12,6 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
@@ -22,6 +23,7 @@ use crate::support::{
     source::Source,
     target::Recipe,
     time::poll,
+    trace::{Trace, objects},
     writer::replace,
 };
 
@@ -85,6 +87,50 @@ fn pids_are_those_of_the_namespace(source: Source) {
     source.check_author(changed, writer_pid, |comm| comm == "writer");
     assert_eq!(events.last().unwrap().pid(), target_pid);
     assert_eq!(content(&mut target), "2");
+}
+
+promise!(a_trace_tells_of_the_same_pids: ebpf);
+fn a_trace_tells_of_the_same_pids(source: Source) {
+    /// The first process of the namespace starts the target, and then is the trace.
+    const SCRIPT: &str = r#""$TARGET" --read "$CONFIG" >&2 & exec "$@""#;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new();
+    let mut command = clean(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"]);
+    command.args([AGENT, "trace", "--format", "json", "--count", "1"]).args(source.arguments());
+    command.args(["--process", recipe.name(), "--watch"]).arg(&path).stdin(Stdio::null());
+    command.env("TARGET", recipe.path()).env("CONFIG", &path);
+    let mut trace = Trace::spawn(&mut command);
+    let (mut inner, mut is_ready, mut is_seen) = (0, false, false);
+    trace.wait_until("all are ready", |line| {
+        if let Some(rest) = line.strip_prefix("started ") {
+            inner = rest.split(' ').next()?.parse().ok()?;
+        }
+        is_ready |= line.starts_with("ready ");
+        is_seen |= line.starts_with("ready;");
+        (is_ready && is_seen).then_some(())
+    });
+    let first = poll("the trace runs", || children_of(trace.pid()).first().copied());
+    let outer = poll("the target runs", || children_of(first).first().copied());
+    assert_ne!(outer, inner, "the namespaces number it differently");
+
+    // From outside: there is no number for this process in there.
+    replace(&path, "1");
+    kill_process(Pid::from_raw(outer).unwrap(), Signal::HUP).unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    let pid_of = |stage: &str| {
+        let stages = updates[0]["stages"].as_array().unwrap();
+        let stage = stages.iter().find(|it| it["stage"] == stage);
+        stage.unwrap_or_else(|| panic!("no such stage in {:#}", updates[0]))["pid"].clone()
+    };
+    assert_eq!(pid_of("swapped"), Value::Null);
+    assert_eq!(pid_of("signalled"), Value::Null);
+    assert_eq!(pid_of("delivered"), inner);
+    assert_eq!(pid_of("opened"), inner);
 }
 
 promise!(a_process_outside_is_not_a_target);

@@ -31,5 +31,6 @@ pub(crate) mod server;
 pub(crate) mod source;
 pub(crate) mod target;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod way;
 pub(crate) mod writer;

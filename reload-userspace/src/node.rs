@@ -12,6 +12,7 @@ mod nudge;
 mod objects;
 mod pod;
 mod rules;
+mod spec;
 mod tell;
 
 use std::{
@@ -25,7 +26,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1 as api;
 use kube::{
     Api, Client, Config,
     runtime::{WatchStreamExt as _, watcher},
@@ -183,7 +183,7 @@ impl Node {
         let client = Client::try_from(config).context("cannot make a client for the API server")?;
         let field = format!("spec.nodeName={}", self.question.name);
         let which = watcher::Config::default().fields(&field).page_size(PAGE);
-        let pods = watcher(Api::<api::Pod>::all(client.clone()), which).default_backoff();
+        let pods = watcher(Api::<spec::Pod>::all(client.clone()), which).default_backoff();
         let mut pods = std::pin::pin!(pods);
         let mut objects = Objects::new(client.clone());
         loop {

@@ -353,6 +353,16 @@ impl Places {
         }
     }
 
+    /// Has the next patient look at a path wait for whatever is being done in its directories, announced or
+    /// not.
+    pub(crate) fn suspect(&mut self, index: Index) {
+        for id in self.by_watch.get(&index).into_iter().flat_map(BTreeMap::keys) {
+            if let Some(place) = self.by_id.get_mut(id) {
+                place.may_be_under_way = true;
+            }
+        }
+    }
+
     /// Looks at a path: arms what has fired, watches what is new, forgets what it no longer needs.
     ///
     /// Where it may await the end, whoever goes on writing is not announced until he closes the file: then

@@ -99,7 +99,7 @@ pub enum Origin {
     /// The options are the only one.
     Options,
     /// A file, which may change.
-    File(RulesFile),
+    File(Box<RulesFile>),
     /// The pods of a node, which come and go.
     Pods {
         /// What is said for them besides, if there is a file for it.
@@ -115,7 +115,7 @@ impl Origin {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::Options => None,
-            Self::File(RulesFile { path, .. }) => Some(path),
+            Self::File(file) => Some(&file.path),
             Self::Pods { file, .. } => file.as_deref(),
         }
     }
@@ -174,7 +174,7 @@ impl Rule {
     #[must_use]
     pub fn is_of_same(&self, other: &Self) -> bool {
         let pod = |it: &Self| match it.selector().map(|it| &it.scope) {
-            Some(Scope::Pod { uid, .. }) => Some(uid.clone()),
+            Some(Scope::Pod { uid, .. }) => Some(*uid),
             Some(Scope::Anywhere) | None => None,
         };
         pod(self) == pod(other)
@@ -253,7 +253,7 @@ impl Settings {
             is_dry: args.dry_run,
             state_dir: state_dir.transpose()?,
             listen: args.listen,
-            origin: RulesFile::new(args)?.map_or(Origin::Options, Origin::File),
+            origin: RulesFile::new(args)?.map_or(Origin::Options, |it| Origin::File(Box::new(it))),
         })
     }
 

@@ -236,7 +236,10 @@ impl<S: Source> Trace<S> {
             let pause = tokio::time::sleep(deadline.since(clock::now()));
             tokio::select! {
                 biased;
-                () = &mut stop => break,
+                () = &mut stop => {
+                    self.step()?;
+                    break;
+                }
                 event = self.source.next() => {
                     self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
                 }
@@ -257,7 +260,10 @@ impl<S: Source> Trace<S> {
         if self.losses_at <= now {
             self.ask_for_losses();
         }
+        // What was opened may have been replaced since, or may be what a look is yet to find.
+        let strangers = self.sort_opens();
         let latest = self.look(now)?;
+        self.opens = strangers;
         self.sort_opens();
         self.settle(now, latest);
         if self.over_at().is_some_and(|at| at <= now) {

@@ -1,5 +1,6 @@
 //! One watched path: what it meant when it was last looked at, and the change that is under way.
 
+mod look;
 mod ration;
 mod volumes;
 
@@ -7,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use self::{ration::Ration, volumes::Volumes};
@@ -302,8 +303,7 @@ impl Watched {
         let announced = self.announced.take().or(touched);
         let began = clock::now();
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
-        let Looked { view, failures } =
-            places.look(source, self.index, &self.path, self.reach, &self.settled, manner);
+        let Looked { view, failures } = self.see(places, source, manner);
         if self.reach == Reach::Beneath {
             self.ration.look(now, clock::now().since(began), places.others_paid());
         }
@@ -356,29 +356,6 @@ impl Watched {
             self.cause = cause;
         }
         is_new
-    }
-
-    /// When the files changed that nobody has announced, as they themselves say.
-    fn changed_at(&self, view: &View, now: Boot) -> Boot {
-        let is_new =
-            |(path, state): &(&PathBuf, &FileState)| self.view.files.get(*path) != Some(*state);
-        let changed = view.files.iter().filter(is_new).map(|(_, state)| state.changed);
-        let latest = changed.max().and_then(|(seconds, nanos)| {
-            let since_epoch =
-                Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since_epoch).ok()
-        });
-        // A file that was put there later may say that it changed long before.
-        let ago = latest.unwrap_or_default().min(now.since(self.looked));
-        Boot(now.0.saturating_sub(ago))
-    }
-
-    /// Whether the files are the same as before, though not in the same state.
-    fn is_only_written(&self, view: &View) -> bool {
-        let identities = |view: &View| -> Vec<_> {
-            view.files.iter().map(|(path, state)| (path.clone(), state.identity)).collect()
-        };
-        view.files != self.view.files && identities(view) == identities(&self.view)
     }
 
     /// What cannot be watched and why, if that is news.
@@ -525,12 +502,15 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs,
+        os::{fd::BorrowedFd, unix::fs::symlink},
+    };
 
     use super::*;
     use crate::{
-        event::SourceName,
-        source::{Choice, Ladder, Purpose},
+        event::{Event, PlaceId, SourceName},
+        source::{Choice, Ladder, Purpose, SourceError, Tells},
     };
 
     const LIMITS: Limits = Limits {
@@ -652,5 +632,64 @@ mod tests {
             watched.look(clock::now(), &mut places, &mut source, Patience::Hasty);
         }
         assert!((2..20).contains(&watched.volumes.left()), "{}", watched.volumes.left());
+    }
+
+    /// A source under which somebody replaces a file while it is looked at: he gives the old one another
+    /// time when that is armed, and the name leads to the new one when its writers are asked for.
+    struct Replaced {
+        path: PathBuf,
+        asked: u32,
+    }
+
+    impl Source for Replaced {
+        fn name(&self) -> SourceName {
+            SourceName::Ebpf
+        }
+        fn watch(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            Ok(())
+        }
+        fn forget(&mut self, _: PlaceId) {}
+        fn arm(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            fs::hard_link(&self.path, self.path.with_extension("old")).unwrap();
+            Ok(())
+        }
+        fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
+            self.asked += 1;
+            if self.asked == 2 {
+                fs::rename(self.path.with_extension("new"), &self.path).unwrap();
+            }
+            Writers::None
+        }
+        fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+            Ok(Tells::No)
+        }
+        async fn next(&mut self) -> Result<Event, SourceError> {
+            std::future::pending().await
+        }
+        fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+            Ok(None)
+        }
+        fn losses(&mut self) -> Vec<Event> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_being_replaced_is_not_taken_for_one_that_was_written_to() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().canonicalize().unwrap().join("a.conf");
+        fs::write(&path, "1").unwrap();
+        fs::write(path.with_extension("new"), "2").unwrap();
+        let new = Identity::at(&path.with_extension("new")).unwrap();
+        let mut places = Places::new();
+        let mut source = Replaced { path: path.clone(), asked: 0 };
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
+        assert_eq!(source.asked, 1);
+
+        let file = places.of(Identity::at(&path).unwrap()).unwrap();
+        let now = clock::now();
+        places.fired(file, now, now, &Actor::unknown(Operation::Rename));
+        assert!(watched.look(now, &mut places, &mut source, Patience::Hasty));
+        assert_eq!(watched.identities().collect::<Vec<_>>(), [new]);
     }
 }

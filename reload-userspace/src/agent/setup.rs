@@ -53,22 +53,23 @@ impl<S: Source> Agent<S> {
         };
         let draft = self.draft(Rule::about(path.clone(), pace), &[], &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
-        let Origin::File(RulesFile { defaults, .. }) = self.settings.origin.clone() else {
+        let Origin::File(file) = &self.settings.origin else {
             // Whoever feeds the rules reads it.
             return Ok(rules);
         };
         // They have been read, and are heeded.
         let heeded = Decision::Rules { path: Some(String::new()), rules: Vec::new(), error: None };
         self.teller.count(&heeded);
-        Ok(rule::read_file(&path, &defaults)?)
+        Ok(rule::read_file(&path, &file.defaults)?)
     }
 
     /// Reads the rules again. Bad ones are told of, and not heeded.
     pub(super) fn read_rules_again(&mut self) {
-        let Origin::File(RulesFile { path, defaults }) = self.settings.origin.clone() else {
+        let Origin::File(file) = self.settings.origin.clone() else {
             self.feed.ask_anew();
             return;
         };
+        let RulesFile { path, defaults } = *file;
         // What has been decided is told while there is somebody to tell it.
         self.tell_what_was_decided();
         let before: Vec<_> = self.reloaders.keys().copied().collect();

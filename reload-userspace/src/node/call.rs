@@ -2,21 +2,14 @@
 
 use std::time::SystemTime;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{ObjectReference, Pod as ApiPod},
-        events::v1::Event,
-    },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
 };
 use serde_json::json;
 
-use super::{notice::Notice, pod::Pod};
+use super::{notice::Notice, pod::Pod, spec};
 use crate::rule::ANNOTATION;
 
 /// Who says so.
@@ -53,34 +46,33 @@ pub(super) fn words(error: &kube::Error) -> String {
     }
 }
 
-/// Tells of something that is about a pod.
-pub(super) async fn publish(
-    client: Client,
-    pod: ObjectReference,
-    node: String,
-    notice: Notice,
-) -> Outcome {
-    let namespace = pod.namespace.clone().unwrap_or_default();
-    let now = Timestamp::now();
-    let event = Event {
-        metadata: ObjectMeta {
-            // As the kubelet calls its own: the pod's name, and what no other has.
-            name: pod.name.as_ref().map(|name| format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: Some(namespace.clone()),
-            ..ObjectMeta::default()
+/// Tells of something that is about a pod, as an Event of `events.k8s.io/v1`.
+pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Notice) -> Outcome {
+    let now = SystemTime::now();
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        // As the kubelet calls its own: the pod's name, and what no other has.
+        "metadata": {
+            "namespace": pod.namespace, "name": format!("{}.{:x}", pod.name, since.as_nanos()),
         },
-        action: Some("Reload".to_owned()),
-        event_time: Some(MicroTime(now)),
-        note: Some(notice.note),
-        reason: Some(notice.reason.to_owned()),
-        regarding: Some(pod),
-        reporting_controller: Some(REPORTER.to_owned()),
-        reporting_instance: Some(node),
-        type_: Some(notice.weight.name().to_owned()),
-        ..Event::default()
+        "action": "Reload",
+        "eventTime": humantime::format_rfc3339_micros(now).to_string(),
+        "note": notice.note,
+        "reason": notice.reason,
+        "regarding": pod.reference(),
+        "reportingController": REPORTER,
+        "reportingInstance": node,
+        "type": notice.weight.name(),
+    });
+    let kind = GroupVersionKind::gvk("events.k8s.io", "v1", "Event");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "events");
+    let events: Api<DynamicObject> = Api::namespaced_with(client, &pod.namespace, &kind);
+    let created = match serde_json::from_value(event) {
+        Ok(event) => events.create(&PostParams::default(), &event).await.map(drop),
+        Err(error) => Err(kube::Error::SerdeError(error)),
     };
-    let events: Api<Event> = Api::namespaced(client, &namespace);
-    let created = events.create(&PostParams::default(), &event).await;
     Outcome {
         what: "events",
         sentence: "cannot tell of it as an Event; grant create on events of events.k8s.io",
@@ -94,7 +86,7 @@ pub(super) async fn nudge(client: Client, pod: Pod) -> Outcome {
     let annotations = json!({ format!("{ANNOTATION}nudged"): now });
     // Another pod may have its name by now: that is a conflict, and no change.
     let patch = json!({ "metadata": { "uid": pod.api_uid, "annotations": annotations } });
-    let pods: Api<ApiPod> = Api::namespaced(client, &pod.namespace);
+    let pods: Api<spec::Pod> = Api::namespaced(client, &pod.namespace);
     let done = pods.patch_metadata(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
     Outcome {
         what: "nudges",

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1 as api;
 use kube::{Client, runtime::watcher};
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
     notice::Notice,
     objects::{Kind, Renewed},
     pod::{Object, Pod},
+    spec,
     tell::watch_words,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 impl Node {
     /// Notes what has become of a pod.
-    pub(super) fn take(&mut self, event: Result<watcher::Event<api::Pod>, watcher::Error>) {
+    pub(super) fn take(&mut self, event: Result<watcher::Event<spec::Pod>, watcher::Error>) {
         match event {
             Ok(watcher::Event::Init) => self.listed = Some(BTreeMap::new()),
             Ok(watcher::Event::InitApply(pod)) => {
@@ -76,7 +76,7 @@ impl Node {
     }
 
     /// Makes rules of a pod; what is wrong with it is told as soon as it has been looked at.
-    pub(super) fn know(&self, pod: &api::Pod) -> Option<Known> {
+    pub(super) fn know(&self, pod: &spec::Pod) -> Option<Known> {
         let pod = Pod::of(pod)?;
         let outcome = match self.pods.get(&pod.api_uid) {
             Some(known) if known.pod == pod => known.outcome.clone(),
@@ -160,7 +160,7 @@ impl Node {
     pub(super) fn read_file_again(&mut self) {
         let Some(path) = self.question.file.clone() else { return };
         let read = read_node_file(&path);
-        let error = read.as_ref().err().map(|error| error.to_string());
+        let error = read.as_ref().err().map(ToString::to_string);
         if let Ok(file) = read
             && file != self.basis.file
         {

@@ -100,16 +100,12 @@ impl<K: std::hash::Hash + Eq> Budget<K> {
             account.left = account.left.saturating_add(earned).min(BURST);
             account.since = now;
         }
-        match account.left.checked_sub(1) {
-            Some(left) => {
-                account.left = left;
-                Some(std::mem::take(&mut account.withheld))
-            }
-            None => {
-                account.withheld += 1;
-                None
-            }
-        }
+        let Some(left) = account.left.checked_sub(1) else {
+            account.withheld += 1;
+            return None;
+        };
+        account.left = left;
+        Some(std::mem::take(&mut account.withheld))
     }
 
     /// Forgets the pods that are gone.

@@ -140,14 +140,16 @@ mod tests {
     fn many_pods_are_nudged_one_after_the_other() {
         let mut nudges = Nudges::new(at(0));
         let pods: Vec<_> = (0..50).collect();
-        pods.iter().for_each(|&pod| nudges.want(pod, at(0)));
+        for &pod in &pods {
+            nudges.want(pod, at(0));
+        }
         assert_eq!(nudges.due(at(0)).len(), 20);
         assert_eq!(nudges.next_at(), Some(at(100)));
-        let mut nudged = 20;
+        let mut count = 20;
         for millis in (100..=3000).step_by(100) {
-            nudged += nudges.due(at(millis)).len();
+            count += nudges.due(at(millis)).len();
         }
-        assert_eq!(nudged, 50, "each of them once");
+        assert_eq!(count, 50, "each of them once");
         nudges.retain(|_| false);
         assert_eq!(nudges.next_at(), None);
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{self as api, ObjectReference};
+use serde_json::{Value, json};
 
+use super::spec;
 use crate::{
     rule::ANNOTATION,
     target::{ContainerId, PodUid},
@@ -61,7 +62,7 @@ pub(super) enum Object {
 
 impl Pod {
     /// What matters of a pod, or `None` where it is not one that can run.
-    pub(super) fn of(pod: &api::Pod) -> Option<Self> {
+    pub(super) fn of(pod: &spec::Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let meta = &pod.metadata;
         // The kubelet calls the pod of a file after the hash of it, and not after what stands for it here.
@@ -82,7 +83,12 @@ impl Pod {
             labels: meta.labels.clone().unwrap_or_default().into_iter().collect(),
             annotations: annotations.collect(),
             volumes: spec.volumes.iter().flatten().filter_map(|it| Volume::of(it, spec)).collect(),
-            containers: spec.containers.iter().map(|it| (it.name.clone(), None)).collect(),
+            containers: spec
+                .containers
+                .iter()
+                .flatten()
+                .map(|it| (it.name.clone(), None))
+                .collect(),
             // Whoever is about to be ended needs no reload.
             is_alive: !is_over && meta.deletion_timestamp.is_none(),
         };
@@ -114,21 +120,17 @@ impl Pod {
     }
 
     /// How Kubernetes refers to it.
-    pub(super) fn reference(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(self.namespace.clone()),
-            name: Some(self.name.clone()),
-            uid: Some(self.api_uid.clone()),
-            ..ObjectReference::default()
-        }
+    pub(super) fn reference(&self) -> Value {
+        let Self { namespace, name, api_uid, .. } = self;
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": api_uid,
+        })
     }
 }
 
 impl Volume {
     /// The volume if it is of a kind that the kubelet updates.
-    fn of(volume: &api::Volume, spec: &api::PodSpec) -> Option<Self> {
+    fn of(volume: &spec::Volume, spec: &spec::PodSpec) -> Option<Self> {
         let config_map = |name: &str| Object::ConfigMap(name.to_owned());
         let secret = |name: &str| Object::Secret(name.to_owned());
         let mut is_token = false;
@@ -152,7 +154,8 @@ impl Volume {
             return None;
         };
         let mut sub_paths = BTreeSet::new();
-        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let containers = [&spec.containers, &spec.init_containers];
+        for container in containers.into_iter().flatten().flatten() {
             let mounts = container.volume_mounts.iter().flatten();
             for mount in mounts.filter(|it| it.name == volume.name) {
                 is_token |= mount.mount_path.trim_end_matches('/') == TOKEN;

@@ -80,18 +80,16 @@ impl Basis {
 
     fn rule(&self, pod: &Pod, rule: &PodRule, outcome: &mut Outcome) -> Result<Rule, RuleError> {
         let volumes = volumes(pod, rule)?;
-        let containers = match &rule.said.container {
-            None => None,
-            Some(name) => match pod.containers.get(name) {
-                // Until it runs nobody is meant.
-                Some(id) => Some(id.iter().cloned().collect()),
-                None => {
-                    let names: Vec<_> = pod.containers.keys().map(String::as_str).collect();
-                    return Err(stranger(rule, "container", name, "container", &names));
-                }
-            },
-        };
-        let scope = Scope::Pod { uid: pod.uid.clone(), containers };
+        let containers = rule.said.container.as_ref().map(|name| {
+            let known = pod.containers.get(name);
+            // Until it runs nobody is meant.
+            known.map(|id| id.iter().copied().collect()).ok_or_else(|| {
+                let names: Vec<_> = pod.containers.keys().map(String::as_str).collect();
+                stranger(rule, "container", name, "container", &names)
+            })
+        });
+        let containers = containers.transpose()?;
+        let scope = Scope::Pod { uid: pod.uid, containers };
         let directories = volumes.iter().map(|volume| self.directory(pod, volume)).collect();
         let made = Rule::of_pod(&pod.called(), rule, directories, scope, &self.defaults)?;
         for volume in volumes {
@@ -120,7 +118,7 @@ fn means((selector, _): &(crate::rule::PodSelector, PodRule), pod: &Pod) -> bool
 
 /// The volumes that a rule names or, if it names none, all but the token of the service account.
 fn volumes<'a>(pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleError> {
-    let named = match &rule.said.volumes {
+    let wanted = match &rule.said.volumes {
         None => return Ok(pod.volumes.iter().filter(|it| !it.is_token).collect()),
         Some(Texts::One(name)) => std::slice::from_ref(name),
         Some(Texts::Many(names)) => names,
@@ -134,7 +132,7 @@ fn volumes<'a>(pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleErro
             stranger(rule, "volumes", name, what, &names)
         })
     };
-    let mut found: Vec<&Volume> = named.iter().map(find).collect::<Result<_, _>>()?;
+    let mut found: Vec<&Volume> = wanted.iter().map(find).collect::<Result<_, _>>()?;
     found.dedup();
     Ok(found)
 }
@@ -156,14 +154,14 @@ pub(super) fn is_kubelet_dir(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1 as api;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::node::spec;
 
     const UID: &str = "1c5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b11";
 
-    fn pod(annotations: &Value) -> api::Pod {
+    fn pod(annotations: &Value) -> spec::Pod {
         let mounts = json!([
             { "name": "conf", "mountPath": "/etc/nginx" },
             { "name": "one", "mountPath": "/etc/one.conf", "subPath": "one.conf" },

@@ -38,7 +38,7 @@ impl Node {
             notice.note = format!("{} ({withheld} others were not told)", notice.note);
         }
         let node = self.question.name.clone();
-        let call = call::publish(client.clone(), known.pod.reference(), node, notice);
+        let call = call::publish(client.clone(), known.pod.clone(), node, notice);
         self.call(call);
     }
 
@@ -62,7 +62,7 @@ impl Node {
         match called {
             Some(Called { what, fault: None, .. }) => self.works(what),
             Some(Called { what, sentence, fault: Some(fault) }) => {
-                self.fails(what, sentence, &fault)
+                self.fails(what, sentence, &fault);
             }
             None => {}
         }

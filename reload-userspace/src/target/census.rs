@@ -59,13 +59,14 @@ impl Procfs {
     /// Where a process is now.
     #[must_use]
     pub fn whereabouts(&self, pid: Pid) -> Whereabouts {
-        let Some(stat) = self.stat(pid).ok().flatten().filter(Stat::is_running) else {
-            return Whereabouts::Unknown;
-        };
-        let own = self.own_groups().unwrap_or_default();
-        match self.container(pid, &stat, &own) {
-            Ok(container) => container.map_or(Whereabouts::Outside, Whereabouts::In),
-            Err(_) => Whereabouts::Unknown,
+        let Ok(Some(stat)) = self.stat(pid) else { return Whereabouts::Unknown };
+        let container = self.own_groups().and_then(|own| self.container(pid, &stat, &own));
+        // Asked afterwards, for the kernel takes whoever ends out of the groups of version 1.
+        let is_there = || self.stat(pid).is_ok_and(|stat| stat.is_some_and(|it| !it.is_ending()));
+        match container {
+            Ok(Some(container)) => Whereabouts::In(container),
+            Ok(None) if is_there() => Whereabouts::Outside,
+            Ok(None) | Err(_) => Whereabouts::Unknown,
         }
     }
 
@@ -250,7 +251,8 @@ mod tests {
     #[test]
     fn an_event_concerns_those_whom_it_may_be_about() {
         let machine = node();
-        machine.set_stat(40, &stat("nginx", 1).replacen(" S ", " Z ", 1));
+        // In the middle of its end.
+        machine.set_stat(40, &stat("nginx", 1).replacen(" 4194560 ", " 4194564 ", 1));
         let check = |pid: i32, scope: &Scope, expected: bool| {
             let whereabouts = machine.procfs.whereabouts(Pid::from_raw(pid));
             assert_eq!(whereabouts.may_be_in(scope), expected, "for {pid} and {scope:?}");
@@ -264,7 +266,7 @@ mod tests {
         check(11, &scope(Some(ONE)), false);
         check(20, &scope(None), false);
         check(30, &scope(None), false);
-        // They have ended, so nobody knows.
+        // They end or have ended, so nobody knows.
         check(40, &scope(None), true);
         check(99, &scope(Some(ONE)), true);
     }

@@ -1,6 +1,13 @@
 //! Which update something belongs to, and when that is over.
 
-use std::{collections::BTreeSet, fs, mem, path::PathBuf};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs::{self, File},
+    mem,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
@@ -20,7 +27,7 @@ use crate::{
     settle::Next,
     source::{Interest, Source, Tells},
     target::Selector,
-    watch::Identity,
+    watch::{Identity, wait_for_changes},
     watched::Watched,
     witness::Watching,
 };
@@ -50,8 +57,9 @@ impl<S: Source> Trace<S> {
             return Ok(None);
         }
         if self.update.as_ref().is_some_and(|it| it.settled.is_some()) {
-            self.finish()?;
+            self.make_way(now)?;
         }
+        self.wait_for_makers();
         self.looked = clock::now();
         let latest = self.adopt(now);
         if before != after {
@@ -60,17 +68,51 @@ impl<S: Source> Trace<S> {
         Ok(latest)
     }
 
+    /// The deeds up to the last look that has found anything, and those after it.
+    fn parted_deeds(&mut self) -> (VecDeque<Deed>, VecDeque<Deed>) {
+        mem::take(&mut self.deeds).into_iter().partition(|it| it.at <= self.looked)
+    }
+
     /// A look may be ahead of what is heard: then that is of the update that it has found.
     fn adopt_late(&mut self, now: Boot) {
         let Some(settled) = self.update.as_ref().and_then(|it| it.settled) else { return };
-        let later = self.deeds.iter().position(|it| it.at > self.looked);
-        let later = self.deeds.split_off(later.unwrap_or(self.deeds.len()));
+        let (before, later) = self.parted_deeds();
+        self.deeds = before;
         if let Some(latest) = self.adopt(now)
             && let Some(update) = self.update.as_mut().filter(|_| latest > settled)
         {
             update.settle(latest);
         }
         self.deeds = later;
+    }
+
+    /// The update that has settled is over, for there is another change. That has all that came after the
+    /// look which has found the last of the old one, or all that is heard of where nothing came after it.
+    fn make_way(&mut self, now: Boot) -> Result<()> {
+        let near = self.near();
+        self.deeds.retain(|it| counts(it, self.over, &near));
+        let is_later = |it: &Deed| it.at > self.looked;
+        if self.deeds.iter().any(is_later) {
+            self.adopt_late(now);
+        }
+        let began = self.deeds.iter().map(|it| it.at).min();
+        if let Some((began, update)) = began.zip(self.update.as_mut()) {
+            self.aside.extend(update.cede(began));
+        }
+        self.finish()?;
+        let just_before = |began: Boot| Boot(began.0.saturating_sub(Duration::from_nanos(1)));
+        self.over = began.map_or(self.over, |began| self.over.min(just_before(began)));
+        Ok(())
+    }
+
+    /// Waits until it has been told who has made what was just found: until then he has the directory locked.
+    fn wait_for_makers(&self) {
+        let real = self.question.paths.iter().filter(|path| path.is_dir()).cloned();
+        for path in self.directories().chain(real) {
+            if let Ok(directory) = File::open(path) {
+                wait_for_changes(directory.as_fd());
+            }
+        }
     }
 
     /// The number of a file that was replaced is handed out again, and until its place is forgotten whoever
@@ -90,18 +132,10 @@ impl<S: Source> Trace<S> {
     /// Makes steps of an update of what has led to it, and gives when the last of that was.
     fn adopt(&mut self, now: Boot) -> Option<Boot> {
         let files = self.file_places();
-        let near: BTreeSet<_> = self.directories().filter_map(|it| self.places.of(it)).collect();
+        let near = self.near();
         let deeds = mem::take(&mut self.deeds).into_iter();
-        let is_change = |it: &Deed| {
-            it.operation.is_arrival()
-                || matches!(it.operation, Operation::Unlink | Operation::Mkdir)
-        };
-        // Far up the path many things happen that are of no concern.
-        let counts = |it: &Deed| {
-            it.at > self.over
-                && (it.interest == Interest::Any || near.contains(&it.place) && is_change(it))
-        };
-        let steps: Vec<_> = deeds.filter(counts).map(|it| step_of(it, &files)).collect();
+        let deeds = deeds.filter(|it| counts(it, self.over, &near));
+        let steps: Vec<_> = deeds.map(|it| step_of(it, &files)).collect();
         let first = steps.iter().map(|it| it.at).min();
         let latest = steps.iter().map(|it| it.at).max();
         let number = self.count + 1;
@@ -176,8 +210,8 @@ impl<S: Source> Trace<S> {
     pub(super) fn note_step(&mut self, step: Step) {
         match &mut self.update {
             Some(update) if step.at >= update.began => update.add(step),
-            Some(_) => {}
-            None => {
+            // An update that was found before it was heard of may have begun earlier than is known yet.
+            _ => {
                 if self.aside.len() == MOST_DEEDS {
                     self.aside.pop_front();
                     self.untold += 1;
@@ -187,20 +221,24 @@ impl<S: Source> Trace<S> {
         }
     }
 
-    /// Finds out which of the files that were opened are watched ones.
-    pub(super) fn sort_opens(&mut self) {
+    /// Finds out which of the files that were opened are watched ones, and gives the others.
+    pub(super) fn sort_opens(&mut self) -> Vec<Opening> {
         if self.opens.is_empty() {
-            return;
+            return Vec::new();
         }
         let inodes = self.inodes();
-        for Opening { place, inode, pid, at } in mem::take(&mut self.opens) {
-            let is_expected = !self.witness.opened_at(place, pid, at).tickets.is_empty();
+        let is_ours = |it: &Opening| {
+            let is_expected = !self.witness.opened_at(it.place, it.pid, it.at).tickets.is_empty();
             // A name counts in any directory, so another file of that name may be meant.
-            let is_ours = self.places.knows(place) || inode.is_none_or(|it| inodes.contains(&it));
-            if is_expected && is_ours {
-                self.opened(pid, inode, at);
-            }
+            let is_watched = || it.inode.is_none_or(|it| inodes.contains(&it));
+            is_expected && (self.places.knows(it.place) || is_watched())
+        };
+        let opens = mem::take(&mut self.opens).into_iter();
+        let (ours, others): (Vec<_>, Vec<_>) = opens.partition(is_ours);
+        for Opening { inode, pid, at, .. } in ours {
+            self.opened(pid, inode, at);
         }
+        others
     }
 
     /// Notes that somebody opens a watched file.
@@ -314,7 +352,8 @@ impl<S: Source> Trace<S> {
         } else if name == SourceName::Poll {
             hide(&[Stage::Closed], "polling only compares the content");
         }
-        let holders = who::watchers(&self.identities().chain(self.directories()).collect());
+        let directories = self.directories().filter_map(|it| Identity::at(&it));
+        let holders = who::watchers(&self.identities().chain(directories).collect());
         let holders = match holders.as_slice() {
             [] => "nobody has an inotify watch there".to_owned(),
             holders => format!("an inotify watch there is held by {}", holders.join(", ")),
@@ -333,15 +372,30 @@ impl<S: Source> Trace<S> {
         hidden
     }
 
+    /// The places of the directories that the paths are in.
+    fn near(&self) -> BTreeSet<PlaceId> {
+        let identities = self.directories().filter_map(|it| Identity::at(&it));
+        identities.filter_map(|it| self.places.of(it)).collect()
+    }
+
     /// The directories that the paths are in, as they are typed and as they are.
-    fn directories(&self) -> impl Iterator<Item = Identity> {
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let paths = self.question.paths.iter();
         paths.flat_map(|path| {
             let real = fs::canonicalize(path).ok();
             let parents = [Some(path.clone()), real].into_iter().flatten();
-            parents.filter_map(|it| Identity::at(it.parent()?))
+            parents.filter_map(|it| Some(it.parent()?.to_owned()))
         })
     }
+}
+
+/// Whether a deed is part of an update, where the one before was over then and these directories are near.
+fn counts(deed: &Deed, over: Boot, near: &BTreeSet<PlaceId>) -> bool {
+    let is_change = deed.operation.is_arrival()
+        || matches!(deed.operation, Operation::Unlink | Operation::Mkdir);
+    // Far up the path many things happen that are of no concern.
+    let is_close = deed.interest == Interest::Any || near.contains(&deed.place) && is_change;
+    deed.at > over && is_close
 }
 
 /// The step that a deed is, where these are the places of files.

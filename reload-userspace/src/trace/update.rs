@@ -83,6 +83,12 @@ impl Update {
         }
     }
 
+    /// Gives away what has happened since: that belongs to the next one.
+    pub(crate) fn cede(&mut self, since: Boot) -> Vec<Step> {
+        let is_later = |step: &mut Step| step.at >= since && step.stage != Some(Stage::Settled);
+        self.steps.extract_if(.., is_later).collect()
+    }
+
     /// Notes that it was complete then, whatever was believed before.
     pub(crate) fn settle(&mut self, at: Boot) {
         self.settled = Some(at);
@@ -176,6 +182,24 @@ mod tests {
         assert_eq!(passed[0].took, None);
         assert_eq!(passed[5].took, Some(Duration::from_micros(35)));
         assert_eq!(Update::total(&passed), Duration::from_micros(85));
+    }
+
+    #[test]
+    fn what_came_after_the_next_change_is_ceded_to_it() {
+        let mut update = Update::new(1, at(10));
+        for (micros, stage) in [
+            (10, Stage::Swapped),
+            (12, Stage::Signalled),
+            (30, Stage::Delivered),
+            (31, Stage::Opened),
+        ] {
+            update.add(step(micros, stage, "x"));
+        }
+        update.settle(at(40));
+        let ceded: Vec<_> = update.cede(at(30)).into_iter().filter_map(|it| it.stage).collect();
+        assert_eq!(ceded, [Stage::Delivered, Stage::Opened]);
+        let kept: Vec<_> = update.steps.iter().filter_map(|it| it.stage).collect();
+        assert_eq!(kept, [Stage::Swapped, Stage::Signalled, Stage::Settled]);
     }
 
     #[test]

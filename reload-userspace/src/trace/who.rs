@@ -7,7 +7,10 @@ use nix::unistd::Pid;
 use rustix::fs::{major, minor};
 
 use super::step::Who;
-use crate::{target::Procfs, watch::Identity};
+use crate::{
+    target::{ContainerId, PodUid, Procfs},
+    watch::Identity,
+};
 
 /// Names a process that may have ended by now.
 #[must_use]
@@ -20,13 +23,17 @@ pub(crate) fn who(procfs: &Procfs, pid: Option<Pid>, comm: Option<String>) -> Wh
     Who { comm: comm.or_else(name), container, pid: pid.map(Pid::as_raw) }
 }
 
-/// The container and pod that the control groups of a process name: the container by the first twelve
-/// of its 64 digits, as its engine shows it.
+/// The container and pod that the control groups of a process name.
 fn container(procfs: &Procfs, pid: Pid) -> Option<String> {
     let (pod, container) = procfs.named_container(pid)?;
+    Some(called(pod, container))
+}
+
+/// A container by the first twelve of its 64 digits, as its engine shows it, and a pod by its uid.
+fn called(pod: Option<PodUid>, container: Option<ContainerId>) -> String {
     let pod = pod.map(|uid| format!("pod {uid}"));
     let container = container.map(|id| format!("container {}", id.short()));
-    Some([pod, container].into_iter().flatten().collect::<Vec<_>>().join(", "))
+    [pod, container].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Who has an inotify watch on one of these, as `name (pid)`: `/proc/<pid>/fdinfo` tells (`proc(5)`).
@@ -64,4 +71,19 @@ fn is_on(line: &str, it: Identity) -> bool {
         u64::from_str_radix(word, 16).ok()
     };
     line.starts_with("inotify ") && hex("ino:") == Some(it.inode) && hex("sdev:") == Some(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_and_pods_are_called_as_others_call_them() {
+        const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        const UID: &str = "1c5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b11";
+        let (pod, id) = (UID.parse().unwrap(), ID.parse().unwrap());
+        assert_eq!(called(None, Some(id)), "container 0123456789ab");
+        assert_eq!(called(Some(pod), None), format!("pod {UID}"));
+        assert_eq!(called(Some(pod), Some(id)), format!("pod {UID}, container 0123456789ab"));
+    }
 }

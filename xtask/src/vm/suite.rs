@@ -18,10 +18,11 @@ use crate::{
 
 /// Files of `tests/` with promises that a kernel may break, what stands first being what it breaks soonest.
 ///
-/// Not here: what runs in Docker, for it is not there (image, manifests, sidecar); what runs the agent in a
-/// pid namespace, where Linux 6.1 does not allow trampolines (namespace); and what is about options,
-/// rules, checks, the ledger, metrics and the doctor, for no kernel makes a difference to it, and an
-/// emulated processor is twenty times slower than this one.
+/// Not here: what runs in Docker or in a browser, for these are not there (image, manifests, sidecar,
+/// `trace_page`); what runs the agent in a pid namespace, where Linux 6.1 does not allow trampolines
+/// (namespace); and what is about options, rules, checks, the ledger, metrics, the doctor and the memory
+/// that ten thousand updates take (`trace_memory`), for no kernel makes a difference to it, and an emulated
+/// processor is twenty times slower than this one.
 const FILES: &[&str] = &[
     COVERAGE,
     VERIFIER,
@@ -44,6 +45,7 @@ const FILES: &[&str] = &[
     "refusal",
     "confirm",
     "nginx",
+    "trace",
 ];
 
 /// The tests of these files that are run where nobody says which: those of the source that a kernel makes a

@@ -1,0 +1,89 @@
+//! A trace that runs, and what it tells.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::Read as _,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{agent::command, lines::Lines, process::Process, source::Source};
+
+/// A trace that runs.
+pub(crate) struct Trace {
+    process: Process,
+    said: Lines,
+}
+
+impl Trace {
+    /// Starts one, and waits until it sees what happens.
+    #[track_caller]
+    pub(crate) fn start(source: Source, arguments: &[&OsStr]) -> Self {
+        let mut command = command();
+        let mut trace = Self::spawn(command.arg("trace").args(source.arguments()).args(arguments));
+        trace.wait_until("ready", |line| line.starts_with("ready;").then_some(()));
+        trace
+    }
+
+    /// Starts the command of one, or one that starts it.
+    #[track_caller]
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let said = Lines::of("trace", process.stderr.take().unwrap());
+        Self { process, said }
+    }
+
+    /// Waits until it has said what is looked for.
+    #[track_caller]
+    pub(crate) fn wait_until<T>(&mut self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
+        self.said.until(what, find)
+    }
+
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Takes what it tells, once it has ended by itself or, if that is wanted, by a signal.
+    #[track_caller]
+    pub(crate) fn end(mut self, signal: Option<Signal>) -> (ExitStatus, Vec<u8>) {
+        if let Some(signal) = signal {
+            kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
+        }
+        let mut told = Vec::new();
+        self.process.stdout.take().unwrap().read_to_end(&mut told).unwrap();
+        let status = self.process.wait().unwrap();
+        drop(self.said);
+        (status, told)
+    }
+}
+
+/// The objects of `--format json`, and the summary.
+#[track_caller]
+pub(crate) fn objects(told: &[u8]) -> (Vec<Value>, Value) {
+    let text = str::from_utf8(told).unwrap();
+    let mut objects: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let summary = objects.pop().unwrap();
+    assert!(summary["summary"].is_object(), "{summary}");
+    (objects, summary["summary"].clone())
+}
+
+/// Arguments that are text.
+pub(crate) fn os(texts: &[&str]) -> Vec<OsString> {
+    texts.iter().map(Into::into).collect()
+}
+
+/// How often an update tells of a stage.
+pub(crate) fn count(update: &Value, stage: &str) -> u64 {
+    let steps = update["steps"].as_array().unwrap().iter();
+    steps.filter(|it| it["stage"] == stage).map(|it| it["count"].as_u64().unwrap()).sum()
+}
+
+/// How often each rename is told of: the strategy `tracepoint` hears of the directory twice, as that of the
+/// old name and of the new.
+pub(crate) fn renames_told(update: &Value) -> u64 {
+    if update["strategy"] == "tracepoint" { 2 } else { 1 }
+}
