@@ -1,13 +1,11 @@
 //! Who somebody is: his name, and the container or pod that he runs in.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::fs;
 
 use nix::unistd::Pid;
 
-use rustix::fs::{major, minor};
-
 use super::step::Who;
-use crate::{target::Procfs, watch::Identity};
+use crate::target::Procfs;
 
 /// How long a name of a container may be: whoever makes control groups may call them as he likes.
 const MOST: usize = 64;
@@ -26,43 +24,6 @@ pub(crate) fn who(procfs: &Procfs, pid: Option<Pid>, comm: Option<String>) -> Wh
 fn container(pid: Pid) -> Option<String> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     groups.lines().find_map(|line| named(line.rsplit_once(':')?.1))
-}
-
-/// Who has an inotify watch on one of these, as `name (pid)`: `/proc/<pid>/fdinfo` tells (`proc(5)`).
-#[must_use]
-pub(crate) fn watchers(these: &HashSet<Identity>) -> Vec<String> {
-    let procfs = Procfs::default();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|it| it.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-    let others = pids.filter(|&pid| pid != Pid::this() && watches(pid, these));
-    let called = others.map(|pid| {
-        let name = procfs.name(pid).unwrap_or_default();
-        format!("{} ({pid})", String::from_utf8_lossy(&name))
-    });
-    called.collect()
-}
-
-fn watches(pid: Pid, these: &HashSet<Identity>) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let queues = descriptors.filter(|it| {
-        fs::read_link(it.path()).is_ok_and(|it| it == Path::new("anon_inode:inotify"))
-    });
-    queues.into_iter().any(|it| {
-        let name = it.file_name();
-        let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(name);
-        let info = fs::read_to_string(info).unwrap_or_default();
-        info.lines().any(|line| these.iter().any(|it| is_on(line, *it)))
-    })
-}
-
-/// Whether a line of `fdinfo` is about a watch on it.
-fn is_on(line: &str, it: Identity) -> bool {
-    let device = u64::from(major(it.device)) << 20 | u64::from(minor(it.device));
-    let hex = |key: &str| {
-        let word = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key))?;
-        u64::from_str_radix(word, 16).ok()
-    };
-    line.starts_with("inotify ") && hex("ino:") == Some(it.inode) && hex("sdev:") == Some(device)
 }
 
 /// What a control group is called after: a container by the first twelve of its 64 digits, as its engine

@@ -27,6 +27,7 @@ const FILES: &[&str] = &[
     VERIFIER,
     "records",
     "traced",
+    "noticed",
     "leftover",
     "privileges",
     "writes",
