@@ -254,7 +254,11 @@ impl<S: Source> Agent<S> {
             Event::Started { pid, at } => self.started(pid, at),
             Event::Ended { pid, .. } => self.ended(pid, now),
             // Nobody reloads because of them: they are for `Purpose::Trace`.
-            Event::Forked { .. } | Event::Signalled { .. } | Event::Delivered { .. } => {}
+            Event::Forked { .. }
+            | Event::Signalled { .. }
+            | Event::Delivered { .. }
+            | Event::Read { .. }
+            | Event::Watched { .. } => {}
             Event::Lost { source, reason, hook, count } => {
                 self.teller.tell(&Decision::Lost { source, reason, hook, count });
                 self.reconcile_at = self.reconcile_at.min(now.max(self.rests_until));

@@ -5,6 +5,7 @@ mod eyes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsStr,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -274,6 +275,14 @@ impl Places {
     /// The place of a file, if it is watched.
     pub(crate) fn of(&self, file: Identity) -> Option<PlaceId> {
         self.by_identity.get(&file).copied()
+    }
+
+    /// Whether it matters to any path what happens to a name in a directory, or to a file or directory itself
+    /// where there is no name; `None` where it is not watched.
+    pub(crate) fn matters(&self, file: Identity, name: &OsStr) -> Option<bool> {
+        let place = self.by_id.get(&self.of(file)?)?;
+        let is_all = name.is_empty() || place.dependents.interest() == Interest::Any;
+        Some(is_all || place.ways.keys().any(|way| way.file_name() == Some(name)))
     }
 
     /// Notes that it is time to compare what depends on a place, and gives the paths that do.

@@ -6,6 +6,7 @@
 //! length of one (`trace/update.rs`).
 
 mod output;
+mod queue;
 mod record;
 mod step;
 mod story;
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Pid;
 
 use self::{
+    queue::Queues,
     record::Sight,
     step::{Stage, Step, Who},
     summary::Summary,
@@ -39,7 +41,7 @@ use crate::{
     event::{Event, Operation, PlaceId},
     places::{Index, Places},
     settle::Limits,
-    source::{Interest, Source},
+    source::{Interest, Source, Tells},
     target::{Procfs, Selector},
     watch::{Obstacle, Reach},
     watched::Watched,
@@ -109,6 +111,7 @@ pub struct Trace<S> {
     sight: Sight,
     procfs: Procfs,
     places: Places,
+    queues: Queues,
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
@@ -172,6 +175,7 @@ impl<S: Source> Trace<S> {
             ticket: None,
             output,
             summary: Summary::default(),
+            queues: Queues::find(&procfs, &places),
             procfs,
             places,
             watched,
@@ -207,6 +211,9 @@ impl<S: Source> Trace<S> {
                 .iter()
                 .map(|it| format!("{} is not visible: {}", it.stage.words(), it.reason)),
         );
+        if self.source.tells_reads() == Tells::Yes {
+            lines.push(self.holders());
+        }
         for name in &self.question.names {
             let pids = self.procfs.resolve(&Selector::process(name)).unwrap_or_default();
             let pids: Vec<_> = pids.iter().map(|it| it.target().pid.to_string()).collect();
@@ -260,6 +267,7 @@ impl<S: Source> Trace<S> {
         if self.losses_at <= now {
             self.ask_for_losses();
         }
+        self.queues.look(&self.places);
         // What was opened may have been replaced since, or may be what a look is yet to find.
         let strangers = self.sort_opens();
         let latest = self.look(now)?;
@@ -364,6 +372,15 @@ impl<S: Source> Trace<S> {
                 let stage = (!step::is_of_child(&event)).then_some(Stage::Delivered);
                 self.note(pid, at, stage, format!("takes {what}"));
             }
+            Event::Read { pid, comm, descriptor, ref news, at } => {
+                self.read((pid, comm), descriptor, news, at);
+            }
+            Event::Watched { pid: Some(pid), comm, descriptor, watch } => {
+                let holder = || who::who(&self.procfs, Some(pid), Some(comm));
+                self.queues.add(pid, holder, descriptor, watch);
+            }
+            // Where he is not visible nothing can be looked up.
+            Event::Watched { pid: None, .. } => {}
             Event::Lost { reason, hook, count, .. } => {
                 self.lose(now, count, format!("{reason} ({hook})"));
             }

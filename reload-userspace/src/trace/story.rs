@@ -63,6 +63,7 @@ impl<S: Source> Trace<S> {
         self.looked = clock::now();
         let latest = self.adopt(now);
         if before != after {
+            self.queues.recognize(&self.places);
             self.expect_opens();
         }
         Ok(latest)
@@ -352,13 +353,11 @@ impl<S: Source> Trace<S> {
         } else if name == SourceName::Poll {
             hide(&[Stage::Closed], "polling only compares the content");
         }
-        let directories = self.directories().filter_map(|it| Identity::at(&it));
-        let holders = who::watchers(&self.identities().chain(directories).collect());
-        let holders = match holders.as_slice() {
-            [] => "nobody has an inotify watch there".to_owned(),
-            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
-        };
-        hide(&[Stage::Noticed], &format!("no hook tells when a queue is read; {holders}"));
+        if self.source.tells_reads() == Tells::No {
+            let reason =
+                format!("the source {name} does not tell who reads of a change; ebpf does");
+            hide(&[Stage::Noticed], &format!("{reason}; {}", self.holders()));
+        }
         let processes = [Stage::Signalled, Stage::Delivered, Stage::Forked, Stage::Exited];
         if self.question.names.is_empty() {
             hide(&processes, "no process is named; give --process NAME");
@@ -374,12 +373,26 @@ impl<S: Source> Trace<S> {
 
     /// The places of the directories that the paths are in.
     fn near(&self) -> BTreeSet<PlaceId> {
-        let identities = self.directories().filter_map(|it| Identity::at(&it));
-        identities.filter_map(|it| self.places.of(it)).collect()
+        self.near_identities().filter_map(|it| self.places.of(it)).collect()
+    }
+
+    /// Which directories the paths are in.
+    pub(super) fn near_identities(&self) -> impl Iterator<Item = Identity> {
+        self.directories().filter_map(|it| Identity::at(&it))
+    }
+
+    /// Who has an inotify watch on what is watched, or its directories.
+    pub(super) fn holders(&self) -> String {
+        let holders =
+            self.queues.holders(&self.identities().chain(self.near_identities()).collect());
+        match holders.as_slice() {
+            [] => "nobody has an inotify watch there".to_owned(),
+            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
+        }
     }
 
     /// The directories that the paths are in, as they are typed and as they are.
-    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let paths = self.question.paths.iter();
         paths.flat_map(|path| {
             let real = fs::canonicalize(path).ok();
