@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::{signal::unix::Signal, task::JoinSet};
 
 use self::{
@@ -207,7 +207,10 @@ impl<S: Source> Agent<S> {
                     }
                 }
                 Some(opened) = self.witness.next() => self.opened(&opened),
-                rules = self.feed.next() => self.adopt(&rules, started),
+                rules = self.feed.next() => match rules {
+                    Some(rules) => self.adopt(&rules, started),
+                    None => bail!("nobody says any more which pods there are"),
+                },
                 probe = self.outlets.probes.next() => probe.answer(self.health()),
                 () = pause => {}
             }
@@ -217,7 +220,6 @@ impl<S: Source> Agent<S> {
     /// Looks at everything, as the operator wants, and at the rules first of all.
     fn hang_up(&mut self) {
         self.reconcile_at = clock::now();
-        self.feed.ask_anew();
         if self.rules_file.is_some() {
             self.is_asked_for_rules = true;
         } else {

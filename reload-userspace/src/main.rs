@@ -170,7 +170,7 @@ async fn node(args: &NodeArgs) -> Result<()> {
     heed(rights.give_up_to_work());
     let mut outlets = outlets(server, log)?;
     let (feeder, feed) = feed();
-    let (herald, heard) = herald();
+    let (herald, heard) = herald(node::wants);
     let question = node::Question {
         name: node_name.clone(),
         kubelet_dir: kubelet_dir.clone(),
@@ -181,7 +181,7 @@ async fn node(args: &NodeArgs) -> Result<()> {
     let node = Node::new(question, feeder, heard, outlets.teller.clone())?;
     outlets.teller.herald = Some(herald);
     let agent = Agent::new(source, witness, Rules::Fed(feed), settings, outlets)?;
-    node.start().context("cannot start the thread that looks after the pods")?;
+    node.start()?;
     agent.run(started, stop, hangup).await
 }
 

@@ -6,6 +6,7 @@
 //! **Invariant:** while the API server is away nothing is forgotten: the pods that were known stay.
 
 mod call;
+mod client;
 mod keep;
 mod notice;
 mod nudge;
@@ -16,10 +17,9 @@ mod spec;
 mod tell;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    io,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -27,18 +27,18 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use futures_util::StreamExt as _;
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     runtime::{WatchStreamExt as _, watcher},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use self::{
-    call::Outcome as Called,
-    notice::Budget,
+    call::Answer,
+    notice::{Budget, Notice},
     nudge::Nudges,
     objects::Objects,
     pod::Pod,
-    rules::{Basis, Outcome},
+    rules::{Basis, Made},
 };
 use crate::{
     agent::Feeder,
@@ -88,7 +88,9 @@ pub enum Nudging {
 /// A pod, and what came of it.
 struct Known {
     pod: Pod,
-    outcome: Outcome,
+    made: Made,
+    /// What has been told of what is wrong with it.
+    told: BTreeSet<String>,
 }
 
 /// The pods of a node.
@@ -110,10 +112,10 @@ pub struct Node {
     owners: HashMap<String, String>,
     budget: Budget<String>,
     nudges: Nudges<String>,
-    calls: JoinSet<Called>,
+    calls: JoinSet<Answer>,
     turns: Arc<Semaphore>,
     /// What has been told of what does not work, until it does.
-    told: HashSet<&'static str>,
+    told: HashSet<String>,
 }
 
 impl Node {
@@ -136,6 +138,7 @@ impl Node {
             kubelet_dir: dir.clone(),
             defaults: question.defaults.clone(),
             file: file.unwrap_or_default(),
+            nudging: question.nudge,
         };
         Ok(Self {
             question,
@@ -160,27 +163,35 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Fails where the machine allows no thread.
-    pub fn start(self) -> io::Result<()> {
-        let name = "kubernetes".to_owned();
+    /// Fails where the machine allows no thread, or nobody has said where the API server is.
+    pub fn start(self) -> Result<()> {
+        let (ready, is_ready) = mpsc::channel();
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let teller = self.teller.clone();
-            let ended = runtime.context("it has no runtime").and_then(|it| it.block_on(self.run()));
-            if let Err(error) = ended {
-                let reason =
-                    format!("pods are not looked after any more, known rules stay: {error:#}");
-                teller.tell(&Decision::Warning { rule: None, reason });
-            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime.context("it has no runtime") {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            runtime.block_on(async move {
+                let client = match client::client().await {
+                    Ok(client) => client,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                drop(ready.send(Ok(())));
+                // When it ends nobody says any more what the rules are, and so the agent ends.
+                if let Err(error) = self.run(client).await {
+                    let reason = format!("pods are not looked after any more: {error:#}");
+                    teller.tell(&Decision::Warning { rule: None, reason });
+                }
+            });
         };
-        thread::Builder::new().name(name).spawn(run).map(drop)
+        let thread = thread::Builder::new().name("kubernetes".to_owned()).spawn(run);
+        thread.context("cannot start the thread that looks after the pods")?;
+        is_ready.recv().context("the thread that looks after the pods has ended")?
     }
 
-    async fn run(mut self) -> Result<()> {
-        let config = Config::infer()
-            .await
-            .context("there is no way to the API server; run it in a pod, or set KUBECONFIG")?;
-        let client = Client::try_from(config).context("cannot make a client for the API server")?;
+    async fn run(mut self, client: Client) -> Result<()> {
         let field = format!("spec.nodeName={}", self.question.name);
         let which = watcher::Config::default().fields(&field).page_size(PAGE);
         let pods = watcher(Api::<spec::Pod>::all(client.clone()), which).default_backoff();
@@ -194,14 +205,14 @@ impl Node {
                     Some(event) => self.take(event),
                     None => bail!("the watch of the pods has ended"),
                 },
-                renewed = objects.next() => self.renewed(renewed),
+                news = objects.next() => self.object_changed(news),
                 decision = self.heard.next() => match decision {
                     Some(decision) => self.decided(&decision, &client),
                     // The agent has ended.
                     None => return Ok(()),
                 },
                 () = self.feeder.asked() => self.read_file_again(),
-                Some(called) = self.calls.join_next() => self.called(called.ok()),
+                Some(answer) = self.calls.join_next() => self.answered(answer.ok()),
                 () = tokio::time::sleep(pause) => {}
             }
             self.do_what_is_due(&client, &mut objects);
@@ -224,4 +235,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether a decision is told to Kubernetes, or says that a volume was renewed.
+#[must_use]
+pub fn wants(decision: &Decision) -> bool {
+    matches!(decision, Decision::Changed { .. } | Decision::Unchanged { .. })
+        || Notice::of(decision).is_some()
 }

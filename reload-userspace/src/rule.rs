@@ -14,6 +14,7 @@ mod signal;
 mod sketch;
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -24,7 +25,7 @@ use crate::{
     cli::{RuleArgs, RunArgs, Variables},
     preflight::Caution,
     settle::Limits,
-    target::{Scope, Selector},
+    target::{PodUid, Scope, Selector},
     watch::Reach,
 };
 
@@ -170,14 +171,22 @@ impl Rule {
         Self { name, sketch }
     }
 
-    /// Whether another rule of the same name can take its place: it is of the same pod, if of any.
+    /// What no other rule is called, as long as there are rules: a pod may get the name of one that is gone.
     #[must_use]
-    pub fn is_of_same(&self, other: &Self) -> bool {
-        let pod = |it: &Self| match it.selector().map(|it| &it.scope) {
-            Some(Scope::Pod { uid, .. }) => Some(*uid),
-            Some(Scope::Anywhere) | None => None,
-        };
-        pod(self) == pod(other)
+    pub fn identity(&self) -> Cow<'_, str> {
+        match self.pod() {
+            Some(uid) => Cow::Owned(format!("{}@{uid}", self.name)),
+            None => Cow::Borrowed(&self.name),
+        }
+    }
+
+    /// The pod that it is about, if it is about one.
+    #[must_use]
+    pub fn pod(&self) -> Option<PodUid> {
+        match self.selector()?.scope {
+            Scope::Pod { uid, .. } => Some(uid),
+            Scope::Anywhere => None,
+        }
     }
 
     /// The same, of which nothing leads out of what it watches.

@@ -17,6 +17,7 @@ mod stat;
 use std::{io, path::PathBuf, time::Duration};
 
 use nix::unistd::Pid;
+use rustix::io::Errno;
 
 use crate::clock::Boot;
 
@@ -46,6 +47,15 @@ impl Target {
     pub fn start(&self) -> Boot {
         let ticks = rustix::param::clock_ticks_per_second();
         Boot(Duration::from_millis(self.started.saturating_mul(1000) / ticks.max(1)))
+    }
+}
+
+impl TargetError {
+    /// Whether there is too little of something, so that it would be so with every process.
+    fn is_shortage(&self) -> bool {
+        let Self::Read { source, .. } = self else { return true };
+        let errno = Errno::from_io_error(source);
+        errno.is_some_and(|it| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&it))
     }
 }
 

@@ -68,18 +68,16 @@ impl Feed {
         self.asked.notify_one();
     }
 
-    /// Waits for other rules. Dropping the future loses none.
-    pub(super) async fn next(&mut self) -> Arc<Vec<Rule>> {
-        while let Some(rules) = &mut self.rules {
-            if rules.changed().await.is_err() {
-                // Nobody feeds any more: what is known stays.
-                break;
-            }
+    /// Waits for other rules; `None` where nobody says any more what they are. Dropping the future loses
+    /// none.
+    pub(super) async fn next(&mut self) -> Option<Arc<Vec<Rule>>> {
+        let Some(rules) = &mut self.rules else { return future::pending().await };
+        loop {
+            rules.changed().await.ok()?;
             if let Some(rules) = rules.borrow_and_update().clone() {
                 self.is_awaited = false;
-                return rules;
+                return Some(rules);
             }
         }
-        future::pending().await
     }
 }

@@ -74,8 +74,9 @@ impl<S: Source> Agent<S> {
                     let since = since.get(step).copied().flatten();
                     is_settled && since.is_some_and(|since| read_at(step) >= since)
                 };
-                let applied =
-                    |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
+                let applied = |step| {
+                    ledger.as_ref()?.applied(&rule.identity(), &key(rule, step), Some(target))
+                };
                 // What it was last sent it has, whatever it has read before; only another program in
                 // it has read what is there since.
                 let is_anew = crew.has_started_program(target);

@@ -170,7 +170,8 @@ impl<S: Source> Agent<S> {
         }
         // As long as nobody has said what the rules are, none is gone.
         if !self.feed.is_awaited() {
-            let names: Vec<_> = self.reloaders.values().map(Reloader::name).collect();
+            let names: Vec<_> = self.reloaders.values().map(|it| it.rule.identity()).collect();
+            let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
             self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
         }
         self.dismiss_crews();
@@ -194,8 +195,11 @@ impl<S: Source> Agent<S> {
     /// Looks at the new paths of a rule, and takes care of being told of its processes.
     fn draft(&mut self, rule: Rule, names: &[String], others: &[Draft]) -> Result<Draft> {
         let mut old = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
-        let is_before = |it: &Reloader| it.name() == rule.name() && it.rule.is_of_same(&rule);
-        let before = old.find(|(_, it)| is_before(it)).map(|(&id, _)| id);
+        let is_before = |(id, it): &(&RuleId, &Reloader)| {
+            it.rule.identity() == rule.identity()
+                && !others.iter().any(|other| other.before == Some(**id))
+        };
+        let before = old.find(is_before).map(|(&id, _)| id);
         let before = before.or_else(|| self.renamed(&rule, names, others));
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))

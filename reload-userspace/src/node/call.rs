@@ -9,15 +9,22 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{notice::Notice, pod::Pod, spec};
+use super::{
+    notice::Notice,
+    pod::{NUDGED, Pod},
+    spec,
+};
 use crate::rule::ANNOTATION;
 
 /// Who says so.
 const REPORTER: &str = "reload-agent.dev/node";
 
+/// How much of a pod's name is in that of an Event.
+const MOST_NAME: usize = 200;
+
 /// What came of a call.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct Answer {
     /// What kind of call it was.
     pub(super) what: &'static str,
     /// What to say of it if it went wrong.
@@ -47,16 +54,16 @@ pub(super) fn words(error: &kube::Error) -> String {
 }
 
 /// Tells of something that is about a pod, as an Event of `events.k8s.io/v1`.
-pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Notice) -> Outcome {
+pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Notice) -> Answer {
     let now = SystemTime::now();
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // A name has 253 characters at most.
+    let start: String = pod.name.chars().take(MOST_NAME).collect();
     let event = json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         // As the kubelet calls its own: the pod's name, and what no other has.
-        "metadata": {
-            "namespace": pod.namespace, "name": format!("{}.{:x}", pod.name, since.as_nanos()),
-        },
+        "metadata": { "namespace": pod.namespace, "name": format!("{start}.{:x}", since.as_nanos()) },
         "action": "Reload",
         "eventTime": humantime::format_rfc3339_micros(now).to_string(),
         "note": notice.note,
@@ -73,7 +80,7 @@ pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Noti
         Ok(event) => events.create(&PostParams::default(), &event).await.map(drop),
         Err(error) => Err(kube::Error::SerdeError(error)),
     };
-    Outcome {
+    Answer {
         what: "events",
         sentence: "cannot tell of it as an Event; grant create on events of events.k8s.io",
         fault: created.err().filter(|error| !is_gone(error)).map(|error| words(&error)),
@@ -81,14 +88,14 @@ pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Noti
 }
 
 /// Has the kubelet look at a pod.
-pub(super) async fn nudge(client: Client, pod: Pod) -> Outcome {
+pub(super) async fn nudge(client: Client, pod: Pod) -> Answer {
     let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let annotations = json!({ format!("{ANNOTATION}nudged"): now });
+    let annotations = json!({ format!("{ANNOTATION}{NUDGED}"): now });
     // Another pod may have its name by now: that is a conflict, and no change.
     let patch = json!({ "metadata": { "uid": pod.api_uid, "annotations": annotations } });
     let pods: Api<spec::Pod> = Api::namespaced(client, &pod.namespace);
     let done = pods.patch_metadata(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    Outcome {
+    Answer {
         what: "nudges",
         sentence: "cannot nudge a pod, so the kubelet looks when it looks; grant patch on pods, or \
                    leave out --nudge",

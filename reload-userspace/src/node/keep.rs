@@ -7,8 +7,9 @@ use kube::{Client, runtime::watcher};
 use super::{
     GATHER, Known, Node,
     notice::Notice,
-    objects::{Kind, Renewed},
+    objects::{Changed, Kind, News, Unwatched},
     pod::{Object, Pod},
+    rules::chain,
     spec,
     tell::watch_words,
 };
@@ -33,9 +34,8 @@ impl Node {
                 self.works("pods");
                 if let Some(listed) = self.listed.take() {
                     let before = std::mem::replace(&mut self.pods, listed);
-                    let outcome = |uid| before.get(uid).map(|it| &it.outcome);
                     let mut listed = self.pods.iter();
-                    let is_news = listed.any(|(uid, it)| it.outcome.is_news_after(outcome(uid)))
+                    let is_news = listed.any(|(uid, it)| it.is_news_after(before.get(uid)))
                         || before.keys().any(|uid| !self.pods.contains_key(uid));
                     if is_news || !self.is_synced {
                         self.expect_feed();
@@ -54,8 +54,7 @@ impl Node {
                 self.works("pods");
                 let Some(known) = self.know(&pod) else { return };
                 let uid = known.pod.api_uid.clone();
-                let before = self.pods.get(&uid).map(|it| &it.outcome);
-                if known.outcome.is_news_after(before) {
+                if known.is_news_after(self.pods.get(&uid)) {
                     self.expect_feed();
                 }
                 self.pods.insert(uid, known);
@@ -63,7 +62,7 @@ impl Node {
             Ok(watcher::Event::Delete(pod)) => {
                 self.works("pods");
                 let gone = pod.metadata.uid.and_then(|uid| self.pods.remove(&uid));
-                if gone.is_some_and(|gone| !gone.outcome.rules.is_empty()) {
+                if gone.is_some_and(|gone| !gone.made.rules.is_empty()) {
                     self.expect_feed();
                 }
             }
@@ -75,14 +74,15 @@ impl Node {
         }
     }
 
-    /// Makes rules of a pod; what is wrong with it is told as soon as it has been looked at.
-    pub(super) fn know(&self, pod: &spec::Pod) -> Option<Known> {
+    /// Makes rules of a pod.
+    fn know(&self, pod: &spec::Pod) -> Option<Known> {
         let pod = Pod::of(pod)?;
-        let outcome = match self.pods.get(&pod.api_uid) {
-            Some(known) if known.pod == pod => known.outcome.clone(),
+        let before = self.pods.get(&pod.api_uid);
+        let made = match before {
+            Some(known) if known.pod == pod => known.made.clone(),
             _ => self.basis.rules(&pod),
         };
-        Some(Known { pod, outcome })
+        Some(Known { pod, made, told: before.map(|it| it.told.clone()).unwrap_or_default() })
     }
 
     pub(super) fn expect_feed(&mut self) {
@@ -94,7 +94,7 @@ impl Node {
         self.owners.clear();
         let mut rules: Vec<Rule> = Vec::new();
         for (uid, known) in &self.pods {
-            for rule in &known.outcome.rules {
+            for rule in &known.made.rules {
                 self.owners.insert(rule.name().to_owned(), uid.clone());
                 rules.push(rule.clone());
             }
@@ -106,27 +106,31 @@ impl Node {
         self.complain(client);
     }
 
-    /// Tells of what is wrong with what pods say, once.
-    pub(super) fn complain(&mut self, client: &Client) {
-        let mut notices = Vec::new();
-        for (uid, known) in &mut self.pods {
-            let rule = known.pod.called();
-            for fault in std::mem::take(&mut known.outcome.faults) {
-                notices.push((uid.clone(), rule.clone(), "ReloadRuleInvalid", fault));
-            }
-            for warning in std::mem::take(&mut known.outcome.warnings) {
-                notices.push((uid.clone(), rule.clone(), "ReloadNeverUpdates", warning));
-            }
-        }
-        for (uid, rule, word, reason) in notices {
+    /// Tells of what is wrong with what pods say.
+    fn complain(&mut self, client: &Client) {
+        for (uid, word, reason) in self.complaints() {
             self.publish(client, &uid, Notice::warning(word, &reason));
-            self.teller.tell(&Decision::Warning { rule: Some(rule), reason });
+            let rule = self.pods.get(&uid).map(|known| known.pod.called());
+            self.teller.tell(&Decision::Warning { rule, reason });
         }
+    }
+
+    /// What is wrong with what pods say, each thing once for each pod.
+    fn complaints(&mut self) -> Vec<(String, &'static str, String)> {
+        let mut complaints = Vec::new();
+        for (uid, known) in &mut self.pods {
+            let untold: Vec<_> = known.untold().map(|(word, it)| (word, it.clone())).collect();
+            for (word, reason) in untold {
+                known.told.insert(reason.clone());
+                complaints.push((uid.clone(), word, reason));
+            }
+        }
+        complaints
     }
 
     /// The namespaces in which anything changes that a rule is about, and the kinds of it.
     pub(super) fn namespaces(&self) -> BTreeSet<(String, Kind)> {
-        let pods = self.pods.values().filter(|it| !it.outcome.rules.is_empty());
+        let pods = self.pods.values().filter(|it| !it.made.rules.is_empty());
         let objects = pods.flat_map(|known| {
             let namespace = &known.pod.namespace;
             known.objects().map(move |object| (namespace.clone(), object.kind()))
@@ -135,10 +139,10 @@ impl Node {
     }
 
     /// Something has changed that pods may mount.
-    pub(super) fn renewed(&mut self, renewed: Result<Renewed, (Kind, watcher::Error)>) {
-        match renewed {
-            Ok(Renewed { namespace, object }) => {
-                self.works(object.kind().plural());
+    pub(super) fn object_changed(&mut self, news: News) {
+        match news {
+            Ok(Changed { namespace, object }) => {
+                self.works(&format!("{} of {namespace}", object.kind().plural()));
                 let now = clock::now();
                 let concerned = self.pods.iter().filter(|(_, known)| {
                     known.pod.namespace == namespace && known.objects().any(|it| *it == object)
@@ -147,12 +151,10 @@ impl Node {
                     self.nudges.want(uid.clone(), now);
                 }
             }
-            Err((kind, error)) => {
-                let what = match kind {
-                    Kind::ConfigMap => "cannot watch ConfigMaps to nudge their pods",
-                    Kind::Secret => "cannot watch Secrets to nudge their pods",
-                };
-                self.fails(kind.plural(), what, &watch_words(&error));
+            Err(Unwatched { namespace, kind, error }) => {
+                let what = format!("{} of {namespace}", kind.plural());
+                let sentence = format!("cannot watch the {what} to nudge their pods");
+                self.fails(&what, &sentence, &watch_words(&error));
             }
         }
     }
@@ -160,13 +162,16 @@ impl Node {
     pub(super) fn read_file_again(&mut self) {
         let Some(path) = self.question.file.clone() else { return };
         let read = read_node_file(&path);
-        let error = read.as_ref().err().map(ToString::to_string);
-        if let Ok(file) = read
-            && file != self.basis.file
-        {
-            self.use_file(file);
-        }
-        let rules = self.owners.keys().cloned().collect();
+        let error = match read {
+            Ok(file) if file == self.basis.file => None,
+            Ok(file) => {
+                self.use_file(file);
+                None
+            }
+            Err(error) => Some(chain(error)),
+        };
+        let rules = self.pods.values().flat_map(|known| &known.made.rules);
+        let rules = rules.map(|rule| rule.name().to_owned()).collect();
         let path = Some(path.to_string_lossy().into_owned());
         self.teller.tell(&Decision::Rules { path, rules, error });
     }
@@ -174,7 +179,7 @@ impl Node {
     pub(super) fn use_file(&mut self, file: NodeFile) {
         self.basis.file = file;
         for known in self.pods.values_mut() {
-            known.outcome = self.basis.rules(&known.pod);
+            known.made = self.basis.rules(&known.pod);
         }
         if self.is_synced {
             self.expect_feed();
@@ -183,10 +188,23 @@ impl Node {
 }
 
 impl Known {
+    /// Whether there is anything to do or to tell that there was not before.
+    fn is_news_after(&self, before: Option<&Self>) -> bool {
+        let has_had = before.map_or(&[][..], |before| &before.made.rules);
+        self.made.rules != has_had || self.untold().next().is_some()
+    }
+
+    /// What is wrong and has not been told, each with the word for it.
+    fn untold(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let faults = self.made.faults.iter().map(|it| ("ReloadRuleInvalid", it));
+        let warnings = self.made.warnings.iter().map(|it| ("ReloadNeverUpdates", it));
+        faults.chain(warnings).filter(|(_, it)| !self.told.contains(*it))
+    }
+
     /// What the volumes are made of that its rules are about.
     fn objects(&self) -> impl Iterator<Item = &Object> {
         let watched = self.pod.volumes.iter();
-        let watched = watched.filter(|volume| self.outcome.volumes.contains(&volume.name));
+        let watched = watched.filter(|volume| self.made.volumes.contains(&volume.name));
         watched.flat_map(|volume| &volume.objects)
     }
 }

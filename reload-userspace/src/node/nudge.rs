@@ -8,8 +8,12 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::clock::Boot;
 
-/// How long after a nudge of a pod the next one may be.
+/// How long after a nudge of a pod the next one may be: twice as long for each that nothing came of, for
+/// there are objects whose annotations change all the time, and never what is in them.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often that is doubled: up to about a minute.
+const MOST_DOUBLINGS: u32 = 6;
 
 /// How long a nudge may come to nothing before it is repeated.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,8 +29,8 @@ const REFILL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Nudges<K> {
     wanted: HashMap<K, Wanted>,
-    /// When each was nudged last.
-    nudged: HashMap<K, Boot>,
+    /// When each was nudged last, and how often in a row nothing came of it.
+    nudged: HashMap<K, (Boot, u32)>,
     /// How many may be nudged at this moment, as of when.
     left: u32,
     since: Boot,
@@ -45,7 +49,12 @@ impl<K: Clone + std::hash::Hash + Ord> Nudges<K> {
 
     /// Something has changed that a pod mounts.
     pub(super) fn want(&mut self, pod: K, now: Boot) {
-        let due = self.nudged.get(&pod).map_or(now, |last| last.after(PAUSE).max(now));
+        let due = self.nudged.get(&pod).map_or(now, |&(last, fruitless)| {
+            let doublings = fruitless.saturating_sub(1).min(MOST_DOUBLINGS);
+            last.after(PAUSE * 2_u32.pow(doublings)).max(now)
+        });
+        let due =
+            self.wanted.get(&pod).filter(|it| it.attempts == 0).map_or(due, |it| it.due.min(due));
         self.wanted.insert(pod, Wanted { due, attempts: 0 });
     }
 
@@ -53,6 +62,9 @@ impl<K: Clone + std::hash::Hash + Ord> Nudges<K> {
     pub(super) fn came(&mut self, pod: &K) {
         if self.wanted.get(pod).is_some_and(|wanted| wanted.attempts > 0) {
             self.wanted.remove(pod);
+        }
+        if let Some((_, fruitless)) = self.nudged.get_mut(pod) {
+            *fruitless = 0;
         }
     }
 
@@ -71,12 +83,15 @@ impl<K: Clone + std::hash::Hash + Ord> Nudges<K> {
             self.since = now;
         }
         let due = self.wanted.iter().filter(|(_, wanted)| wanted.due <= now);
-        let mut due: Vec<K> = due.map(|(pod, _)| pod.clone()).collect();
+        // Who has waited the longest comes first, so that nobody keeps others from their turn.
+        let mut due: Vec<(Boot, K)> = due.map(|(pod, wanted)| (wanted.due, pod.clone())).collect();
         due.sort_unstable();
         due.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let due: Vec<K> = due.into_iter().map(|(_, pod)| pod).collect();
         for pod in &due {
             self.left = self.left.saturating_sub(1);
-            self.nudged.insert(pod.clone(), now);
+            let nudged = self.nudged.entry(pod.clone()).or_insert((now, 0));
+            *nudged = (now, nudged.1 + 1);
             if let Some(wanted) = self.wanted.get_mut(pod) {
                 *wanted = Wanted { due: now.after(PATIENCE), attempts: wanted.attempts + 1 };
                 if wanted.attempts == MOST_ATTEMPTS {
@@ -126,6 +141,39 @@ mod tests {
             assert_eq!(nudges.due(at(expected)), ["a"]);
         }
         assert_eq!(nudges.next_at(), None);
+    }
+
+    #[test]
+    fn nudges_that_nothing_comes_of_become_rare() {
+        let mut nudges = Nudges::new(at(0));
+        // Its object is annotated twice a second for an hour, and never what is in it changes.
+        let count: usize = (0..3_600_000)
+            .step_by(500)
+            .map(|millis| {
+                nudges.want("a", at(millis));
+                nudges.due(at(millis)).len()
+            })
+            .sum();
+        assert!((50..80).contains(&count), "{count}");
+        nudges.came(&"a");
+        nudges.want("a", at(3_601_000));
+        assert_eq!(nudges.due(at(3_601_000)), ["a"], "as if nothing had been");
+    }
+
+    #[test]
+    fn whoever_is_nudged_all_the_time_keeps_nobody_from_his_turn() {
+        let mut nudges = Nudges::new(at(0));
+        let mut is_served = false;
+        nudges.want(1000, at(1));
+        for millis in (1..3000).step_by(10) {
+            for busy in 0..30 {
+                nudges.want(busy, at(millis));
+            }
+            let due = nudges.due(at(millis));
+            is_served |= due.contains(&1000);
+            due.iter().for_each(|pod| nudges.came(pod));
+        }
+        assert!(is_served);
     }
 
     #[test]

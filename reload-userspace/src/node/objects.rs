@@ -60,14 +60,26 @@ impl Object {
 
 /// An object that has changed.
 #[derive(Debug)]
-pub(super) struct Renewed {
+pub(super) struct Changed {
     /// Its namespace.
     pub(super) namespace: String,
     /// Which one.
     pub(super) object: Object,
 }
 
-type News = Result<Renewed, (Kind, watcher::Error)>;
+/// What is told of the objects of a namespace: one has changed, or they cannot be watched.
+pub(super) type News = Result<Changed, Unwatched>;
+
+/// The objects of a kind in a namespace cannot be watched.
+#[derive(Debug)]
+pub(super) struct Unwatched {
+    /// Which namespace.
+    pub(super) namespace: String,
+    /// Which kind.
+    pub(super) kind: Kind,
+    /// Why.
+    pub(super) error: watcher::Error,
+}
 
 /// The objects of some namespaces.
 pub(super) struct Objects {
@@ -138,9 +150,12 @@ async fn follow<K>(
     while let Some(event) = events.next().await {
         let news = match event {
             Ok(event) => versions.take(event).map(|name| {
-                Ok(Renewed { namespace: namespace.clone(), object: kind.object(name) })
+                Ok(Changed { namespace: namespace.clone(), object: kind.object(name) })
             }),
-            Err(error) => Some(Err((kind, error))),
+            Err(error) => {
+                let namespace = namespace.clone();
+                Some(Err(Unwatched { namespace, kind, error }))
+            }
         };
         if let Some(news) = news
             && to.send(news).await.is_err()

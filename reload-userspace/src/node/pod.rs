@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::spec;
+use super::spec::{self, DownwardApi};
 use crate::{
     rule::ANNOTATION,
     target::{ContainerId, PodUid},
@@ -12,6 +12,10 @@ use crate::{
 
 /// Where the token of a service account is mounted, which is renewed all the time.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The annotation that the agent itself sets, so that the kubelet looks at the pod: what comes after
+/// `reload-agent.dev/`.
+pub(super) const NUDGED: &str = "nudged";
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(super) struct Volume {
     pub(super) objects: BTreeSet<Object>,
     /// Whether it is there for the token of the service account, which nobody has asked for.
     pub(super) is_token: bool,
+    /// Whether all annotations of the pod are in it, those too that the agent sets.
+    pub(super) shows_annotations: bool,
     /// The containers that mount a part of it, which is never updated.
     pub(super) sub_paths: BTreeSet<String>,
 }
@@ -70,7 +76,8 @@ impl Pod {
         let hash = annotations.clone().find(|(key, _)| *key == "kubernetes.io/config.hash");
         let uid = hash.map(|(_, hash)| hash).or(meta.uid.as_ref())?.parse().ok()?;
         let annotations = annotations.filter_map(|(key, value)| {
-            Some((key.strip_prefix(ANNOTATION)?.to_owned(), value.clone()))
+            let name = key.strip_prefix(ANNOTATION).filter(|name| *name != NUDGED)?;
+            Some((name.to_owned(), value.clone()))
         });
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
@@ -92,10 +99,6 @@ impl Pod {
             // Whoever is about to be ended needs no reload.
             is_alive: !is_over && meta.deletion_timestamp.is_none(),
         };
-        // A sidecar of the new kind is an init container that goes on.
-        let sidecars = spec.init_containers.iter().flatten();
-        let sidecars = sidecars.filter(|it| it.restart_policy.as_deref() == Some("Always"));
-        pod.containers.extend(sidecars.map(|it| (it.name.clone(), None)));
         let statuses = status.into_iter().flat_map(|status| {
             let both = [&status.container_statuses, &status.init_container_statuses];
             both.into_iter().flatten().flatten()
@@ -134,6 +137,7 @@ impl Volume {
         let config_map = |name: &str| Object::ConfigMap(name.to_owned());
         let secret = |name: &str| Object::Secret(name.to_owned());
         let mut is_token = false;
+        let mut shows_annotations = false;
         let mut objects = BTreeSet::new();
         let plugin = if let Some(it) = &volume.config_map {
             objects.insert(config_map(&it.name));
@@ -144,18 +148,21 @@ impl Volume {
         } else if let Some(it) = &volume.projected {
             for source in it.sources.iter().flatten() {
                 is_token |= source.service_account_token.is_some();
+                shows_annotations |=
+                    source.downward_api.as_ref().is_some_and(DownwardApi::shows_annotations);
                 objects.extend(source.config_map.iter().map(|it| config_map(&it.name)));
                 objects.extend(source.secret.iter().map(|it| secret(&it.name)));
             }
             "projected"
-        } else if volume.downward_api.is_some() {
+        } else if let Some(it) = &volume.downward_api {
+            shows_annotations = it.shows_annotations();
             "downward-api"
         } else {
             return None;
         };
         let mut sub_paths = BTreeSet::new();
-        let containers = [&spec.containers, &spec.init_containers];
-        for container in containers.into_iter().flatten().flatten() {
+        // Those that end before the others start never live to see an update.
+        for container in spec.running() {
             let mounts = container.volume_mounts.iter().flatten();
             for mount in mounts.filter(|it| it.name == volume.name) {
                 is_token |= mount.mount_path.trim_end_matches('/') == TOKEN;
@@ -166,6 +173,13 @@ impl Volume {
                 }
             }
         }
-        Some(Self { name: volume.name.clone(), plugin, objects, is_token, sub_paths })
+        Some(Self {
+            name: volume.name.clone(),
+            plugin,
+            objects,
+            is_token,
+            shows_annotations,
+            sub_paths,
+        })
     }
 }

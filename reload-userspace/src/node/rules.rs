@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::pod::{Pod, Volume};
+use super::{
+    Nudging,
+    pod::{Pod, Volume},
+};
 use crate::{
     cli::{RuleArgs, Texts},
     rule::{NodeFile, PodRule, Rule, RuleError, discreet},
@@ -21,35 +24,29 @@ pub(super) struct Basis {
     pub(super) defaults: RuleArgs,
     /// What is said for pods without annotations.
     pub(super) file: NodeFile,
+    /// Whether the agent itself changes an annotation of pods.
+    pub(super) nudging: Nudging,
 }
 
 /// What came of a pod's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(super) struct Made {
     /// Those that can be put to work.
     pub(super) rules: Vec<Rule>,
     /// What is wrong with the others, in a sentence each.
     pub(super) faults: Vec<String>,
     /// What will not work although nothing is wrong with what was said.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: BTreeSet<String>,
     /// The names of the volumes that are watched.
     pub(super) volumes: BTreeSet<String>,
 }
 
-impl Outcome {
-    /// Whether there is anything to do or to tell that there was not before.
-    pub(super) fn is_news_after(&self, before: Option<&Self>) -> bool {
-        let has_had = before.map_or(&[][..], |before| &before.rules);
-        self.rules != has_had || !self.faults.is_empty() || !self.warnings.is_empty()
-    }
-}
-
 impl Basis {
     /// The rules of a pod: what its annotations say or, if they say nothing, the file.
-    pub(super) fn rules(&self, pod: &Pod) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub(super) fn rules(&self, pod: &Pod) -> Made {
+        let mut made = Made::default();
         if !pod.is_alive {
-            return outcome;
+            return made;
         }
         let said = match PodRule::of_annotations(&pod.annotations) {
             Ok(said) if said.is_empty() => {
@@ -58,28 +55,32 @@ impl Basis {
             }
             Ok(said) => said,
             Err(error) => {
-                outcome.faults.push(chain(error));
-                return outcome;
+                made.faults.push(chain(error));
+                return made;
             }
         };
         let is_one = said.len() == 1;
         for (index, rule) in said.iter().enumerate() {
-            match self.rule(pod, rule, &mut outcome) {
-                Ok(made) => outcome.rules.push(made),
-                Err(error) if is_one => outcome.faults.push(chain(error)),
+            match self.rule(pod, rule, &mut made) {
+                Ok(rule) if made.rules.iter().any(|other| other.name() == rule.name()) => {
+                    let name = rule.name().to_owned();
+                    made.faults.push(chain(RuleError::SameNameInPod { name }));
+                }
+                Ok(rule) => made.rules.push(rule),
+                Err(error) if is_one => made.faults.push(chain(error)),
                 Err(source) => {
                     let called = rule.said.name.as_ref().or(rule.said.process.as_ref());
                     let called = called.map_or_else(|| (index + 1).to_string(), |it| discreet(it));
                     let source = Box::new(source);
-                    outcome.faults.push(chain(RuleError::RuleOfPod { rule: called, source }));
+                    made.faults.push(chain(RuleError::RuleOfPod { rule: called, source }));
                 }
             }
         }
-        outcome
+        made
     }
 
-    fn rule(&self, pod: &Pod, rule: &PodRule, outcome: &mut Outcome) -> Result<Rule, RuleError> {
-        let volumes = volumes(pod, rule)?;
+    fn rule(&self, pod: &Pod, rule: &PodRule, made: &mut Made) -> Result<Rule, RuleError> {
+        let volumes = self.volumes(pod, rule)?;
         let containers = rule.said.container.as_ref().map(|name| {
             let known = pod.containers.get(name);
             // Until it runs nobody is meant.
@@ -91,19 +92,46 @@ impl Basis {
         let containers = containers.transpose()?;
         let scope = Scope::Pod { uid: pod.uid, containers };
         let directories = volumes.iter().map(|volume| self.directory(pod, volume)).collect();
-        let made = Rule::of_pod(&pod.called(), rule, directories, scope, &self.defaults)?;
+        let valid = Rule::of_pod(&pod.called(), rule, directories, scope, &self.defaults)?;
+        let is_concerned =
+            |container: &&String| rule.said.container.as_ref().is_none_or(|it| it == *container);
         for volume in volumes {
-            for container in &volume.sub_paths {
-                outcome.warnings.push(format!(
+            for container in volume.sub_paths.iter().filter(is_concerned) {
+                made.warnings.insert(format!(
                     "the volume {} is mounted into the container {container} with subPath, and the \
                      kubelet never updates that: mount the whole volume",
                     volume.name
                 ));
             }
-            outcome.volumes.insert(volume.name.clone());
+            made.volumes.insert(volume.name.clone());
         }
-        outcome.warnings.dedup();
-        Ok(made)
+        Ok(valid)
+    }
+
+    /// The volumes that a rule names or, if it names none, all that anybody has asked for: not the token
+    /// of the service account, and not one that shows what the agent itself sets.
+    fn volumes<'a>(&self, pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleError> {
+        let is_own =
+            |it: &Volume| it.is_token || self.nudging == Nudging::On && it.shows_annotations;
+        let wanted = match &rule.said.volumes {
+            None => return Ok(pod.volumes.iter().filter(|it| !is_own(it)).collect()),
+            Some(Texts::One(name)) => std::slice::from_ref(name),
+            Some(Texts::Many(names)) => names,
+        };
+        let missing = wanted.iter().find(|name| !pod.volumes.iter().any(|it| it.name == **name));
+        if let Some(name) = missing {
+            let shown = pod.volumes.iter().filter(|it| !it.is_token);
+            let names: Vec<_> = shown.map(|volume| volume.name.as_str()).collect();
+            let what = "configMap, secret, projected or downwardAPI volume";
+            return Err(stranger(rule, "volumes", name, what, &names));
+        }
+        Ok(pod.volumes.iter().filter(|it| wanted.contains(&it.name)).collect())
+    }
+
+    /// Whether a path lies in a volume of the pod that is made of something that changes in the API.
+    pub(super) fn is_of_object(&self, pod: &Pod, path: &Path) -> bool {
+        let mut volumes = pod.volumes.iter().filter(|volume| !volume.objects.is_empty());
+        volumes.any(|volume| path.starts_with(self.directory(pod, volume)))
     }
 
     fn directory(&self, pod: &Pod, volume: &Volume) -> PathBuf {
@@ -116,34 +144,13 @@ fn means((selector, _): &(crate::rule::PodSelector, PodRule), pod: &Pod) -> bool
     selector.means(&pod.namespace, &pod.name, &pod.labels)
 }
 
-/// The volumes that a rule names or, if it names none, all but the token of the service account.
-fn volumes<'a>(pod: &'a Pod, rule: &PodRule) -> Result<Vec<&'a Volume>, RuleError> {
-    let wanted = match &rule.said.volumes {
-        None => return Ok(pod.volumes.iter().filter(|it| !it.is_token).collect()),
-        Some(Texts::One(name)) => std::slice::from_ref(name),
-        Some(Texts::Many(names)) => names,
-    };
-    let find = |name: &String| {
-        let known = pod.volumes.iter().find(|volume| volume.name == *name);
-        known.ok_or_else(|| {
-            let shown = pod.volumes.iter().filter(|it| !it.is_token);
-            let names: Vec<_> = shown.map(|volume| volume.name.as_str()).collect();
-            let what = "configMap, secret, projected or downwardAPI volume";
-            stranger(rule, "volumes", name, what, &names)
-        })
-    };
-    let mut found: Vec<&Volume> = wanted.iter().map(find).collect::<Result<_, _>>()?;
-    found.dedup();
-    Ok(found)
-}
-
 fn stranger(rule: &PodRule, id: &str, name: &str, what: &'static str, names: &[&str]) -> RuleError {
     let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     RuleError::NotOfPod { option: rule.calls(id), name: discreet(name), what, has }
 }
 
 /// An error and all that led to it, in one sentence.
-fn chain(error: RuleError) -> String {
+pub(super) fn chain(error: RuleError) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }
 
@@ -204,18 +211,19 @@ mod tests {
     }
 
     fn basis(file: NodeFile) -> Basis {
-        Basis { kubelet_dir: "/k".into(), defaults: RuleArgs::default(), file }
+        let nudging = Nudging::Off;
+        Basis { kubelet_dir: "/k".into(), defaults: RuleArgs::default(), file, nudging }
     }
 
-    fn outcome(annotations: &Value) -> Outcome {
+    fn made(annotations: &Value) -> Made {
         basis(NodeFile::default()).rules(&Pod::of(&pod(annotations)).unwrap())
     }
 
     #[test]
     fn a_pod_is_watched_in_all_its_volumes_but_that_of_its_token() {
-        let outcome = outcome(&json!({ "reload-agent.dev/process": "nginx", "other.dev/x": "" }));
-        assert_eq!(outcome.faults, [""; 0]);
-        let rule = &outcome.rules[0];
+        let made = made(&json!({ "reload-agent.dev/process": "nginx", "other.dev/x": "" }));
+        assert_eq!(made.faults, [""; 0]);
+        let rule = &made.rules[0];
         let volumes = PathBuf::from(format!("/k/pods/{UID}/volumes"));
         let expected = [
             "kubernetes.io~configmap/conf",
@@ -227,7 +235,7 @@ mod tests {
         let scope = Scope::Pod { uid: UID.parse().unwrap(), containers: None };
         assert_eq!(rule.selector().unwrap().scope, scope);
         assert_eq!(
-            outcome.warnings,
+            Vec::from_iter(&made.warnings),
             [
                 "the volume one is mounted into the container nginx with subPath, and the kubelet never \
               updates that: mount the whole volume"
@@ -237,12 +245,12 @@ mod tests {
 
     #[test]
     fn volumes_and_a_container_can_be_named() {
-        let outcome = outcome(&json!({
+        let made = made(&json!({
             "reload-agent.dev/process": "nginx",
             "reload-agent.dev/volumes": "conf, kube-api-access-x",
             "reload-agent.dev/container": "nginx",
         }));
-        let rule = &outcome.rules[0];
+        let rule = &made.rules[0];
         assert_eq!(rule.watches().len(), 2);
         let Scope::Pod { containers: Some(containers), .. } = &rule.selector().unwrap().scope
         else {
@@ -250,10 +258,10 @@ mod tests {
         };
         assert_eq!(containers.len(), 1);
         // One that does not run yet: until it does nobody is meant.
-        let outcome = self::outcome(&json!({
+        let made = self::made(&json!({
             "reload-agent.dev/process": "nginx", "reload-agent.dev/container": "other",
         }));
-        let Scope::Pod { containers, .. } = &outcome.rules[0].selector().unwrap().scope else {
+        let Scope::Pod { containers, .. } = &made.rules[0].selector().unwrap().scope else {
             panic!("not within a pod");
         };
         assert_eq!(containers.as_ref().map(BTreeSet::len), Some(0));
@@ -265,8 +273,8 @@ mod tests {
             let mut said = json!({ "reload-agent.dev/process": "nginx" });
             let (name, value) = annotation.split_once('=').unwrap();
             said[format!("reload-agent.dev/{name}")] = value.into();
-            let outcome = outcome(&said);
-            assert_eq!((outcome.rules.len(), outcome.faults), (0, vec![expected.to_owned()]));
+            let made = made(&said);
+            assert_eq!((made.rules.len(), made.faults), (0, vec![expected.to_owned()]));
         }
         check(
             "volumes=conf,scratch",
@@ -280,16 +288,50 @@ mod tests {
     }
 
     #[test]
+    fn what_the_agent_itself_sets_is_no_reason_to_reload() {
+        let item = json!({ "path": "all", "fieldRef": { "fieldPath": "metadata.annotations" } });
+        let mut pod = serde_json::to_value(json!({})).unwrap();
+        pod["metadata"] = json!({
+            "name": "web", "namespace": "shop", "uid": UID,
+            "annotations": { "reload-agent.dev/process": "nginx" },
+        });
+        pod["spec"] = json!({ "volumes": [
+            { "name": "conf", "configMap": { "name": "web" } },
+            { "name": "self", "downwardAPI": { "items": [item] } },
+            { "name": "both", "projected": { "sources": [{ "downwardAPI": { "items": [item] } }] } },
+        ] });
+        let pod = Pod::of(&serde_json::from_value(pod).unwrap()).unwrap();
+        let watched = |nudging| {
+            let basis = Basis { nudging, ..basis(NodeFile::default()) };
+            Vec::from_iter(basis.rules(&pod).volumes)
+        };
+        assert_eq!(watched(Nudging::On), ["conf"]);
+        assert_eq!(watched(Nudging::Off), ["both", "conf", "self"]);
+    }
+
+    #[test]
+    fn two_rules_of_the_file_for_one_pod_have_a_name_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        let text = "rules:\n- {pods: {namespace: shop}, process: nginx}\n\
+                    - {pods: {labels: {app: web}}, process: nginx, signal: USR1}";
+        std::fs::write(&path, text).unwrap();
+        let basis = basis(crate::rule::read_node_file(&path).unwrap());
+        let made = basis.rules(&Pod::of(&pod(&json!({}))).unwrap());
+        assert_eq!(made.rules.len(), 1);
+        let fault =
+            "two rules of the pod are called \"shop/web/nginx\"; give each its own with `name:`";
+        assert_eq!(made.faults, [fault]);
+    }
+
+    #[test]
     fn one_bad_rule_of_a_list_leaves_the_others() {
         let list = "[{process: nginx}, {process: a/b}, {name: c, process: c, volumes: [nope]}]";
-        let outcome = outcome(&json!({ "reload-agent.dev/rules": list }));
-        let names: Vec<_> = outcome.rules.iter().map(Rule::name).collect();
+        let made = made(&json!({ "reload-agent.dev/rules": list }));
+        let names: Vec<_> = made.rules.iter().map(Rule::name).collect();
         assert_eq!(names, ["shop/web/nginx"]);
-        assert_eq!(outcome.faults.len(), 2);
-        assert!(
-            outcome.faults[0].starts_with("rule a/b: process \"a/b\" has a slash"),
-            "{outcome:?}"
-        );
+        assert_eq!(made.faults.len(), 2);
+        assert!(made.faults[0].starts_with("rule a/b: process \"a/b\" has a slash"), "{made:?}");
     }
 
     #[test]
@@ -309,8 +351,8 @@ mod tests {
     fn a_pod_that_ends_has_no_rules() {
         let mut ending = pod(&json!({ "reload-agent.dev/process": "nginx" }));
         ending.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
-        let outcome = basis(NodeFile::default()).rules(&Pod::of(&ending).unwrap());
-        assert_eq!(outcome, Outcome::default());
+        let made = basis(NodeFile::default()).rules(&Pod::of(&ending).unwrap());
+        assert_eq!(made, Made::default());
     }
 
     #[test]
@@ -321,7 +363,7 @@ mod tests {
         }));
         let pod = Pod::of(&pod).unwrap();
         assert!(pod.is_static());
-        let outcome = basis(NodeFile::default()).rules(&pod);
-        assert!(outcome.rules[0].watches()[0].starts_with(format!("/k/pods/{hash}")));
+        let made = basis(NodeFile::default()).rules(&pod);
+        assert!(made.rules[0].watches()[0].starts_with(format!("/k/pods/{hash}")));
     }
 }

@@ -26,6 +26,15 @@ pub(super) struct PodSpec {
     pub(super) init_containers: Option<Vec<Container>>,
 }
 
+impl PodSpec {
+    /// The containers that run at the same time; a sidecar of the new kind is an init container that goes on.
+    pub(super) fn running(&self) -> impl Iterator<Item = &Container> {
+        let goes_on = |it: &&Container| it.restart_policy.as_deref() == Some("Always");
+        let sidecars = self.init_containers.iter().flatten().filter(goes_on);
+        self.containers.iter().flatten().chain(sidecars)
+    }
+}
+
 /// One of its containers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,7 +63,7 @@ pub(super) struct Volume {
     pub(super) secret: Option<SecretVolume>,
     pub(super) projected: Option<Projected>,
     #[serde(rename = "downwardAPI")]
-    pub(super) downward_api: Option<Anything>,
+    pub(super) downward_api: Option<DownwardApi>,
 }
 
 /// A `ConfigMap` or `Secret` by name.
@@ -84,6 +93,36 @@ pub(super) struct Projection {
     pub(super) config_map: Option<Named>,
     pub(super) secret: Option<Named>,
     pub(super) service_account_token: Option<Anything>,
+    #[serde(rename = "downwardAPI")]
+    pub(super) downward_api: Option<DownwardApi>,
+}
+
+/// What a pod is told of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct DownwardApi {
+    pub(super) items: Option<Vec<DownwardApiItem>>,
+}
+
+/// One thing of that.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DownwardApiItem {
+    pub(super) field_ref: Option<FieldRef>,
+}
+
+/// Which.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FieldRef {
+    pub(super) field_path: String,
+}
+
+impl DownwardApi {
+    /// Whether all annotations are told.
+    pub(super) fn shows_annotations(&self) -> bool {
+        let mut fields = self.items.iter().flatten().filter_map(|it| it.field_ref.as_ref());
+        fields.any(|it| it.field_path == "metadata.annotations")
+    }
 }
 
 /// Something that is there, whatever is in it.

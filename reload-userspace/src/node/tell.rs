@@ -1,15 +1,23 @@
 //! What is told of the pods: to the log, and to Kubernetes.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use kube::{Client, runtime::watcher};
+use tokio::time::timeout;
 
 use super::{
     MOST_WAITING, Node,
-    call::{self, Outcome as Called},
+    call::{self, Answer},
     notice::Notice,
 };
 use crate::{clock, report::Decision};
+
+/// How long a call may take. The client has no deadline of its own, and a server that has gone without a
+/// word would keep its turn for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What does not work where the server does not answer, or too slowly.
+const CALLS: &str = "calls";
 
 impl Node {
     /// Tells of a decision whoever is concerned.
@@ -20,10 +28,8 @@ impl Node {
                 format!("{dropped} decisions were not told as Events, for there were too many");
             self.teller.tell(&Decision::Warning { rule: None, reason });
         }
-        if let Decision::Changed { rule, .. } | Decision::Unchanged { rule, .. } = decision
-            && let Some(uid) = self.owners.get(rule)
-        {
-            self.nudges.came(uid);
+        if let Some(uid) = self.renewed(decision) {
+            self.nudges.came(&uid);
         }
         let Some((rule, notice)) = Notice::of(decision) else { return };
         if let Some(uid) = self.owners.get(rule).cloned() {
@@ -42,43 +48,63 @@ impl Node {
         self.call(call);
     }
 
+    /// The pod of which a volume was renewed, if that is what was decided: not one that only shows what the
+    /// agent itself has set.
+    fn renewed(&self, decision: &Decision) -> Option<String> {
+        match decision {
+            Decision::Unchanged { rule, .. } => self.owners.get(rule).cloned(),
+            Decision::Changed { rule, paths, .. } => {
+                let uid = self.owners.get(rule)?;
+                let pod = &self.pods.get(uid)?.pod;
+                let mut paths = paths.told();
+                paths.any(|path| self.basis.is_of_object(pod, path)).then(|| uid.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// Has a call made when it is its turn; what is too much is told of and not made.
-    pub(super) fn call(&mut self, call: impl Future<Output = Called> + Send + 'static) {
+    pub(super) fn call(&mut self, call: impl Future<Output = Answer> + Send + 'static) {
         if self.calls.len() == MOST_WAITING {
-            self.says(
-                "calls",
-                "the API server answers too slowly for all that there is to say to it",
-            );
+            let sentence = "the API server answers too slowly for all that there is to say to it";
+            self.says(CALLS, sentence);
             return;
         }
         let turns = Arc::clone(&self.turns);
         self.calls.spawn(async move {
             let _turn = turns.acquire_owned().await;
-            call.await
+            timeout(PATIENCE, call).await.unwrap_or_else(|_| Answer {
+                what: CALLS,
+                sentence: "the API server does not answer",
+                fault: Some(format!("nothing within {} s", PATIENCE.as_secs())),
+            })
         });
     }
 
-    pub(super) fn called(&mut self, called: Option<Called>) {
-        match called {
-            Some(Called { what, fault: None, .. }) => self.works(what),
-            Some(Called { what, sentence, fault: Some(fault) }) => {
+    pub(super) fn answered(&mut self, answer: Option<Answer>) {
+        match answer {
+            Some(Answer { what, fault: None, .. }) => {
+                self.works(CALLS);
+                self.works(what);
+            }
+            Some(Answer { what, sentence, fault: Some(fault) }) => {
                 self.fails(what, sentence, &fault);
             }
             None => {}
         }
     }
 
-    pub(super) fn works(&mut self, what: &'static str) {
+    pub(super) fn works(&mut self, what: &str) {
         self.told.remove(what);
     }
 
     /// Tells that something does not work, until it has worked again.
-    pub(super) fn fails(&mut self, what: &'static str, sentence: &str, fault: &str) {
+    pub(super) fn fails(&mut self, what: &str, sentence: &str, fault: &str) {
         self.says(what, &format!("{sentence}: {fault}"));
     }
 
-    pub(super) fn says(&mut self, what: &'static str, sentence: &str) {
-        if self.told.insert(what) {
+    pub(super) fn says(&mut self, what: &str, sentence: &str) {
+        if self.told.insert(what.to_owned()) {
             let reason = sentence.to_owned();
             self.teller.tell(&Decision::Warning { rule: None, reason });
         }

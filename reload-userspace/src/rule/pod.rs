@@ -122,12 +122,9 @@ impl PodRule {
     ///
     /// Says which of them is wrong, and what to say instead.
     pub fn of_annotations(said: &BTreeMap<String, String>) -> Result<Vec<Self>, RuleError> {
-        /// What the agent sets itself, so that the kubelet looks at the pod.
-        const NUDGED: &str = "nudged";
         const KNOWN: [&str; 7] =
             ["process", "signal", "container", "volumes", "check", "action", "rules"];
-        let known = |name: &&String| KNOWN.contains(&name.as_str()) || name.as_str() == NUDGED;
-        if let Some(name) = said.keys().find(|name| !known(name)) {
+        if let Some(name) = said.keys().find(|name| !KNOWN.contains(&name.as_str())) {
             let known = KNOWN.map(|name| Speaker::Annotations.calls(name)).join(", ");
             return Err(RuleError::Annotation { name: Speaker::Annotations.calls(name), known });
         }
@@ -143,7 +140,7 @@ impl PodRule {
             }
             return parse_list(list);
         }
-        if said.keys().all(|name| name == NUDGED) {
+        if said.is_empty() {
             return Ok(Vec::new());
         }
         let restart = match get("action").as_deref() {
@@ -354,13 +351,11 @@ mod tests {
     #[test]
     fn a_pod_that_says_nothing_has_no_rule() {
         assert_eq!(rules(&[]), Ok(Vec::new()));
-        assert_eq!(rules(&[("nudged", "2026-01-01T00:00:00Z")]), Ok(Vec::new()));
     }
 
     #[test]
     fn annotations_make_one_rule_of_the_pod() {
-        let said =
-            [("process", "nginx"), ("signal", "USR1"), ("check", "nginx -t"), ("nudged", "")];
+        let said = [("process", "nginx"), ("signal", "USR1"), ("check", "nginx -t")];
         let rule = rules(&said).unwrap().remove(0);
         assert_eq!(rule.name(), "shop/web");
         assert_eq!(rule.reach(), Reach::Beneath);

@@ -26,6 +26,7 @@ pub struct Teller {
 pub struct Herald {
     decisions: mpsc::Sender<Decision>,
     dropped: Arc<AtomicU64>,
+    wants: fn(&Decision) -> bool,
 }
 
 /// The other end of it.
@@ -38,17 +39,20 @@ pub struct Heard {
 /// How many decisions may wait to be told elsewhere.
 const MOST_WAITING: usize = 1024;
 
-/// A herald, and whom he tells.
+/// A herald of the decisions that are wanted, and whom he tells.
 #[must_use]
-pub fn herald() -> (Herald, Heard) {
+pub fn herald(wants: fn(&Decision) -> bool) -> (Herald, Heard) {
     let (decisions, heard) = mpsc::channel(MOST_WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
-    (Herald { decisions, dropped: Arc::clone(&dropped) }, Heard { decisions: heard, dropped })
+    (
+        Herald { decisions, dropped: Arc::clone(&dropped), wants },
+        Heard { decisions: heard, dropped },
+    )
 }
 
 impl Herald {
     fn tell(&self, decision: &Decision) {
-        if self.decisions.try_send(decision.clone()).is_err() {
+        if (self.wants)(decision) && self.decisions.try_send(decision.clone()).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
