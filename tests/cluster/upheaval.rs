@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::{
-    cluster::{ApiServer, Namespace},
+    cluster::{API_SERVER, Frozen, Killed, Namespace, until},
     daemon::Daemon,
     kubelet::{Order, Volume, keys},
     listener::{Listener, config, heard, wait_until_it_listens},
@@ -48,21 +48,23 @@ fn the_daemon_is_replaced_in_the_middle_of_updates() {
     assert_eq!(heard(&pod), once, "something was done twice");
 }
 
-/// What is known goes on: the kubelet's part is played here, for it has nobody to ask either.
 #[test]
 #[ignore = "needs a cluster; `cargo xtask k8s` runs it"]
 fn the_api_server_is_frozen() {
-    away(ApiServer::freeze);
+    away(|| Frozen::process(API_SERVER));
 }
 
 /// Connections are refused, and when it is back everything is listed anew.
 #[test]
 #[ignore = "needs a cluster; `cargo xtask k8s` runs it"]
 fn the_api_server_is_killed() {
-    away(ApiServer::kill);
+    away(Killed::api_server);
 }
 
-fn away(stop: fn() -> ApiServer) {
+/// What is known goes on. How long it is away makes no difference to that; whoever waits for an answer
+/// waits, so it is no longer than three updates take.
+#[track_caller]
+fn away<T>(stop: impl Fn() -> T) {
     let daemon = Daemon::install("base");
     let agent = daemon.pod();
     let namespace = Namespace::new();
@@ -73,16 +75,20 @@ fn away(stop: fn() -> ApiServer) {
     daemon.wait_for_rules_of(&pod);
 
     let stopped = stop();
+    // The kubelet's part is played here, for it would put back what it knows.
+    let kubelet = Frozen::process("kubelet");
     let dir = pod.volume("configmap", "config");
     let mut volume = Volume::taken_over(&dir, Order::NamesLast, keys(&[("key", "0")]));
     let mut expected = Vec::new();
     for value in ["1", "2", "3"] {
         volume.update(keys(&[("key", value)]));
         let line = format!("config/key={value}");
-        crate::support::cluster::until(&line, || heard(&pod).contains(&line).then_some(()));
+        until(&line, || heard(&pod).contains(&line).then_some(()));
         expected.push(line);
     }
+    assert_eq!(heard(&pod), expected);
     drop(stopped);
+    drop(kubelet);
 
     let new = Listener::annotated("new", "new");
     namespace.apply_all(&[config("new", &json!({"key": "0"})), new.pod()]);

@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::ffi::OsStringExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -110,10 +110,48 @@ pub(crate) fn until<T>(what: impl Display, mut ask: impl FnMut() -> Option<T>) -
         }
         if Instant::now() >= deadline {
             let pods = try_ask(&["get", "pods", "--all-namespaces", "--output=wide"]);
-            panic!("not within {:?}: {what}\n{}", *PATIENCE, pods.unwrap_or_else(|error| error));
+            let pods = pods.unwrap_or_else(|error| error);
+            panic!("not within {:?}: {what}\n{pods}\n{}", *PATIENCE, said_by_agents());
         }
         pause(PACE);
     }
+}
+
+/// The last lines of all agents of the node that are there, for a test that has failed.
+fn said_by_agents() -> String {
+    const MOST: usize = 40;
+    let pods = fs::read_dir(of_node("/var/log/pods")).into_iter().flatten().flatten();
+    let containers = pods.map(|pod| pod.path().join(AGENT)).filter(|it| it.is_dir());
+    let logs = containers.map(|container| {
+        let log = log_in(&container);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(MOST)..].join("\n")
+    });
+    logs.collect::<Vec<_>>().join("\n--\n")
+}
+
+/// What a container has printed through all its starts, whose logs are in a folder.
+fn log_in(folder: &Path) -> String {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files: BTreeMap<_, _> = files
+        .filter_map(|entry| {
+            let path = entry.path();
+            let number: u32 = path.file_stem()?.to_str()?.parse().ok()?;
+            Some((number, path))
+        })
+        .collect();
+    let lines = files.values().map(|file| fs::read_to_string(file).unwrap_or_default());
+    let mut log = String::new();
+    for line in lines.collect::<String>().lines() {
+        // A time, the stream, F for a whole line, and the line.
+        let mut fields = line.splitn(4, ' ').skip(2);
+        let (Some(whole), Some(text)) = (fields.next(), fields.next()) else { continue };
+        log.push_str(text);
+        if whole == "F" {
+            log.push('\n');
+        }
+    }
+    log
 }
 
 /// A namespace, which goes away with everything in it when this is dropped.
@@ -319,27 +357,7 @@ impl Pod {
     /// may be away.
     pub(crate) fn log(&self, container: &str) -> String {
         let (namespace, name, uid) = (self.namespace(), self.name(), self.uid());
-        let folder = of_node(&format!("/var/log/pods/{namespace}_{name}_{uid}/{container}"));
-        let files = fs::read_dir(folder).into_iter().flatten().flatten();
-        let files: BTreeMap<_, _> = files
-            .filter_map(|entry| {
-                let path = entry.path();
-                let number: u32 = path.file_stem()?.to_str()?.parse().ok()?;
-                Some((number, path))
-            })
-            .collect();
-        let lines = files.values().map(|file| fs::read_to_string(file).unwrap_or_default());
-        let mut log = String::new();
-        for line in lines.collect::<String>().lines() {
-            // A time, the stream, F for a whole line, and the line.
-            let mut fields = line.splitn(4, ' ').skip(2);
-            let (Some(whole), Some(text)) = (fields.next(), fields.next()) else { continue };
-            log.push_str(text);
-            if whole == "F" {
-                log.push('\n');
-            }
-        }
-        log
+        log_in(&of_node(&format!("/var/log/pods/{namespace}_{name}_{uid}/{container}")))
     }
 
     /// The decisions of the agent in it.
@@ -351,72 +369,80 @@ impl Pod {
     }
 }
 
-/// The API server, which is away until this is dropped.
+/// A process of the node that does nothing until this is dropped.
 #[derive(Debug)]
-pub(crate) struct ApiServer {
-    again: Again,
-}
+pub(crate) struct Frozen(Pid);
 
-#[derive(Debug)]
-enum Again {
-    Thaw(Pid),
-    Start(Vec<OsString>),
-}
-
-impl ApiServer {
-    /// It is there and says nothing.
+impl Frozen {
+    /// The one that is called so.
     #[track_caller]
-    pub(crate) fn freeze() -> Self {
-        let pid = Self::pid();
+    pub(crate) fn process(name: &str) -> Self {
+        let pid = process_of_node(name);
         kill_process(pid, Signal::STOP).unwrap();
-        Self { again: Again::Thaw(pid) }
+        Self(pid)
     }
+}
 
-    /// It is not there.
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It fails where it has ended, and then nothing is left to do.
+        let _gone = kill_process(self.0, Signal::CONT);
+        wait_for_api_server();
+    }
+}
+
+/// The API server, which is not there until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Killed {
+    command: Vec<OsString>,
+}
+
+impl Killed {
     #[track_caller]
-    pub(crate) fn kill() -> Self {
-        let pid = Self::pid();
+    pub(crate) fn api_server() -> Self {
+        let pid = process_of_node(API_SERVER);
         let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap();
         let words = command.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-        let words = words.map(|word| OsString::from_vec(word.to_owned())).collect();
+        let command = words.map(|word| OsString::from_vec(word.to_owned())).collect();
         kill_process(pid, Signal::KILL).unwrap();
         until("the end of the API server", || try_ask(&["get", "--raw=/livez"]).err());
-        Self { again: Again::Start(words) }
-    }
-
-    /// The one process of the node that is called so.
-    #[track_caller]
-    fn pid() -> Pid {
-        let node = fs::read_link(format!("/proc/{}/ns/pid", init())).unwrap();
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let mut pids = processes.filter_map(|entry| {
-            let path = entry.path();
-            let is_it = fs::read_to_string(path.join("comm")).ok()?.trim_end() == "kube-apiserver"
-                && fs::read_link(path.join("ns/pid")).ok()? == node;
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            Pid::from_raw(pid).filter(|_| is_it)
-        });
-        pids.next().expect("an API server")
+        Self { command }
     }
 }
 
-impl Drop for ApiServer {
+impl Drop for Killed {
     fn drop(&mut self) {
-        match &self.again {
-            Again::Thaw(pid) => drop(kill_process(*pid, Signal::CONT)),
-            Again::Start(words) => {
-                let init = init().to_string();
-                let mut command = Command::new("nsenter");
-                command.args(["--target", &init, "--mount", "--net", "--pid", "--uts", "--ipc"]);
-                command.args(["setsid", "--fork"]).args(words);
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                drop(command.status());
-            }
-        }
-        if !thread::panicking() {
-            until("the API server", || try_ask(&["get", "--raw=/readyz"]).ok());
-        }
+        let init = init().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &init, "--mount", "--net", "--pid", "--uts", "--ipc"]);
+        command.args(["setsid", "--fork"]).args(&self.command);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        drop(command.status());
+        wait_for_api_server();
     }
+}
+
+pub(crate) const API_SERVER: &str = "kube-apiserver";
+
+/// Waits for it, unless a test has failed already.
+fn wait_for_api_server() {
+    if !thread::panicking() {
+        until("the API server", || try_ask(&["get", "--raw=/readyz"]).ok());
+    }
+}
+
+/// The one process of the node's own that is called so.
+#[track_caller]
+fn process_of_node(name: &str) -> Pid {
+    let node = fs::read_link(format!("/proc/{}/ns/pid", init())).unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|entry| {
+        let path = entry.path();
+        let is_it = fs::read_to_string(path.join("comm")).ok()?.trim_end() == name
+            && fs::read_link(path.join("ns/pid")).ok()? == node;
+        Pid::from_raw(entry.file_name().to_str()?.parse().ok()?).filter(|_| is_it)
+    });
+    pids.next().unwrap_or_else(|| panic!("the node has no process {name}"))
 }
 
 /// Connects to an address of the cluster.
