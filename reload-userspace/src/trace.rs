@@ -115,8 +115,9 @@ pub struct Trace<S> {
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
-    /// How many deeds there was no room for.
+    /// How many deeds there was no room for, and how many steps that are of no stage.
     untold: u64,
+    more: u64,
     opens: Vec<Opening>,
     /// What processes have done since, which may be a part of it.
     aside: VecDeque<Step>,
@@ -181,6 +182,7 @@ impl<S: Source> Trace<S> {
             watched,
             deeds: VecDeque::new(),
             untold: 0,
+            more: 0,
             opens: Vec::new(),
             aside: VecDeque::new(),
             update: None,

@@ -144,7 +144,8 @@ impl<S: Source> Trace<S> {
         for step in steps {
             update.add(step);
         }
-        update.more += mem::take(&mut self.untold);
+        update.untold += mem::take(&mut self.untold);
+        update.more += mem::take(&mut self.more);
         for step in mem::take(&mut self.aside) {
             if step.at >= update.began {
                 update.add(step);
@@ -213,9 +214,14 @@ impl<S: Source> Trace<S> {
             Some(update) if step.at >= update.began => update.add(step),
             // An update that was found before it was heard of may have begun earlier than is known yet.
             _ => {
+                if self.aside.back_mut().is_some_and(|before| before.takes_in(&step)) {
+                    return;
+                }
                 if self.aside.len() == MOST_DEEDS {
-                    self.aside.pop_front();
-                    self.untold += 1;
+                    // What is of no stage goes first.
+                    let idle = self.aside.iter().position(|it| it.stage.is_none());
+                    let count = if idle.is_some() { &mut self.more } else { &mut self.untold };
+                    *count += self.aside.remove(idle.unwrap_or(0)).map_or(0, |it| it.count);
                 }
                 self.aside.push_back(step);
             }

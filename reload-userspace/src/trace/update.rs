@@ -1,11 +1,16 @@
 //! One update, from its first step to the last that is told of it.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::step::{Stage, Step, Who};
 use crate::clock::Boot;
 
-/// How many different steps of one update are kept: whatever comes after that is counted.
+/// How many different steps of one update are kept, and of each stage the first and the last in any case:
+/// the others are counted.
 const MOST_STEPS: usize = 256;
 
 /// A milestone that was passed.
@@ -43,6 +48,8 @@ pub(crate) struct Update {
     pub(crate) steps: Vec<Step>,
     /// How many more steps there were than are kept.
     pub(crate) more: u64,
+    /// How many more there were that may have been of any stage.
+    pub(crate) untold: u64,
     /// What is missing.
     pub(crate) gaps: Vec<Gap>,
     /// The files whose content is another.
@@ -60,6 +67,7 @@ impl Update {
             began,
             steps: Vec::new(),
             more: 0,
+            untold: 0,
             gaps: Vec::new(),
             paths: Vec::new(),
             settled: None,
@@ -76,11 +84,29 @@ impl Update {
         {
             return;
         }
-        if self.steps.len() < MOST_STEPS {
-            self.steps.insert(place, step);
-        } else {
+        self.steps.insert(place, step);
+        if self.steps.len() > MOST_STEPS {
+            let step = self.steps.remove(self.least());
             self.more += step.count;
         }
+    }
+
+    /// Which step tells least: the last that is of no stage, or else one that is neither the first nor the last
+    /// of its own.
+    fn least(&self) -> usize {
+        let (mut first, mut last) = (BTreeMap::new(), BTreeMap::new());
+        for (index, step) in self.steps.iter().enumerate() {
+            first.entry(step.stage).or_insert(index);
+            last.insert(step.stage, index);
+        }
+        let is_between = |index: &usize| {
+            let stage = self.steps[*index].stage;
+            first[&stage] < *index && *index < last[&stage]
+        };
+        last.get(&None)
+            .copied()
+            .or_else(|| (0..self.steps.len()).rev().find(is_between))
+            .expect("there are more steps than stages have ends")
     }
 
     /// Gives away what has happened since: that belongs to the next one.
@@ -213,5 +239,28 @@ mod tests {
             update.add(step(micros, Stage::Opened, &micros.to_string()));
         }
         assert_eq!((update.steps.len(), update.more), (MOST_STEPS, 745));
+    }
+
+    #[test]
+    fn what_is_of_a_stage_is_kept_however_much_there_is_of_others() {
+        let mut update = Update::new(1, at(0));
+        update.add(step(0, Stage::Swapped, "x"));
+        for micros in 1..1000 {
+            update.add(Step::new(at(micros), None, Who::default(), micros.to_string()));
+        }
+        update.add(step(1000, Stage::Signalled, "x"));
+        for micros in 1001..2000 {
+            update.add(step(micros, Stage::Exited, &micros.to_string()));
+        }
+        update.add(step(2000, Stage::Opened, "x"));
+        let got: Vec<_> = update.passed().iter().map(|it| (it.stage, it.at)).collect();
+        let expected = [
+            (Stage::Swapped, at(0)),
+            (Stage::Signalled, at(1000)),
+            (Stage::Exited, at(1999)),
+            (Stage::Opened, at(2000)),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(update.steps.len() as u64 + update.more, 2001);
     }
 }
