@@ -354,7 +354,7 @@ impl<S: Source> Trace<S> {
                 self.living.extend(child.map(|child| (child, at)));
                 self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
             }
-            Event::Signalled { pid, by, ref comm, at, .. } => {
+            Event::Signalled { pid, signal, by, ref comm, at, .. } => {
                 let whom = who::who(&self.procfs, Some(pid), None);
                 let whom = whom.comm.unwrap_or_default();
                 let what = format!("to {whom} ({pid}): {}", step::words(&event));
@@ -366,13 +366,16 @@ impl<S: Source> Trace<S> {
                         container: None,
                     },
                 };
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Signalled);
-                self.note_step(Step::new(at, stage, sender, what));
+                // Timers, children and the like go on whatever is written.
+                let stage = by.is_some_and(|by| by != pid).then_some(Stage::Signalled);
+                let step = Step::new(at, stage, sender, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
-            Event::Delivered { pid, at, .. } => {
-                let what = step::words(&event);
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Delivered);
-                self.note(pid, at, stage, format!("takes {what}"));
+            Event::Delivered { pid, signal, at, .. } => {
+                let who = who::who(&self.procfs, Some(pid), None);
+                let what = format!("takes {}", step::words(&event));
+                let step = Step::new(at, Some(Stage::Delivered), who, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
             Event::Read { pid, comm, descriptor, ref news, at } => {
                 self.read((pid, comm), descriptor, news, at);

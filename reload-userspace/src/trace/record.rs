@@ -145,7 +145,7 @@ impl Record {
                     at_us: micros(step.at),
                     until_us: micros(step.until),
                     count: step.count,
-                    stage: step.stage,
+                    stage: update.stage_of(step),
                     who: step.who.clone(),
                     what: step.what.clone(),
                 })

@@ -50,6 +50,8 @@ pub(crate) struct Update {
     pub(crate) more: u64,
     /// How many more there were that may have been of any stage.
     pub(crate) untold: u64,
+    /// The signals that processes have sent.
+    sent: BTreeSet<i32>,
     /// What is missing.
     pub(crate) gaps: Vec<Gap>,
     /// The files whose content is another.
@@ -68,6 +70,7 @@ impl Update {
             steps: Vec::new(),
             more: 0,
             untold: 0,
+            sent: BTreeSet::new(),
             gaps: Vec::new(),
             paths: Vec::new(),
             settled: None,
@@ -77,6 +80,9 @@ impl Update {
     /// Takes in a step.
     pub(crate) fn add(&mut self, step: Step) {
         self.began = self.began.min(step.at);
+        if step.stage == Some(Stage::Signalled) {
+            self.sent.extend(step.signal);
+        }
         // What another processor has told may come a little late.
         let place = self.steps.iter().rposition(|it| it.at <= step.at).map_or(0, |it| it + 1);
         if let Some(before) = place.checked_sub(1)
@@ -96,17 +102,25 @@ impl Update {
     fn least(&self) -> usize {
         let (mut first, mut last) = (BTreeMap::new(), BTreeMap::new());
         for (index, step) in self.steps.iter().enumerate() {
-            first.entry(step.stage).or_insert(index);
-            last.insert(step.stage, index);
+            let stage = self.stage_of(step);
+            first.entry(stage).or_insert(index);
+            last.insert(stage, index);
         }
         let is_between = |index: &usize| {
-            let stage = self.steps[*index].stage;
+            let stage = self.stage_of(&self.steps[*index]);
             first[&stage] < *index && *index < last[&stage]
         };
         last.get(&None)
             .copied()
             .or_else(|| (0..self.steps.len()).rev().find(is_between))
             .expect("there are more steps than stages have ends")
+    }
+
+    /// Of which stage a step is: a signal that nobody has sent is none that is delivered.
+    #[must_use]
+    pub(crate) fn stage_of(&self, step: &Step) -> Option<Stage> {
+        let is_sent = || step.signal.is_some_and(|signal| self.sent.contains(&signal));
+        step.stage.filter(|&stage| stage != Stage::Delivered || is_sent())
     }
 
     /// Gives away what has happened since: that belongs to the next one.
@@ -134,7 +148,7 @@ impl Update {
     pub(crate) fn passed(&self) -> Vec<Passed> {
         let mut found: BTreeMap<Stage, (Boot, &Who)> = BTreeMap::new();
         for step in &self.steps {
-            let Some(stage) = step.stage else { continue };
+            let Some(stage) = self.stage_of(step) else { continue };
             match stage {
                 Stage::FirstWrite => {
                     found.entry(stage).or_insert((step.at, &step.who));
@@ -239,6 +253,27 @@ mod tests {
             update.add(step(micros, Stage::Opened, &micros.to_string()));
         }
         assert_eq!((update.steps.len(), update.more), (MOST_STEPS, 745));
+    }
+
+    #[test]
+    fn only_a_signal_that_was_sent_is_delivered() {
+        const HUP: Option<i32> = Some(1);
+        const ALRM: Option<i32> = Some(14);
+        let mut update = Update::new(1, at(0));
+        for (micros, stage, signal) in [
+            (10, None, ALRM),
+            (11, Some(Stage::Delivered), ALRM),
+            (21, Some(Stage::Delivered), HUP),
+            // It is heard of late.
+            (20, Some(Stage::Signalled), HUP),
+        ] {
+            let step = Step::new(at(micros), stage, Who::default(), format!("{signal:?}"));
+            update.add(Step { signal, ..step });
+        }
+        let got: Vec<_> = update.passed().iter().map(|it| (it.stage, it.at)).collect();
+        assert_eq!(got, [(Stage::Signalled, at(20)), (Stage::Delivered, at(21))]);
+        let stages: Vec<_> = update.steps.iter().map(|it| update.stage_of(it)).collect();
+        assert_eq!(stages, [None, None, Some(Stage::Signalled), Some(Stage::Delivered)]);
     }
 
     #[test]
