@@ -27,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) paths: Vec<String>,
     /// Whether the content is what it was.
     pub(crate) unchanged: bool,
-    /// From the first stage to the last, in microseconds.
+    /// From the first step to the last stage, in microseconds.
     pub(crate) total_us: f64,
     /// The stages that were passed, in the order of time.
     pub(crate) stages: Vec<Passed>,
@@ -135,7 +135,7 @@ impl Record {
             strategy: sight.strategy,
             paths: update.paths.iter().map(|it| it.to_string_lossy().into_owned()).collect(),
             unchanged: update.settled.is_some() && update.paths.is_empty(),
-            total_us: self::micros(Update::total(&passed)),
+            total_us: self::micros(update.total(&passed)),
             absent,
             not_visible: hidden,
             steps: update

@@ -173,11 +173,10 @@ impl Update {
         passed.collect()
     }
 
-    /// From the first milestone to the last.
+    /// From the first step to the last milestone of these.
     #[must_use]
-    pub(crate) fn total(passed: &[Passed]) -> Duration {
-        let ends = passed.first().zip(passed.last());
-        ends.map_or(Duration::ZERO, |(first, last)| last.at.since(first.at))
+    pub(crate) fn total(&self, passed: &[Passed]) -> Duration {
+        passed.last().map_or(Duration::ZERO, |last| last.at.since(self.began))
     }
 }
 
@@ -221,7 +220,12 @@ mod tests {
         assert_eq!(got, expected);
         assert_eq!(passed[0].took, None);
         assert_eq!(passed[5].took, Some(Duration::from_micros(35)));
-        assert_eq!(Update::total(&passed), Duration::from_micros(85));
+        assert_eq!(update.total(&passed), Duration::from_micros(85));
+        let mut update = Update::new(1, at(10));
+        update.add(Step::new(at(10), None, Who::default(), String::new()));
+        update.add(step(30, Stage::Swapped, "x"));
+        let total = update.total(&update.passed());
+        assert_eq!(total, Duration::from_micros(20), "it began before its first stage");
     }
 
     #[test]

@@ -157,17 +157,16 @@ fn update(record: &Record) -> Markup {
 fn timeline(record: &Record) -> Markup {
     let part =
         |micros: f64| if record.total_us > 0.0 { micros * 100.0 / record.total_us } else { 0.0 };
-    let first = record.stages.first().map_or(0.0, |it| it.at_us);
     let bar = |it: &Passed| {
         let width = part(it.took_us.unwrap_or_default());
-        let left = part(it.at_us - first) - width;
+        let left = part(it.at_us) - width;
         // Of what is short something is to be seen, too.
         format!("margin-left:min({left:.2}%,calc(100% - 3px));width:max({width:.2}%,3px)")
     };
     html! {
         table class="timeline" {
             thead { tr {
-                @for title in ["Stage", "At", "Took", "Who", "From first to last"] {
+                @for title in ["Stage", "At", "Took", "Who", "From the first step to the last stage"] {
                     th scope="col" { (title) }
                 }
             } }
