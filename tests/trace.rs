@@ -299,4 +299,16 @@ fn a_mistake_is_named_with_its_remedy() {
         "cannot write to /nowhere/a: No such file or directory (os error 2)",
     );
     assert!(!Path::new("/nowhere").exists());
+    check(
+        &["--watch", "/etc", "--process", ""],
+        "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+    );
+    check(
+        &["--watch", "/etc", "--for", "0s"],
+        "invalid value '0s' for '--for <DURATION>': write more than nothing, as 250ms, 2s or 1m",
+    );
+    check(
+        &["--watch", "/etc/passwd", "--output", "/etc/../etc/passwd"],
+        "--output /etc/../etc/passwd is watched itself; give it another file",
+    );
 }

@@ -32,7 +32,7 @@ use self::{
     update::Update,
 };
 
-pub use self::output::{Format, Output};
+pub use self::output::{Format, Output, create};
 
 use crate::{
     cli::{SETTLE, SETTLE_MAX},
