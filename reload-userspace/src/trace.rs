@@ -154,8 +154,9 @@ impl<S: Source> Trace<S> {
         let mut places = Places::new();
         let mut watched = BTreeMap::new();
         for (index, path) in (0..).zip(&question.paths) {
-            let it = Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
-            match it.obstacle() {
+            let mut it =
+                Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
+            match it.news_of_obstacle() {
                 None | Some(Obstacle::Missing(_)) => {}
                 Some(obstacle) => bail!(
                     "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
@@ -205,6 +206,8 @@ impl<S: Source> Trace<S> {
         let strategy = self.sight.strategy.map(|it| format!(", strategy {it}"));
         let mut lines =
             vec![format!("source {}{}", self.sight.source, strategy.unwrap_or_default())];
+        let obstacles = self.watched.values().filter_map(Watched::obstacle);
+        lines.extend(obstacles.map(|it| format!("{it} yet")));
         let troubles = self.source.troubles();
         lines.extend(troubles.into_iter().map(|it| format!("{}: {}", it.source, it.reason)));
         lines.extend(
@@ -224,7 +227,9 @@ impl<S: Source> Trace<S> {
                 pids => format!("{name} is pid {}", pids.join(", ")),
             });
         }
-        lines
+        // What a line goes on with is indented.
+        let lines = lines.iter().map(|line| output::wrap(line, 78).join("\n  "));
+        lines.flat_map(|it| it.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// Tells of each update until there were enough of them, or until `stop`.
@@ -357,7 +362,7 @@ impl<S: Source> Trace<S> {
             Event::Signalled { pid, signal, by, ref comm, at, .. } => {
                 let whom = who::who(&self.procfs, Some(pid), None);
                 let whom = whom.comm.unwrap_or_default();
-                let what = format!("to {whom} ({pid}): {}", step::words(&event));
+                let what = format!("{}, to {whom} ({pid})", step::words(&event));
                 let sender = match by {
                     Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
                     None => Who {

@@ -14,6 +14,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub(super) use self::text::wrap;
+
 use super::{record::Record, summary::Summary};
 use crate::watch::Identity;
 

@@ -25,6 +25,8 @@ pub(crate) struct Record {
     pub(crate) strategy: Option<&'static str>,
     /// The files whose content is another.
     pub(crate) paths: Vec<String>,
+    /// What has come between a watched path and its content.
+    pub(crate) obstacles: Vec<String>,
     /// Whether the content is what it was.
     pub(crate) unchanged: bool,
     /// From the first step to the last stage, in microseconds.
@@ -134,7 +136,10 @@ impl Record {
             source: sight.source.clone(),
             strategy: sight.strategy,
             paths: update.paths.iter().map(|it| it.to_string_lossy().into_owned()).collect(),
-            unchanged: update.settled.is_some() && update.paths.is_empty(),
+            obstacles: update.obstacles.values().cloned().collect(),
+            unchanged: update.settled.is_some()
+                && update.paths.is_empty()
+                && update.obstacles.is_empty(),
             total_us: self::micros(update.total(&passed)),
             absent,
             not_visible: hidden,

@@ -126,13 +126,13 @@ pub(crate) fn words(event: &Event) -> String {
     match event {
         Event::Signalled { signal, fate, .. } => {
             let fate = match fate {
-                Fate::Queued => "it waits to be taken",
+                Fate::Queued => "queued",
                 Fate::Ignored => "ignored",
-                Fate::AlreadyPending => "already pending, so it is one with that",
+                Fate::AlreadyPending => "already pending",
                 Fate::Overflown => "lost, for too many wait",
-                Fate::InfoLost => "it waits, without what was sent along",
+                Fate::InfoLost => "queued without what was sent along",
             };
-            format!("{}: {fate}", name(*signal))
+            format!("{}, {fate}", name(*signal))
         }
         Event::Delivered { signal, handling, .. } => {
             let handling = match handling {

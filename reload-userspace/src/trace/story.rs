@@ -27,7 +27,7 @@ use crate::{
     settle::Next,
     source::{Interest, Source, Tells},
     target::Selector,
-    watch::{Identity, wait_for_changes},
+    watch::{Identity, Obstacle, wait_for_changes},
     watched::Watched,
     witness::Watching,
 };
@@ -171,6 +171,13 @@ impl<S: Source> Trace<S> {
         let at = self.adopt(now).or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
+            for (&index, watched) in &mut self.watched {
+                if let Some(obstacle) = watched.news_of_obstacle() {
+                    update.obstacles.insert(index, words(&obstacle));
+                } else if watched.obstacle().is_none() {
+                    update.obstacles.remove(&index);
+                }
+            }
             update.settle(at);
         }
         self.expect_opens();
@@ -358,6 +365,9 @@ impl<S: Source> Trace<S> {
             hide(&[Stage::Closed], "the strategy tracepoint has no hook for it; trampoline has");
         } else if name == SourceName::Poll {
             hide(&[Stage::Closed], "polling only compares the content");
+        } else if name != SourceName::Ebpf {
+            let reason = format!("the source {name} does not tell it from a write; ebpf may");
+            hide(&[Stage::Closed], &reason);
         }
         if self.source.tells_reads() == Tells::No {
             let reason =
@@ -371,7 +381,9 @@ impl<S: Source> Trace<S> {
             let reason = format!("the source {name} tells nothing of processes; ebpf does");
             hide(&processes, &reason);
         }
-        if self.ticket.is_none() {
+        // Where there is no file yet nobody has been asked.
+        let is_asked = self.watched.values().any(|it| it.files().next().is_some());
+        if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
             hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
         }
         hidden
@@ -426,6 +438,14 @@ fn step_of(deed: Deed, files: &BTreeSet<PlaceId>) -> Step {
         (step::of_directory(operation), format!("{operation} in a directory"))
     };
     Step::new(at, stage, who, what)
+}
+
+/// What has come between a path and its content, in words.
+fn words(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Missing(path) => format!("{} is gone", path.display()),
+        obstacle => obstacle.to_string(),
+    }
 }
 
 /// Takes the content for that of a complete change, and gives the files that differ.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::step::{Stage, Step, Who};
-use crate::clock::Boot;
+use crate::{clock::Boot, places::Index};
 
 /// How many different steps of one update are kept, and of each stage the first and the last in any case:
 /// the others are counted.
@@ -56,6 +56,8 @@ pub(crate) struct Update {
     pub(crate) gaps: Vec<Gap>,
     /// The files whose content is another.
     pub(crate) paths: Vec<PathBuf>,
+    /// What has come between a watched path and its content.
+    pub(crate) obstacles: BTreeMap<Index, String>,
     /// When it was complete.
     pub(crate) settled: Option<Boot>,
 }
@@ -73,6 +75,7 @@ impl Update {
             sent: BTreeSet::new(),
             gaps: Vec::new(),
             paths: Vec::new(),
+            obstacles: BTreeMap::new(),
             settled: None,
         }
     }
@@ -133,8 +136,13 @@ impl Update {
     pub(crate) fn settle(&mut self, at: Boot) {
         self.settled = Some(at);
         self.steps.retain(|step| step.stage != Some(Stage::Settled));
-        let what = if self.paths.is_empty() { "the same content as before" } else { "new content" };
-        self.add(Step::new(at, Some(Stage::Settled), Who::default(), what.to_owned()));
+        let obstacles: Vec<_> = self.obstacles.values().cloned().collect();
+        let what = match (self.paths.as_slice(), obstacles.as_slice()) {
+            ([], []) => "the same content as before".to_owned(),
+            (_, []) => "new content".to_owned(),
+            (_, obstacles) => obstacles.join(", "),
+        };
+        self.add(Step::new(at, Some(Stage::Settled), Who::default(), what));
     }
 
     /// When the last of it was.

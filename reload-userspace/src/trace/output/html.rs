@@ -114,6 +114,7 @@ fn update(record: &Record) -> Markup {
             p {
                 time { (record.began) } " "
                 @if record.unchanged { "The content is what it was." }
+                @for obstacle in &record.obstacles { (one_line(obstacle)) ". " }
                 @for path in &record.paths { code { (one_line(path)) } " " }
             }
             (timeline(record))
