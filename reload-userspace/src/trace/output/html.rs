@@ -19,7 +19,9 @@ const STYLE: &str = include_str!("html/style.css");
 
 pub(super) fn write(to: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     let told = summary.told();
-    let data = serde_json::to_string(&json!({"updates": summary.slowest(), "summary": told}))?;
+    let mut data = Vec::new();
+    super::json::write(&mut data, &json!({"updates": summary.slowest(), "summary": told}))?;
+    let data = String::from_utf8(data).map_err(io::Error::other)?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
