@@ -96,7 +96,8 @@ fn each_stage_is_within_the_bounds_of_the_target_s_own_clock(source: Source) {
         assert_eq!(of("delivered")["pid"], target.pid);
         assert_eq!(of("opened")["pid"], target.pid);
         let what = of("signalled")["what"].as_str().unwrap();
-        assert!(what.ends_with(&format!("({}): HUP: it waits to be taken", target.pid)), "{what}");
+        assert!(what.starts_with("HUP, queued, to "), "{what}");
+        assert!(what.ends_with(&format!(" ({})", target.pid)), "{what}");
     }
 }
 
@@ -196,6 +197,23 @@ fn updates_in_a_row_have_each_its_own_steps(source: Source) {
     }
     let all: u64 = updates.iter().map(|update| count(update, "signalled")).sum();
     assert_eq!(all, UPDATES);
+}
+
+promise!(a_file_that_is_gone_is_not_told_to_be_unchanged);
+fn a_file_that_is_gone_is_not_told_to_be_unchanged(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let arguments = os(&["--format", "json", "--count", "1", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
+    fs::remove_file(&path).unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, summary) = objects(&told);
+    let gone = format!("{} is gone", path.display());
+    assert_eq!(updates[0]["obstacles"], serde_json::json!([gone]), "{:#}", updates[0]);
+    assert_eq!((&updates[0]["unchanged"], &summary["unchanged"]), (&false.into(), &0.into()));
 }
 
 const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];
@@ -299,4 +317,17 @@ fn a_mistake_is_named_with_its_remedy() {
         "cannot write to /nowhere/a: No such file or directory (os error 2)",
     );
     assert!(!Path::new("/nowhere").exists());
+    check(
+        &["--watch", "/etc", "--process", ""],
+        "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+    );
+    check(
+        &["--watch", "/etc", "--for", "0s"],
+        "invalid value '0s' for '--for <DURATION>': write more than nothing, as 250ms, 2s or 1m; see \
+         `reload-agent trace --help`",
+    );
+    check(
+        &["--watch", "/etc/passwd", "--output", "/etc/../etc/passwd"],
+        "--output /etc/../etc/passwd is watched itself; give it another file",
+    );
 }

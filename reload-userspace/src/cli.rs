@@ -198,7 +198,7 @@ pub struct TraceArgs {
     pub count: Option<NonZeroU64>,
 
     /// For how long [default: until Ctrl-C]
-    #[arg(long = "for", value_name = "DURATION", value_parser = value::span)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = value::some_span)]
     pub span: Option<Duration>,
 
     /// How it is told: text, json, chrome for Perfetto and chrome://tracing, or html

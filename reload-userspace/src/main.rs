@@ -1,8 +1,8 @@
 //! Arguments in, exit code out.
 
 use std::{
+    collections::BTreeSet,
     env,
-    fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
     num::NonZeroU64,
     path::Path,
@@ -189,16 +189,15 @@ async fn node(args: &NodeArgs) -> Result<()> {
 async fn trace(args: &TraceArgs) -> Result<()> {
     let TraceArgs { watch, process, count, span, format, output, source } = args;
     diagnose(Log { format: Format::Text, level: LogLevel::Info });
-    let paths = watch.iter().map(|path| rule::watch_path(path)).collect::<Result<_, _>>()?;
+    let paths =
+        watch.iter().map(|path| rule::watch_path(path)).collect::<Result<BTreeSet<_>, _>>()?;
+    let paths: Vec<_> = paths.into_iter().collect();
+    let names = process.iter().map(|name| rule::process(name)).collect::<Result<_, _>>()?;
     let rights = Rights::to_trace();
     heed(rights.give_up_to_open());
     // Before anything is watched: it may be in the way of what is.
     let to: Box<dyn Write> = match output {
-        Some(path) => {
-            let file = File::create(path);
-            let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
+        Some(path) => Box::new(BufWriter::new(trace::create(path, &paths)?)),
         None => Box::new(io::stdout()),
     };
     let format = match format {
@@ -213,7 +212,7 @@ async fn trace(args: &TraceArgs) -> Result<()> {
     let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     heed(rights.give_up_to_work());
-    let (names, count) = (process.clone(), count.map(NonZeroU64::get));
+    let count = count.map(NonZeroU64::get);
     let question = trace::Question { paths, names, count, span: *span };
     let mut trace = Trace::new(question, source, witness, trace::Output::new(format, to))?;
     for line in trace.preface() {

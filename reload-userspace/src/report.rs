@@ -5,6 +5,7 @@ mod paths;
 mod text;
 
 pub use self::paths::Paths;
+pub(crate) use text::speaks;
 pub use text::{one_line, sentence};
 
 use std::{

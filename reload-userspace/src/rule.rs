@@ -20,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use self::{error::Speaker, sketch::absolute};
+use self::{
+    error::Speaker,
+    sketch::{absolute, process_name},
+};
 use crate::{
     cli::{RuleArgs, RunArgs, Variables},
     preflight::Caution,
@@ -292,6 +295,15 @@ impl Settings {
 /// Fails where it is empty, or the current directory is not known.
 pub fn watch_path(path: &Path) -> Result<PathBuf, RuleError> {
     absolute(path, "watch", Speaker::Options(&Variables::new()))
+}
+
+/// The name of a process that is typed.
+///
+/// # Errors
+///
+/// Fails where it is empty, or has a slash in it.
+pub fn process(name: &str) -> Result<String, RuleError> {
+    process_name(name, Speaker::Options(&Variables::new()))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use self::{
     update::Update,
 };
 
-pub use self::output::{Format, Output};
+pub use self::output::{Format, Output, create};
 
 use crate::{
     cli::{SETTLE, SETTLE_MAX},
@@ -115,8 +115,9 @@ pub struct Trace<S> {
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
-    /// How many deeds there was no room for.
+    /// How many deeds there was no room for, and how many steps that are of no stage.
     untold: u64,
+    more: u64,
     opens: Vec<Opening>,
     /// What processes have done since, which may be a part of it.
     aside: VecDeque<Step>,
@@ -153,8 +154,9 @@ impl<S: Source> Trace<S> {
         let mut places = Places::new();
         let mut watched = BTreeMap::new();
         for (index, path) in (0..).zip(&question.paths) {
-            let it = Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
-            match it.obstacle() {
+            let mut it =
+                Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
+            match it.news_of_obstacle() {
                 None | Some(Obstacle::Missing(_)) => {}
                 Some(obstacle) => bail!(
                     "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
@@ -181,6 +183,7 @@ impl<S: Source> Trace<S> {
             watched,
             deeds: VecDeque::new(),
             untold: 0,
+            more: 0,
             opens: Vec::new(),
             aside: VecDeque::new(),
             update: None,
@@ -203,6 +206,8 @@ impl<S: Source> Trace<S> {
         let strategy = self.sight.strategy.map(|it| format!(", strategy {it}"));
         let mut lines =
             vec![format!("source {}{}", self.sight.source, strategy.unwrap_or_default())];
+        let obstacles = self.watched.values().filter_map(Watched::obstacle);
+        lines.extend(obstacles.map(|it| format!("{it} yet")));
         let troubles = self.source.troubles();
         lines.extend(troubles.into_iter().map(|it| format!("{}: {}", it.source, it.reason)));
         lines.extend(
@@ -222,7 +227,9 @@ impl<S: Source> Trace<S> {
                 pids => format!("{name} is pid {}", pids.join(", ")),
             });
         }
-        lines
+        // What a line goes on with is indented.
+        let lines = lines.iter().map(|line| output::wrap(line, 78).join("\n  "));
+        lines.flat_map(|it| it.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// Tells of each update until there were enough of them, or until `stop`.
@@ -352,10 +359,10 @@ impl<S: Source> Trace<S> {
                 self.living.extend(child.map(|child| (child, at)));
                 self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
             }
-            Event::Signalled { pid, by, ref comm, at, .. } => {
+            Event::Signalled { pid, signal, by, ref comm, at, .. } => {
                 let whom = who::who(&self.procfs, Some(pid), None);
                 let whom = whom.comm.unwrap_or_default();
-                let what = format!("to {whom} ({pid}): {}", step::words(&event));
+                let what = format!("{}, to {whom} ({pid})", step::words(&event));
                 let sender = match by {
                     Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
                     None => Who {
@@ -364,13 +371,16 @@ impl<S: Source> Trace<S> {
                         container: None,
                     },
                 };
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Signalled);
-                self.note_step(Step::new(at, stage, sender, what));
+                // Timers, children and the like go on whatever is written.
+                let stage = by.is_some_and(|by| by != pid).then_some(Stage::Signalled);
+                let step = Step::new(at, stage, sender, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
-            Event::Delivered { pid, at, .. } => {
-                let what = step::words(&event);
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Delivered);
-                self.note(pid, at, stage, format!("takes {what}"));
+            Event::Delivered { pid, signal, at, .. } => {
+                let who = who::who(&self.procfs, Some(pid), None);
+                let what = format!("takes {}", step::words(&event));
+                let step = Step::new(at, Some(Stage::Delivered), who, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
             Event::Read { pid, comm, descriptor, ref news, at } => {
                 self.read((pid, comm), descriptor, news, at);

@@ -93,6 +93,11 @@ impl Witness {
         Self(opens.ok().flatten().map_or(Origin::None, Origin::Fanotify))
     }
 
+    /// Whether there is anybody who may tell who opens a file.
+    pub(crate) fn can_tell(&self) -> bool {
+        !matches!(self.0, Origin::None)
+    }
+
     /// Has it told who opens these files; `None` where nobody can tell. To be called just before the
     /// signal is sent.
     pub(crate) fn watch<S: Source>(

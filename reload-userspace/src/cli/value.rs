@@ -81,6 +81,16 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
     Ok(humantime::parse_duration(text).map_err(wrong)?)
 }
 
+/// A duration that is not over at once.
+pub(super) fn some_span(text: &str) -> Result<Duration, String> {
+    let span = span(text)?;
+    if span.is_zero() {
+        Err("write more than nothing, as 250ms, 2s or 1m".to_owned())
+    } else {
+        Ok(span)
+    }
+}
+
 /// Where to listen: a port, an address and a port, or a colon and a port.
 ///
 /// A port alone means all addresses, as those who ask for metrics are elsewhere as a rule.

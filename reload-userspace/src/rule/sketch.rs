@@ -92,7 +92,7 @@ fn selector(said: &RuleArgs, speaker: Speaker<'_>) -> Result<Option<Selector>, R
     Ok(Some(Selector { by: by?, which, scope: Scope::Anywhere }))
 }
 
-fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
+pub(super) fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
     if name.trim().is_empty() {
         let what = "the name of a process, as in /proc/<pid>/comm";
         return Err(RuleError::Empty { option: speaker.calls("process"), what });

@@ -27,7 +27,7 @@ use crate::{
     settle::Next,
     source::{Interest, Source, Tells},
     target::Selector,
-    watch::{Identity, wait_for_changes},
+    watch::{Identity, Obstacle, wait_for_changes},
     watched::Watched,
     witness::Watching,
 };
@@ -144,7 +144,8 @@ impl<S: Source> Trace<S> {
         for step in steps {
             update.add(step);
         }
-        update.more += mem::take(&mut self.untold);
+        update.untold += mem::take(&mut self.untold);
+        update.more += mem::take(&mut self.more);
         for step in mem::take(&mut self.aside) {
             if step.at >= update.began {
                 update.add(step);
@@ -170,6 +171,13 @@ impl<S: Source> Trace<S> {
         let at = self.adopt(now).or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
+            for (&index, watched) in &mut self.watched {
+                if let Some(obstacle) = watched.news_of_obstacle() {
+                    update.obstacles.insert(index, words(&obstacle));
+                } else if watched.obstacle().is_none() {
+                    update.obstacles.remove(&index);
+                }
+            }
             update.settle(at);
         }
         self.expect_opens();
@@ -213,9 +221,14 @@ impl<S: Source> Trace<S> {
             Some(update) if step.at >= update.began => update.add(step),
             // An update that was found before it was heard of may have begun earlier than is known yet.
             _ => {
+                if self.aside.back_mut().is_some_and(|before| before.takes_in(&step)) {
+                    return;
+                }
                 if self.aside.len() == MOST_DEEDS {
-                    self.aside.pop_front();
-                    self.untold += 1;
+                    // What is of no stage goes first.
+                    let idle = self.aside.iter().position(|it| it.stage.is_none());
+                    let count = if idle.is_some() { &mut self.more } else { &mut self.untold };
+                    *count += self.aside.remove(idle.unwrap_or(0)).map_or(0, |it| it.count);
                 }
                 self.aside.push_back(step);
             }
@@ -352,6 +365,9 @@ impl<S: Source> Trace<S> {
             hide(&[Stage::Closed], "the strategy tracepoint has no hook for it; trampoline has");
         } else if name == SourceName::Poll {
             hide(&[Stage::Closed], "polling only compares the content");
+        } else if name != SourceName::Ebpf {
+            let reason = format!("the source {name} does not tell it from a write; ebpf may");
+            hide(&[Stage::Closed], &reason);
         }
         if self.source.tells_reads() == Tells::No {
             let reason =
@@ -365,7 +381,9 @@ impl<S: Source> Trace<S> {
             let reason = format!("the source {name} tells nothing of processes; ebpf does");
             hide(&processes, &reason);
         }
-        if self.ticket.is_none() {
+        // Where there is no file yet nobody has been asked.
+        let is_asked = self.watched.values().any(|it| it.files().next().is_some());
+        if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
             hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
         }
         hidden
@@ -420,6 +438,14 @@ fn step_of(deed: Deed, files: &BTreeSet<PlaceId>) -> Step {
         (step::of_directory(operation), format!("{operation} in a directory"))
     };
     Step::new(at, stage, who, what)
+}
+
+/// What has come between a path and its content, in words.
+fn words(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Missing(path) => format!("{} is gone", path.display()),
+        obstacle => obstacle.to_string(),
+    }
 }
 
 /// Takes the content for that of a complete change, and gives the files that differ.
