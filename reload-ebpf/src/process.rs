@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel_str_bytes},
     programs::BtfTracePointContext,
 };
 use reload_ebpf::{
@@ -52,6 +52,8 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) {
 /// Sends a [`SignalRecord`] if the process that a signal is for bears one of the names.
 #[inline]
 pub(crate) fn signal(ctx: &BtfTracePointContext) {
+    /// What stands in place of a `kernel_siginfo` where the kernel sends it (`SEND_SIG_PRIV`).
+    const PRIVILEGED: usize = 1;
     let target: *const u8 = ctx.arg(2);
     if !is_named(target) {
         return;
@@ -61,30 +63,9 @@ pub(crate) fn signal(ctx: &BtfTracePointContext) {
         target: visible_pid(target).unwrap_or(0),
         signal: ctx.arg(0),
         result: ctx.arg(4),
-        by_kernel: u32::from(is_by_kernel(ctx.arg(1))),
+        by_kernel: u32::from(ctx.arg::<usize>(1) == PRIVILEGED),
     };
     emit(ctx, record, Hook::Signal, Priority::Process, || ());
-}
-
-/// Whether the kernel itself sends a signal with this `kernel_siginfo`, and not whoever runs: timers, what is
-/// ready to be read and children that end all interrupt somebody who has nothing to do with it.
-fn is_by_kernel(info: *const u8) -> bool {
-    /// What stands in place of one: `SEND_SIG_NOINFO`, by a process, and `SEND_SIG_PRIV`, by the kernel.
-    const NONE: usize = 0;
-    const PRIVILEGED: usize = 1;
-    /// Where `si_code` is (`struct kernel_siginfo`, as in user space), and what it is where a process sends it:
-    /// `SI_USER`, `SI_QUEUE`, `SI_TKILL` (`sigaction(2)`).
-    const CODE: usize = 8;
-    const BY_PROCESSES: [i32; 3] = [0, -1, -6];
-    match info.addr() {
-        NONE => false,
-        PRIVILEGED => true,
-        _ => {
-            // SAFETY: the helper checks the address itself.
-            let code = unsafe { bpf_probe_read_kernel(info.wrapping_add(CODE).cast::<i32>()) };
-            code.is_ok_and(|code| !BY_PROCESSES.contains(&code))
-        }
-    }
 }
 
 /// Sends a [`DeliveryRecord`] if the current process bears one of the names.

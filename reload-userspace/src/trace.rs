@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::Pid;
+use nix::{sys::signal::Signal, unistd::Pid};
 
 use self::{
     queue::Queues,
@@ -371,8 +371,10 @@ impl<S: Source> Trace<S> {
                         container: None,
                     },
                 };
-                // Timers, children and the like go on whatever is written.
-                let stage = by.is_some_and(|by| by != pid).then_some(Stage::Signalled);
+                // Timers, children and the like go on whatever is written. Of children the kernel tells in
+                // the name of the child.
+                let is_sent = by.is_some_and(|by| by != pid) && signal != Signal::SIGCHLD as i32;
+                let stage = is_sent.then_some(Stage::Signalled);
                 let step = Step::new(at, stage, sender, what);
                 self.note_step(Step { signal: Some(signal), ..step });
             }
