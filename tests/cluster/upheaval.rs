@@ -43,7 +43,6 @@ fn the_daemon_is_replaced_in_the_middle_of_updates() {
     let fence = update();
     namespace.touch_until(&fence, || (heard(&pod).last()? == &fence).then_some(()));
     let mut once = heard(&pod);
-    println!("{once:?}");
     once.dedup();
     assert_eq!(heard(&pod), once, "something was done twice");
 }
