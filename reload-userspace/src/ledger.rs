@@ -324,7 +324,7 @@ mod tests {
     /// A process that another test starts has its lock, too, between its fork and its program.
     #[track_caller]
     fn open(directory: &Path) -> Ledger {
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + Duration::from_mins(1);
         let opened = loop {
             match Ledger::open(directory) {
                 Err(LedgerError::InUse { .. }) if std::time::Instant::now() < deadline => {

@@ -171,7 +171,9 @@ mod tests {
             }
             let due = nudges.due(at(millis));
             is_served |= due.contains(&1000);
-            due.iter().for_each(|pod| nudges.came(pod));
+            for pod in &due {
+                nudges.came(pod);
+            }
         }
         assert!(is_served);
     }
