@@ -25,7 +25,7 @@ use crate::support::{
     target::Recipe,
     time::{boot_ns, poll},
     trace::{Trace, count, objects, os, renames_told},
-    writer::replace,
+    writer::{config, replace},
 };
 
 /// The moment of a stage, in nanoseconds since boot.
@@ -196,6 +196,26 @@ fn updates_in_a_row_have_each_its_own_steps(source: Source) {
     }
     let all: u64 = updates.iter().map(|update| count(update, "signalled")).sum();
     assert_eq!(all, UPDATES);
+}
+
+promise!(it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on);
+fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source: Source) {
+    let (dir, path) = config();
+    let output = dir.path().join("told.json");
+    let arguments = os(&["--format", "json", "--count", "2", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let rest = [path.as_os_str(), "--output".as_ref(), output.as_os_str()];
+    let mut trace = Trace::start(source, &arguments.chain(rest).collect::<Vec<_>>());
+    let mut revision = 0;
+    poll("the trace ends", || {
+        revision += 1;
+        replace(&path, &revision.to_string());
+        (!trace.lives()).then_some(())
+    });
+    let (status, _) = trace.end(None);
+    assert!(status.success());
+    let (updates, summary) = objects(&fs::read(&output).unwrap());
+    assert_eq!((updates.len(), &summary["updates"]), (2, &2.into()));
 }
 
 const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];
