@@ -218,6 +218,20 @@ fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source:
     assert_eq!((updates.len(), &summary["updates"]), (2, &2.into()));
 }
 
+promise!(a_file_that_is_watched_twice_is_told_of_once);
+fn a_file_that_is_watched_twice_is_told_of_once(source: Source) {
+    let (dir, path) = config();
+    let arguments = os(&["--format", "json", "--count", "1"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let watch = ["--watch".as_ref(), dir.path().as_os_str(), "--watch".as_ref(), path.as_os_str()];
+    let trace = Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>());
+    fs::write(&path, "1").unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(updates[0]["paths"], serde_json::json!([path]), "{:#}", updates[0]);
+}
+
 const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];
 
 promise!(hostile_names_do_no_harm);

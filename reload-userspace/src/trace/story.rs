@@ -170,6 +170,8 @@ impl<S: Source> Trace<S> {
         let at = self.adopt(now).or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
+            update.paths.sort_unstable();
+            update.paths.dedup();
             update.settle(at);
         }
         self.expect_opens();
