@@ -25,7 +25,7 @@ use crate::support::{
     target::Recipe,
     time::{boot_ns, poll},
     trace::{Trace, count, objects, os, renames_told},
-    writer::replace,
+    writer::{config, replace},
 };
 
 /// The moment of a stage, in nanoseconds since boot.
@@ -214,6 +214,40 @@ fn a_file_that_is_gone_is_not_told_to_be_unchanged(source: Source) {
     let gone = format!("{} is gone", path.display());
     assert_eq!(updates[0]["obstacles"], serde_json::json!([gone]), "{:#}", updates[0]);
     assert_eq!((&updates[0]["unchanged"], &summary["unchanged"]), (&false.into(), &0.into()));
+}
+
+promise!(it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on);
+fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source: Source) {
+    let (dir, path) = config();
+    let output = dir.path().join("told.json");
+    let arguments = os(&["--format", "json", "--count", "2", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let rest = [path.as_os_str(), "--output".as_ref(), output.as_os_str()];
+    let mut trace = Trace::start(source, &arguments.chain(rest).collect::<Vec<_>>());
+    let mut revision = 0;
+    poll("the trace ends", || {
+        revision += 1;
+        replace(&path, &revision.to_string());
+        (!trace.lives()).then_some(())
+    });
+    let (status, _) = trace.end(None);
+    assert!(status.success());
+    let (updates, summary) = objects(&fs::read(&output).unwrap());
+    assert_eq!((updates.len(), &summary["updates"]), (2, &2.into()));
+}
+
+promise!(a_file_that_is_watched_twice_is_told_of_once);
+fn a_file_that_is_watched_twice_is_told_of_once(source: Source) {
+    let (dir, path) = config();
+    let arguments = os(&["--format", "json", "--count", "1"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let watch = ["--watch".as_ref(), dir.path().as_os_str(), "--watch".as_ref(), path.as_os_str()];
+    let trace = Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>());
+    fs::write(&path, "1").unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(updates[0]["paths"], serde_json::json!([path]), "{:#}", updates[0]);
 }
 
 const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];

@@ -242,8 +242,7 @@ impl<S: Source> Trace<S> {
         let end = self.question.span.map(|span| clock::now().after(span));
         loop {
             let deadline = self.step()?;
-            let is_enough = self.question.count.is_some_and(|most| self.count >= most);
-            if is_enough && self.update.is_none() || end.is_some_and(|end| end <= clock::now()) {
+            if self.is_enough() || end.is_some_and(|end| end <= clock::now()) {
                 break;
             }
             let deadline = end.map_or(deadline, |end| end.min(deadline));
@@ -267,6 +266,11 @@ impl<S: Source> Trace<S> {
         self.output.end(&self.summary).context("cannot write the summary")
     }
 
+    /// Whether there were as many updates as are wanted.
+    fn is_enough(&self) -> bool {
+        self.question.count.is_some_and(|most| self.count >= most)
+    }
+
     /// Does everything that is due, and says when the next thing is.
     fn step(&mut self) -> Result<Boot> {
         self.take_all()?;
@@ -278,6 +282,11 @@ impl<S: Source> Trace<S> {
         // What was opened may have been replaced since, or may be what a look is yet to find.
         let strangers = self.sort_opens();
         let latest = self.look(now)?;
+        if self.is_enough() {
+            // What has put an end to the last update begins another, which nobody wants.
+            self.update = None;
+            return Ok(now);
+        }
         self.opens = strangers;
         self.sort_opens();
         self.settle(now, latest);

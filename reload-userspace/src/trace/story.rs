@@ -171,6 +171,8 @@ impl<S: Source> Trace<S> {
         let at = self.adopt(now).or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
+            update.paths.sort_unstable();
+            update.paths.dedup();
             for (&index, watched) in &mut self.watched {
                 if let Some(obstacle) = watched.news_of_obstacle() {
                     update.obstacles.insert(index, words(&obstacle));
