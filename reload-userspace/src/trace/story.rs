@@ -186,8 +186,10 @@ impl<S: Source> Trace<S> {
         let farewell = settled.after(FAREWELL);
         let end = last.max(settled).after(TAIL).min(farewell);
         let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
-        let is_old = |(pid, since): (&Pid, &Boot)| {
-            *since < update.began && !self.first.contains(pid) && self.bears_a_name(*pid)
+        // A master, whenever he has started, comes from none of them, and stays.
+        let has_elder = |pid| self.procfs.line(pid).skip(1).any(|it| self.living.contains_key(&it));
+        let is_old = |(&pid, &since): (&Pid, &Boot)| {
+            since < update.began && self.bears_a_name(pid) && has_elder(pid)
         };
         let is_awaited = has_forked && self.living.iter().any(is_old);
         Some(if is_awaited { farewell } else { end })
@@ -311,7 +313,6 @@ impl<S: Source> Trace<S> {
         for name in &self.question.names {
             for held in self.procfs.resolve(&Selector::process(name)).unwrap_or_default() {
                 let pid = held.target().pid;
-                self.first.insert(pid);
                 let children = self.procfs.children(pid).into_iter().map(|it| it.target.pid);
                 self.living.extend(children.chain([pid]).map(|pid| (pid, now)));
             }
