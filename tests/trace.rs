@@ -236,6 +236,38 @@ fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source:
     assert_eq!((updates.len(), &summary["updates"]), (2, &2.into()));
 }
 
+promise!(whoever_started_after_the_trace_is_no_old_child_that_is_waited_for: ebpf);
+/// Of two changes the first makes one wait for an old child that stays. The second does not, for its target is
+/// nobody's child, and so that update is over before the other.
+fn whoever_started_after_the_trace_is_no_old_child_that_is_waited_for(source: Source) {
+    let begin = |recipe: &Recipe, path: &Path| {
+        let arguments = os(&["--format", "json", "--process", recipe.name(), "--count", "1"]);
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        let watch = ["--watch".as_ref(), path.as_os_str()];
+        Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>())
+    };
+    let (_early_dir, early_path) = config();
+    let early = Recipe::new().reading(&early_path).reader("child").workers(1);
+    let mut early_target = early.start();
+    let mut early_trace = begin(&early, &early_path);
+    let (_late_dir, late_path) = config();
+    let late = Recipe::new().reading(&late_path).reader("child");
+    let late_trace = begin(&late, &late_path);
+    let mut late_target = late.start();
+    for (target, path) in [(&mut early_target, &early_path), (&mut late_target, &late_path)] {
+        replace(path, "1");
+        kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
+        assert_eq!(target.signal().content, "1");
+    }
+
+    let (status, told) = late_trace.end(None);
+    assert!(early_trace.lives(), "the update that began later is over first");
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(count(&updates[0], "forked"), 1, "{:#}", updates[0]);
+    assert!(late_target.lives());
+}
+
 promise!(a_file_that_is_watched_twice_is_told_of_once);
 fn a_file_that_is_watched_twice_is_told_of_once(source: Source) {
     let (dir, path) = config();

@@ -15,7 +15,7 @@ mod update;
 mod who;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     future::Future,
     path::PathBuf,
     time::Duration,
@@ -128,8 +128,6 @@ pub struct Trace<S> {
     over: Boot,
     /// The processes that bear the names, and since when they are known.
     living: HashMap<Pid, Boot>,
-    /// Those of them that were found by their name, and not made by another.
-    first: HashSet<Pid>,
     /// How many updates there have been.
     count: u64,
     losses_at: Boot,
@@ -190,7 +188,6 @@ impl<S: Source> Trace<S> {
             looked: clock::now(),
             over: clock::now(),
             living: HashMap::new(),
-            first: HashSet::new(),
             count: 0,
             losses_at: clock::now().after(LOSS_PAUSE),
         };

@@ -194,8 +194,10 @@ impl<S: Source> Trace<S> {
         let farewell = settled.after(FAREWELL);
         let end = last.max(settled).after(TAIL).min(farewell);
         let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
-        let is_old = |(pid, since): (&Pid, &Boot)| {
-            *since < update.began && !self.first.contains(pid) && self.bears_a_name(*pid)
+        // A master, whenever he has started, comes from none of them, and stays.
+        let has_elder = |pid| self.procfs.line(pid).skip(1).any(|it| self.living.contains_key(&it));
+        let is_old = |(&pid, &since): (&Pid, &Boot)| {
+            since < update.began && self.bears_a_name(pid) && has_elder(pid)
         };
         let is_awaited = has_forked && self.living.iter().any(is_old);
         Some(if is_awaited { farewell } else { end })
@@ -324,7 +326,6 @@ impl<S: Source> Trace<S> {
         for name in &self.question.names {
             for held in self.procfs.resolve(&Selector::process(name)).unwrap_or_default() {
                 let pid = held.target().pid;
-                self.first.insert(pid);
                 let children = self.procfs.children(pid).into_iter().map(|it| it.target.pid);
                 self.living.extend(children.chain([pid]).map(|pid| (pid, now)));
             }
@@ -346,6 +347,8 @@ impl<S: Source> Trace<S> {
             Some(update) => update.gaps.push(Gap { at, count, reason }),
             None => self.summary.lose(count),
         }
+        // Of some of them the end may be among what is missing.
+        self.living.retain(|&pid, _| self.procfs.name(pid).is_some());
         self.places.distrust();
         self.watched.values_mut().for_each(|it| it.verify(at));
     }
@@ -457,4 +460,42 @@ fn complete(watched: &mut Watched) -> Vec<PathBuf> {
     watched.finish();
     drop(watched.take_by());
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, process::Command};
+
+    use super::*;
+    use crate::{
+        event::Event,
+        source::{Choice, Ladder, Purpose},
+        trace::{Format, Output, Question},
+        witness::Witness,
+    };
+
+    /// A trace of nothing.
+    fn trace() -> Trace<Ladder> {
+        let choice = Choice::Only(SourceName::Poll);
+        let mut source = Ladder::open(choice, Purpose::Trace, false).unwrap();
+        let witness = Witness::open(false, &mut source);
+        let output = Output::new(Format::Json, Box::new(io::sink()));
+        let question = Question { paths: Vec::new(), names: Vec::new(), count: None, span: None };
+        Trace::new(question, source, witness, output).unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_has_ended_unheard_is_forgotten_when_it_is_told_that_records_are_missing() {
+        let mut trace = trace();
+        let mut child = Command::new("true").spawn().unwrap();
+        let gone = Pid::from_raw(child.id().try_into().unwrap());
+        let at = clock::now();
+        for pid in [Pid::this(), gone] {
+            trace.take(Event::Started { pid, at });
+        }
+        child.wait().unwrap();
+        assert_eq!(trace.living.len(), 2);
+        trace.lose(at, 1, "the ring was full".to_owned());
+        assert_eq!(trace.living.into_keys().collect::<Vec<_>>(), [Pid::this()]);
+    }
 }
