@@ -339,15 +339,9 @@ impl<S: Source> Trace<S> {
                 self.note(pid, at, None, "starts a program".to_owned());
             }
             Event::Ended { pid, at } => {
-                let since = self.living.remove(&pid);
-                let began = self.update.as_ref().map(|it| it.began);
-                let is_old = began.zip(since).is_some_and(|(began, since)| since < began);
-                let (stage, what) = if is_old {
-                    (Some(Stage::Exited), "ends, which was there before")
-                } else {
-                    (None, "ends")
-                };
-                self.note(pid, at, stage, what.to_owned());
+                let born = self.living.remove(&pid).unwrap_or(at);
+                let who = who::who(&self.procfs, Some(pid), None);
+                self.note_step(Step::end(at, born, who));
             }
             Event::Forked { parent, child, at } => {
                 let child_name = child.map_or_else(|| "a child".to_owned(), |it| it.to_string());
