@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use reload_userspace::{
     child::{Ended, Job, Outcome, Place, run_by},
     rule::CommandLine,
-    target::{Procfs, Target},
+    target::{Procfs, Scope, Target},
 };
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
@@ -267,7 +267,7 @@ fn it_inherits_three_descriptors_and_no_signals() {
 fn what_is_another_process_by_now_is_not_entered() {
     let me = Procfs::default().target(Pid::this()).unwrap().unwrap();
     let mut job = job(&["true"]);
-    job.place = Place::Target(Target { started: me.started + 1, ..me });
+    job.place = Place::Target(Target { started: me.started + 1, ..me }, Scope::Anywhere);
     let pid = me.pid;
     assert_eq!(reason_of(run(job)), format!("the process {pid} has ended"));
 }
@@ -305,7 +305,7 @@ impl Host {
 
     fn job(&self, script: &str) -> Job {
         let mut job = shell(script);
-        job.place = Place::Target(self.target);
+        job.place = Place::Target(self.target, Scope::Anywhere);
         job.environment.push((OsString::from("RELOAD_RULE"), OsString::from("web")));
         job
     }
@@ -372,7 +372,7 @@ fn in_the_place_of_a_target_are_its_files_its_pids_and_its_environment() {
 }
 
 fn host_job(host: &Host, words: &[&str]) -> Job {
-    Job { place: Place::Target(host.target), ..job(words) }
+    Job { place: Place::Target(host.target, Scope::Anywhere), ..job(words) }
 }
 
 /// The fields of its own `status` that begin so.

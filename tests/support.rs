@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: the agent, sources, targets and writers, filesystems, the kubelet,
-//! nginx, containers.
+//! nginx, containers, the cluster.
 //!
 //! Nothing here sleeps to let something happen: a test waits for a line or a state, with a deadline.
 //! That *nothing* happens is proved by a fence: one more change whose outcome is known, and a look at
@@ -8,6 +8,10 @@
 #![expect(dead_code, reason = "each file of tests uses its own part of this")]
 
 pub(crate) mod agent;
+pub(crate) mod chart;
+pub(crate) mod checkout;
+pub(crate) mod cluster;
+pub(crate) mod daemon;
 pub(crate) mod docker;
 pub(crate) mod doctor;
 pub(crate) mod filesystem;
@@ -16,6 +20,7 @@ pub(crate) mod http;
 pub(crate) mod kernel;
 pub(crate) mod kubelet;
 pub(crate) mod lines;
+pub(crate) mod listener;
 pub(crate) mod manifest;
 pub(crate) mod nginx;
 pub(crate) mod pod;

@@ -25,7 +25,7 @@ use crate::support::{
     target::Recipe,
     time::{boot_ns, poll},
     trace::{Trace, count, objects, os, renames_told},
-    writer::replace,
+    writer::{config, replace},
 };
 
 /// The moment of a stage, in nanoseconds since boot.
@@ -96,7 +96,8 @@ fn each_stage_is_within_the_bounds_of_the_target_s_own_clock(source: Source) {
         assert_eq!(of("delivered")["pid"], target.pid);
         assert_eq!(of("opened")["pid"], target.pid);
         let what = of("signalled")["what"].as_str().unwrap();
-        assert!(what.ends_with(&format!("({}): HUP: it waits to be taken", target.pid)), "{what}");
+        assert!(what.starts_with("HUP, queued, to "), "{what}");
+        assert!(what.ends_with(&format!(" ({})", target.pid)), "{what}");
     }
 }
 
@@ -194,6 +195,89 @@ fn updates_in_a_row_have_each_its_own_steps(source: Source) {
     }
     let all = ["swapped", "signalled", "delivered"].map(|stage| so_far(stage, updates.len()));
     assert_eq!(all, [each * UPDATES, UPDATES, UPDATES], "{updates:#?}");
+}
+
+promise!(a_file_that_is_gone_is_not_told_to_be_unchanged);
+fn a_file_that_is_gone_is_not_told_to_be_unchanged(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let arguments = os(&["--format", "json", "--count", "1", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
+    fs::remove_file(&path).unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, summary) = objects(&told);
+    let gone = format!("{} is gone", path.display());
+    assert_eq!(updates[0]["obstacles"], serde_json::json!([gone]), "{:#}", updates[0]);
+    assert_eq!((&updates[0]["unchanged"], &summary["unchanged"]), (&false.into(), &0.into()));
+}
+
+promise!(it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on);
+fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source: Source) {
+    let (dir, path) = config();
+    let output = dir.path().join("told.json");
+    let arguments = os(&["--format", "json", "--count", "2", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let rest = [path.as_os_str(), "--output".as_ref(), output.as_os_str()];
+    let mut trace = Trace::start(source, &arguments.chain(rest).collect::<Vec<_>>());
+    let mut revision = 0;
+    poll("the trace ends", || {
+        revision += 1;
+        replace(&path, &revision.to_string());
+        (!trace.lives()).then_some(())
+    });
+    let (status, _) = trace.end(None);
+    assert!(status.success());
+    let (updates, summary) = objects(&fs::read(&output).unwrap());
+    assert_eq!((updates.len(), &summary["updates"]), (2, &2.into()));
+}
+
+promise!(whoever_started_after_the_trace_is_no_old_child_that_is_waited_for: ebpf);
+/// Of two changes the first makes one wait for an old child that stays. The second does not, for its target is
+/// nobody's child, and so that update is over before the other.
+fn whoever_started_after_the_trace_is_no_old_child_that_is_waited_for(source: Source) {
+    let begin = |recipe: &Recipe, path: &Path| {
+        let arguments = os(&["--format", "json", "--process", recipe.name(), "--count", "1"]);
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        let watch = ["--watch".as_ref(), path.as_os_str()];
+        Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>())
+    };
+    let (_early_dir, early_path) = config();
+    let early = Recipe::new().reading(&early_path).reader("child").workers(1);
+    let mut early_target = early.start();
+    let mut early_trace = begin(&early, &early_path);
+    let (_late_dir, late_path) = config();
+    let late = Recipe::new().reading(&late_path).reader("child");
+    let late_trace = begin(&late, &late_path);
+    let mut late_target = late.start();
+    for (target, path) in [(&mut early_target, &early_path), (&mut late_target, &late_path)] {
+        replace(path, "1");
+        kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
+        assert_eq!(target.signal().content, "1");
+    }
+
+    let (status, told) = late_trace.end(None);
+    assert!(early_trace.lives(), "the update that began later is over first");
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(count(&updates[0], "forked"), 1, "{:#}", updates[0]);
+    assert!(late_target.lives());
+}
+
+promise!(a_file_that_is_watched_twice_is_told_of_once);
+fn a_file_that_is_watched_twice_is_told_of_once(source: Source) {
+    let (dir, path) = config();
+    let arguments = os(&["--format", "json", "--count", "1"]);
+    let arguments = arguments.iter().map(AsRef::as_ref);
+    let watch = ["--watch".as_ref(), dir.path().as_os_str(), "--watch".as_ref(), path.as_os_str()];
+    let trace = Trace::start(source, &arguments.chain(watch).collect::<Vec<_>>());
+    fs::write(&path, "1").unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(updates[0]["paths"], serde_json::json!([path]), "{:#}", updates[0]);
 }
 
 const FORMATS: [&str; 4] = ["text", "json", "chrome", "html"];
@@ -297,4 +381,17 @@ fn a_mistake_is_named_with_its_remedy() {
         "cannot write to /nowhere/a: No such file or directory (os error 2)",
     );
     assert!(!Path::new("/nowhere").exists());
+    check(
+        &["--watch", "/etc", "--process", ""],
+        "--process is empty; give the name of a process, as in /proc/<pid>/comm",
+    );
+    check(
+        &["--watch", "/etc", "--for", "0s"],
+        "invalid value '0s' for '--for <DURATION>': write more than nothing, as 250ms, 2s or 1m; see \
+         `reload-agent trace --help`",
+    );
+    check(
+        &["--watch", "/etc/passwd", "--output", "/etc/../etc/passwd"],
+        "--output /etc/../etc/passwd is watched itself; give it another file",
+    );
 }

@@ -200,7 +200,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         right: &[],
         wrong: &[],
-        message: "say what to do: run, trace or doctor; see `reload-agent --help`",
+        message: "say what to do: run, node, trace or doctor; see `reload-agent --help`",
     },
 ];
 

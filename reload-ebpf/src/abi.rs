@@ -34,6 +34,10 @@ pub const MAX_EXPECTED_NAMES: u32 = 1024;
 /// and one that begins alike is looked at in vain.
 pub const NAME_LEN: usize = 60;
 
+/// How much of what is read from a queue of notifications is told of, in bytes: at least one event of
+/// inotify with the longest name, or some with short ones.
+pub const NEWS_LEN: u32 = 288;
+
 /// Tells `learn` to watch nothing.
 pub const NO_PLACE: u32 = u32::MAX;
 
@@ -127,6 +131,23 @@ pub struct Answer {
     pub key: Key,
     /// How many have the file open for writing, or a [`Refusal`].
     pub writers: i64,
+    /// Where the kernel keeps what can be done with such a file (`file.f_op`), which is only compared.
+    pub operations: u64,
+}
+
+/// What notifications are queued by: the slots of the map of their files' operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Queue {
+    /// `inotify(7)`.
+    Inotify = 0,
+    /// `fanotify(7)`.
+    Fanotify = 1,
+}
+
+impl Queue {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
 }
 
 /// Who the agent is, as the kernel sees it.
@@ -161,6 +182,10 @@ pub enum RecordKind {
     Signal = 6,
     /// A process with one of the configured names takes a signal: a [`DeliveryRecord`].
     Delivery = 7,
+    /// Somebody has read from a queue of notifications: a [`ReadRecord`].
+    Read = 8,
+    /// Somebody has had inotify watch something: a [`WatchRecord`].
+    Watch = 9,
 }
 
 /// The start of every record.
@@ -247,6 +272,35 @@ pub struct DeliveryRecord {
     pub action: u32,
 }
 
+/// Somebody has read from a queue of notifications. The first of what he has read follows, as many bytes as
+/// are told; what is in the ring after that means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ReadRecord {
+    /// Its `kind` is [`RecordKind::Read`].
+    pub header: RecordHeader,
+    /// The descriptor that he has read from.
+    pub descriptor: u32,
+    /// A [`Queue`].
+    pub queue: u32,
+    /// How many bytes he has read.
+    pub length: u32,
+    /// How many of them follow, [`NEWS_LEN`] at most.
+    pub told: u32,
+}
+
+/// Somebody has had inotify watch something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct WatchRecord {
+    /// Its `kind` is [`RecordKind::Watch`].
+    pub header: RecordHeader,
+    /// The descriptor of the queue.
+    pub descriptor: u32,
+    /// The number of the watch in that queue.
+    pub watch: u32,
+}
+
 /// A process started a program, or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -301,14 +355,16 @@ pub enum Hook {
     Deliver = 19,
     /// A system call that opens a file has done so.
     Opened = 20,
+    /// A system call has read from a queue of notifications, or has something watched with one.
+    Queue = 21,
 }
 
 impl Hook {
     /// How many hooks there are.
-    pub const COUNT: u32 = 21;
+    pub const COUNT: u32 = 22;
 
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::CtimeSwap,
         Self::CtimeSkip,
         Self::CtimeSet,
@@ -330,6 +386,7 @@ impl Hook {
         Self::Signal,
         Self::Deliver,
         Self::Opened,
+        Self::Queue,
     ];
 
     /// The eBPF program that the hook runs.
@@ -357,6 +414,7 @@ impl Hook {
             Self::Signal => "on_signal",
             Self::Deliver => "on_deliver",
             Self::Opened => "on_opened",
+            Self::Queue => "on_queue",
         }
     }
 
@@ -382,7 +440,7 @@ impl Hook {
 
 const _: () = {
     assert!(size_of::<Key>() == 16 && align_of::<Key>() == 8);
-    assert!(size_of::<Answer>() == 24 && offset_of!(Answer, writers) == 16);
+    assert!(size_of::<Answer>() == 32 && offset_of!(Answer, operations) == 24);
     assert!(size_of::<Name>() == 64 && offset_of!(Name, text) == 4);
     assert!(size_of::<Observer>() == 16 && offset_of!(Observer, tgid) == 12);
     assert!(size_of::<RecordHeader>() == 32 && align_of::<RecordHeader>() == 8);
@@ -395,6 +453,9 @@ const _: () = {
     assert!(size_of::<ForkRecord>() == 40 && offset_of!(ForkRecord, child) == 32);
     assert!(size_of::<SignalRecord>() == 48 && offset_of!(SignalRecord, by_kernel) == 44);
     assert!(size_of::<DeliveryRecord>() == 40 && offset_of!(DeliveryRecord, action) == 36);
+    assert!(size_of::<ReadRecord>() == 48 && offset_of!(ReadRecord, queue) == 36);
+    assert!(offset_of!(ReadRecord, length) == 40 && offset_of!(ReadRecord, told) == 44);
+    assert!(size_of::<WatchRecord>() == 40 && offset_of!(WatchRecord, watch) == 36);
     assert!(Hook::ALL.len() == Hook::COUNT as usize);
     let mut number = 0;
     while number < Hook::ALL.len() {

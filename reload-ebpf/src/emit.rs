@@ -6,6 +6,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_current_task,
         generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_query},
     },
+    maps::ring_buf::RingBufEntry,
 };
 use aya_log_ebpf::debug;
 use reload_ebpf::{COMM_LEN, Hook, RecordHeader, RecordKind};
@@ -56,6 +57,20 @@ pub(crate) fn emit<T: 'static>(
     priority: Priority,
     reserved: impl FnOnce(),
 ) {
+    fill(ctx, hook, priority, |slot: &mut RingBufEntry<T>| {
+        slot.write(record);
+        reserved();
+    });
+}
+
+/// As [`emit`], of a record that is too large for the stack: it is written where it is to be.
+#[inline]
+pub(crate) fn fill<T: 'static>(
+    ctx: &impl EbpfContext,
+    hook: Hook,
+    priority: Priority,
+    write: impl FnOnce(&mut RingBufEntry<T>),
+) {
     /// How many bytes wait in the ring (`BPF_RB_AVAIL_DATA`).
     const WAITING: u64 = 0;
     // SAFETY: the helper reads the ring's own counters.
@@ -67,8 +82,7 @@ pub(crate) fn emit<T: 'static>(
         debug!(ctx, "the ring is full: hook {} dropped a record", hook as u32);
         return;
     };
-    slot.write(record);
-    reserved();
+    write(&mut slot);
     slot.submit(0);
     debug!(ctx, "hook {} sent a record", hook as u32);
 }

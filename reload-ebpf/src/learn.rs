@@ -11,9 +11,9 @@ use crate::{
     emit::number_at,
     maps::{ANSWER, ARMED, OBSERVER, PLACES},
     offsets::{
-        OFF_FDT_FD, OFF_FILE_INODE, OFF_FILES_FDT, OFF_INODE_INO, OFF_INODE_SB,
-        OFF_INODE_WRITECOUNT, OFF_PID_LEVEL, OFF_SB_DEV, OFF_TASK_FILES, OFF_TASK_LEADER,
-        OFF_TASK_PID, OFF_UPID_NS, peek, peek_at,
+        OFF_FDT_FD, OFF_FILE_INODE, OFF_FILE_OPERATIONS, OFF_FILES_FDT, OFF_INODE_INO,
+        OFF_INODE_SB, OFF_INODE_WRITECOUNT, OFF_PID_LEVEL, OFF_SB_DEV, OFF_TASK_FILES,
+        OFF_TASK_LEADER, OFF_TASK_PID, OFF_UPID_NS, peek, peek_at,
     },
 };
 
@@ -37,8 +37,10 @@ pub(crate) fn inode(ctx: &RawTracePointContext) {
 }
 
 fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer {
-    let refused = |refusal| Answer { key: Key::default(), writers: refusal as i64 };
-    let inode = file(task, descriptor).and_then(|file| peek(file, &OFF_FILE_INODE));
+    let refused = |refusal| Answer { writers: refusal as i64, ..Answer::default() };
+    let file = file(task, descriptor);
+    let inode = file.and_then(|file| peek(file, &OFF_FILE_INODE));
+    let operations = file.and_then(|file| peek(file, &OFF_FILE_OPERATIONS)).unwrap_or(0);
     let Some(inode) = inode else {
         return refused(Refusal::Unknown);
     };
@@ -56,7 +58,7 @@ fn answer(task: *const u8, descriptor: usize, place: u32, armed: u32) -> Answer 
         return refused(Refusal::Unknown);
     };
     // While a file is executed the count is negative: nobody can write to it.
-    Answer { key, writers: i64::from(writers.max(0)) }
+    Answer { key, writers: i64::from(writers.max(0)), operations }
 }
 
 /// The `struct file` behind a descriptor of a task.

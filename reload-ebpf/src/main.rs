@@ -20,6 +20,7 @@ mod offsets;
 mod open;
 mod place;
 mod process;
+mod queue;
 mod tracepoint;
 mod trampoline;
 
@@ -88,6 +89,17 @@ fn on_deliver(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint]
 fn on_opened(ctx: BtfTracePointContext) -> i32 {
     open::returned(&ctx);
+    0
+}
+
+/// A system call is done: one that reads from a queue of inotify or fanotify tells that somebody has noticed a
+/// change, and one that adds a watch to the first of what he will.
+///
+/// Hook: `sys_exit(regs, ret)`, as above. What `io_uring` reads does not come here. Attached only where that is
+/// to be told.
+#[btf_tracepoint]
+fn on_queue(ctx: BtfTracePointContext) -> i32 {
+    queue::returned(&ctx);
     0
 }
 

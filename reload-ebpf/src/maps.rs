@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use reload_ebpf::{
-    Answer, COMM_LEN, Hook, Key, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, Name, Observer,
+    Answer, COMM_LEN, Hook, Key, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, Name, Observer, Queue,
     SUPERBLOCK_WORDS, SYSCALLS,
 };
 
@@ -57,6 +57,11 @@ pub(crate) static CREATING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
 /// Whether a system call opens a file, and returns its descriptor, by its number: 1 or 0.
 #[map]
 pub(crate) static OPENING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
+
+/// What the kernel does with the files that queues of notifications are (`file.f_op`), by [`Queue`]; 0 where
+/// that is not known.
+#[map]
+pub(crate) static QUEUES: Array<u64> = Array::with_max_entries(Queue::COUNT, 0);
 
 /// The task names whose execs and exits are recorded.
 #[map]

@@ -29,6 +29,8 @@ offsets! {
     OFF_FILE_INODE;
     /// `file.f_mode`
     OFF_FILE_MODE;
+    /// `file.f_op`
+    OFF_FILE_OPERATIONS;
     /// `files_struct.fdt`
     OFF_FILES_FDT;
     /// `fdtable.fd`
@@ -55,6 +57,10 @@ offsets! {
     SIZE_UPID;
     /// `pt_regs.orig_ax` (x86-64) or `pt_regs.syscallno` (arm64)
     OFF_REGS_SYSCALL;
+    /// `pt_regs.di` (x86-64) or `pt_regs.orig_x0` (arm64): the first argument of a system call
+    OFF_REGS_FIRST;
+    /// `pt_regs.si` (x86-64) or `pt_regs.regs[1]` (arm64): the second
+    OFF_REGS_SECOND;
     /// `linux_binprm.file`
     OFF_BPRM_FILE;
     /// `file.f_path.dentry`
@@ -71,6 +77,10 @@ offsets! {
     OFF_RENAME_NEW;
     /// 1 where these are dentries and no inodes
     RENAME_HAS_DENTRIES;
+    /// The number of `read(2)`
+    CALL_READ;
+    /// The number of `inotify_add_watch(2)`
+    CALL_WATCH;
     /// 1 where a name counts in whatever directory it is opened
     NAMES_ANYWHERE;
 }

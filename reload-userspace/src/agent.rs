@@ -2,6 +2,7 @@
 
 mod crew;
 mod deliver;
+mod feed;
 mod heritage;
 mod proof;
 mod recall;
@@ -10,6 +11,8 @@ mod roster;
 mod setup;
 mod share;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
@@ -19,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::{signal::unix::Signal, task::JoinSet};
 
 use self::{
@@ -29,21 +32,28 @@ use self::{
     work::Done,
 };
 
+pub use self::feed::{Feed, Feeder, Rules, feed};
+
 use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
     ledger::Ledger,
     places::{Index, Places, Touched},
     report::Decision,
-    rule::{Rule, Settings},
+    rule::Settings,
     source::Source,
     target::Procfs,
     telemetry::{Health, Probes, Readiness, Teller},
+    watch::Reach,
     witness::Witness,
 };
 
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
+
+/// How long after everything was looked at it is not, for a loss, looked at again, where there are files
+/// of others: they may cause losses as often as they like.
+const LOSS_REST: Duration = Duration::from_secs(1);
 
 /// How many events are taken before what is due is done: as many as a full ring holds.
 const MOST_EVENTS: usize = 4096;
@@ -60,6 +70,8 @@ pub struct Agent<S> {
     reloaders: BTreeMap<RuleId, Reloader>,
     /// The one that is about the rules themselves, if they come from a file.
     rules_file: Option<RuleId>,
+    /// Where rules come from while it runs.
+    feed: Feed,
     /// Why the rules in it are not heeded, if so.
     rules_fault: Option<String>,
     /// Whether the operator wants to be told what they are, although they may be the same.
@@ -68,6 +80,8 @@ pub struct Agent<S> {
     owners: HashMap<Index, RuleId>,
     crews: BTreeMap<CrewId, Crew>,
     procfs: Procfs,
+    /// When to look at all processes again for rules about pods, unless it is urgent.
+    census_at: Boot,
     /// What was applied to whom, if it is remembered.
     ledger: Option<Ledger>,
     /// What is under way beside the loop.
@@ -81,6 +95,8 @@ pub struct Agent<S> {
     warned: HashSet<String>,
     /// When to do without any event what events are for.
     reconcile_at: Boot,
+    /// Until when the next loss may wait.
+    rests_until: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
 }
@@ -109,13 +125,17 @@ impl<S: Source> Agent<S> {
     pub fn new(
         source: S,
         witness: Witness,
-        rules: Vec<Rule>,
+        rules: Rules,
         settings: Settings,
         outlets: Outlets,
     ) -> Result<Self> {
         let now = clock::now();
         let procfs = Procfs::default();
         procfs.verify().context("processes cannot be found safely")?;
+        let (rules, feed) = match rules {
+            Rules::Given(rules) => (rules, Feed::none()),
+            Rules::Fed(feed) => (Vec::new(), feed),
+        };
         let mut agent = Self {
             source,
             told_source: None,
@@ -126,17 +146,20 @@ impl<S: Source> Agent<S> {
             places: Places::new(),
             reloaders: BTreeMap::new(),
             rules_file: None,
+            feed,
             rules_fault: None,
             is_asked_for_rules: false,
             owners: HashMap::new(),
             crews: BTreeMap::new(),
             procfs,
+            census_at: Boot::ZERO,
             ledger: None,
             work: JoinSet::new(),
             proofs: Vec::new(),
             witness,
             next: 0,
             warned: HashSet::new(),
+            rests_until: Boot::ZERO,
             losses_at: None,
         };
         // It waits for the disk, so it comes before anything is watched.
@@ -160,11 +183,7 @@ impl<S: Source> Agent<S> {
         // Whoever reads that it is ready may ask.
         self.tell_of_readiness();
         self.tell_of_source(started);
-        self.tell_of_obstacles();
-        self.tell_of_all_unreadable();
-        self.tell_of_pins();
-        self.tell_of_checks();
-        self.tell_whether_anybody_is_there();
+        self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
         loop {
             let deadline = self.step()?;
@@ -188,6 +207,10 @@ impl<S: Source> Agent<S> {
                     }
                 }
                 Some(opened) = self.witness.next() => self.opened(&opened),
+                rules = self.feed.next() => match rules {
+                    Some(rules) => self.adopt(&rules, started),
+                    None => bail!("nobody says any more which pods there are"),
+                },
                 probe = self.outlets.probes.next() => probe.answer(self.health()),
                 () = pause => {}
             }
@@ -231,12 +254,16 @@ impl<S: Source> Agent<S> {
             }
             Event::Opened { place, pid, at, .. } => self.opened_at(place, pid, at),
             Event::Started { pid, at } => self.started(pid, at),
-            Event::Ended { .. } => self.crews.values_mut().for_each(|crew| crew.expect_change(now)),
+            Event::Ended { pid, .. } => self.ended(pid, now),
             // Nobody reloads because of them: they are for `Purpose::Trace`.
-            Event::Forked { .. } | Event::Signalled { .. } | Event::Delivered { .. } => {}
+            Event::Forked { .. }
+            | Event::Signalled { .. }
+            | Event::Delivered { .. }
+            | Event::Read { .. }
+            | Event::Watched { .. } => {}
             Event::Lost { source, reason, hook, count } => {
                 self.teller.tell(&Decision::Lost { source, reason, hook, count });
-                self.reconcile_at = now;
+                self.reconcile_at = self.reconcile_at.min(now.max(self.rests_until));
             }
         }
     }
@@ -247,11 +274,11 @@ impl<S: Source> Agent<S> {
 
     fn touch(&mut self, touched: Vec<Touched>) {
         for touched in touched {
-            let owner = self.owners.get(&touched.index).copied();
-            if let Some(reloader) = self.reloader_of(touched.index) {
-                reloader.touch(touched);
-            }
-            if let Some(id) = owner {
+            let Some(&id) = self.owners.get(&touched.index) else { continue };
+            let Some(reloader) = self.reloaders.get_mut(&id) else { continue };
+            reloader.touch(touched);
+            // Where somebody else says how often anything happens, it is followed from time to time only.
+            if reloader.rule.reach() == Reach::Anywhere {
                 self.follow_opens(id);
             }
         }
@@ -320,6 +347,9 @@ impl<S: Source> Agent<S> {
     /// Does without any event what events are for.
     fn reconcile(&mut self, now: Boot) {
         self.reconcile_at = now.after(self.settings.reconcile);
+        if self.reloaders.values().any(|it| it.rule.reach() == Reach::Beneath) {
+            self.rests_until = now.after(LOSS_REST);
+        }
         for reloader in self.reloaders.values_mut() {
             reloader.verify(now);
             reloader.delivery.forgive();
@@ -344,7 +374,7 @@ impl<S: Source> Agent<S> {
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);
-        let roll_calls = self.crews.values().filter_map(Crew::roll_call_at);
+        let roll_calls = self.crews.values().filter_map(|crew| self.roll_call_at(crew));
         roll_calls
             .chain(peek)
             .chain(self.losses_at)
@@ -395,8 +425,12 @@ impl<S: Source> Agent<S> {
                 }
             }
             // It may be so for ever, for what is mounted here was replaced on the other side.
-            Conclusion::Same { was_announced: true } => self.tell_of_pins(),
-            Conclusion::Same { was_announced: false } => {}
+            Conclusion::Same { was_announced: true }
+                if reloader.rule.reach() == Reach::Anywhere =>
+            {
+                self.tell_of_pins();
+            }
+            Conclusion::Same { .. } => {}
         }
         Ok(true)
     }

@@ -37,7 +37,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{rule::CommandLine, target::Target};
+use crate::{
+    rule::CommandLine,
+    target::{ContainerId, Scope, Target},
+};
 use output::Output;
 
 /// The agent's own executable.
@@ -63,13 +66,13 @@ pub struct Job {
 }
 
 /// Where a command runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Where the agent runs, as the agent and with its environment.
     Agent,
     /// In the namespaces, the root and the working directory of this process, as its user, with its
-    /// environment, and with no capability that it has not.
-    Target(Target),
+    /// environment, and with no capability that it has not; if it is within that scope.
+    Target(Target, Scope),
 }
 
 /// What became of a command.
@@ -189,9 +192,17 @@ impl Helper {
         fchmod(output.as_fd(), Mode::RUSR | Mode::WUSR | Mode::WGRP | Mode::WOTH)?;
         let mut command = Command::new(agent);
         command.arg("inside");
-        if let Place::Target(target) = job.place {
+        if let Place::Target(target, scope) = &job.place {
             command.args(["--target", &target.pid.to_string()]);
             command.args(["--started", &target.started.to_string()]);
+            if let Scope::Pod { uid, containers } = scope {
+                command.args(["--pod", &uid.to_string()]);
+                let listed = |those: &BTreeSet<ContainerId>| {
+                    let those: Vec<_> = those.iter().map(ToString::to_string).collect();
+                    format!("--containers={}", those.join(","))
+                };
+                command.args(containers.as_ref().map(listed));
+            }
             // The helper will be within reach of the target's user, so it knows nothing of ours.
             command.env_clear();
         }

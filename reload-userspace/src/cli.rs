@@ -32,7 +32,7 @@ pub use self::{
         ActionArgs, CHECK_TIMEOUT, CONFIRM_TIMEOUT, CheckPlace, HANDLER_TIMEOUT, MIN_INTERVAL,
         RuleArgs, SETTLE, SETTLE_MAX, StartChoice,
     },
-    value::Texts,
+    value::{Texts, duration},
 };
 
 /// The version, and the commit that it was built of.
@@ -61,6 +61,13 @@ pub enum Command {
     /// Every option can be given as an environment variable instead, RELOAD_ and its name. One that is
     /// set to nothing counts as not set.
     Run(RunArgs),
+    /// Reload the annotated pods of a Kubernetes node when their ConfigMaps and Secrets change
+    ///
+    /// Example: reload-agent node --node-name worker-1 --nudge
+    ///
+    /// A pod opts in with the annotation `reload-agent.dev/process: nginx`; it needs no sidecar and no
+    /// shared pid namespace. docs/kubernetes.md explains it, deploy/daemonset installs it.
+    Node(NodeArgs),
     /// Show where the time of each change goes: written, complete, signalled, read
     ///
     /// Example: reload-agent trace --watch /etc/nginx --process nginx
@@ -135,6 +142,34 @@ pub struct RunArgs {
 /// By the name of the field of an option: the environment variable that its value was in.
 pub type Variables = BTreeMap<String, String>;
 
+/// The options of `node`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// Name of the node, as Kubernetes calls it
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Directory of the kubelet, with the volumes of the pods in it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RELOAD_KUBELET_DIR",
+        default_value = "/var/lib/kubelet"
+    )]
+    pub kubelet_dir: PathBuf,
+
+    /// Have the kubelet look at once when a ConfigMap or Secret of a pod changes, and not within a minute
+    ///
+    /// The agent then watches ConfigMaps and Secrets (their names and versions, not what is in them), and
+    /// sets the annotation reload-agent.dev/nudged of the pods that use one which has changed.
+    #[arg(long, env = "RELOAD_NUDGE", value_parser = BoolishValueParser::new())]
+    pub nudge: bool,
+
+    /// What counts for every rule that does not say otherwise, and how the agent works
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
 /// The options of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
@@ -163,7 +198,7 @@ pub struct TraceArgs {
     pub count: Option<NonZeroU64>,
 
     /// For how long [default: until Ctrl-C]
-    #[arg(long = "for", value_name = "DURATION", value_parser = value::span)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = value::some_span)]
     pub span: Option<Duration>,
 
     /// How it is told: text, json, chrome for Perfetto and chrome://tracing, or html
@@ -208,6 +243,14 @@ pub struct InsideArgs {
     /// Clock tick at which that process has started
     #[arg(long, value_name = "TICK")]
     pub started: Option<u64>,
+
+    /// Uid of the pod in one of whose containers that process must be
+    #[arg(long, value_name = "UID", requires = "target")]
+    pub pod: Option<String>,
+
+    /// Which of its containers, with commas between them
+    #[arg(long, value_name = "IDS", requires = "pod")]
+    pub containers: Option<String>,
 
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -266,7 +309,9 @@ impl Cli {
     /// Fails where an option is unknown or its value is none, and where help was asked for.
     pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let command = Self::command().mut_subcommands(|command| {
+            let is_node = command.get_name() == "node";
             command.mut_args(|option| {
+                let option = if is_node { of_node(option) } else { option };
                 let value = option.get_env().and_then(env::var_os);
                 let is_nothing = value.is_some_and(|value| value.is_empty());
                 if is_nothing { option.env(None::<&'static str>) } else { option }
@@ -275,11 +320,28 @@ impl Cli {
         let matches = command.try_get_matches_from(arguments)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         let variables = matches.subcommand().map(|(_, options)| variables(options));
+        // The variables that several programs read are about one rule, which a node's agent is not.
+        let is_node = matches!(cli.command, Command::Node(_));
         if let Some(run) = cli.command.run_mut() {
             run.variables = variables.unwrap_or_default();
-            run.ask(|name| env::var_os(name));
+            if !is_node {
+                run.ask(|name| env::var_os(name));
+            }
         }
         Ok(cli)
+    }
+}
+
+/// An option as `node` has it: what is about one rule is said by the pods, or in the file.
+fn of_node(option: clap::Arg) -> clap::Arg {
+    match option.get_id().as_str() {
+        "config" => option.help("File with rules for pods that have no annotations").long_help(
+            "File with rules for pods that have no annotations\n\nEach names the pods by namespace, \
+             name and labels. docs/kubernetes.md explains it.",
+        ),
+        "watch" | "process" | "exe" | "pid_file" | "all" | "exec" | "signal" | "post"
+        | "restart" | "check" | "check_in" => option.hide(true),
+        _ => option,
     }
 }
 
@@ -288,6 +350,7 @@ impl Command {
         match self {
             Self::Run(run) => Some(run),
             Self::Doctor(doctor) => Some(&mut doctor.run),
+            Self::Node(node) => Some(&mut node.run),
             Self::Trace(_) | Self::Inside(_) => None,
         }
     }
@@ -351,7 +414,7 @@ impl RunArgs {
 /// Kubernetes sets variables for every Service, also for one that is called `reload` or
 /// `reload-agent`; they are meant for nobody in particular.
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
-    let run = RunArgs::augment_args(clap::Command::new("run"));
+    let run = NodeArgs::augment_args(clap::Command::new("run"));
     let mut known: Vec<_> = run.get_arguments().filter_map(|it| it.get_env()).collect();
     let others = [&WATCH_VARIABLES[..], &PROCESS_VARIABLES, &SIGNAL_VARIABLES];
     known.extend(others.into_iter().flatten().map(OsStr::new));

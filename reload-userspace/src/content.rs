@@ -10,13 +10,30 @@ use std::{
     str::FromStr,
 };
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
+};
 use sha2::{Digest as _, Sha256};
 
-use crate::watch::{FileState, View};
+use crate::{
+    reach::{Volume, leads_out},
+    watch::{FileState, View},
+};
 
 /// How large a file may be to be read, in bytes. Configuration is smaller; a log is not.
-const MOST_READ: u64 = 64 * 1024 * 1024;
+const MOST_READ: u64 = 64 * MIB;
+
+/// How large one may be in a volume that nothing leads out of, whose files are somebody else's.
+///
+/// A file of the kubelet comes from one `ConfigMap` or Secret, which holds 1 MiB at most.
+const MOST_READ_BENEATH: u64 = 2 * MIB;
+
+/// How much is read of all the files of such a volume together. A projected one joins several; more than
+/// eight full ones are not read to the end.
+const MOST_READ_OF_VOLUME: u64 = 8 * MIB;
+
+const MIB: u64 = 1024 * 1024;
 
 /// A SHA-256: of a file's content, or of all the files of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,8 +101,8 @@ fn nibble(digit: u8) -> Result<u8, DigestError> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     files: BTreeMap<PathBuf, Digest>,
-    /// The files whose content cannot be read, or is too large, so that their identity stands for it.
-    pub unreadable: Vec<PathBuf>,
+    /// The files whose content is not read, so that their identity stands for it, and why.
+    pub unreadable: BTreeMap<PathBuf, Unread>,
     /// The files whose content cannot be had for now, and why: what they contained before still
     /// stands, and where nothing is known of that, nothing does.
     pub unknown: BTreeMap<PathBuf, String>,
@@ -94,13 +111,27 @@ pub struct Content {
     pub is_torn: bool,
 }
 
+/// Why a file is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// It is too large.
+    #[error("is larger than {} MiB", .0 / MIB)]
+    TooLarge(u64),
+    /// There is too much beside it.
+    #[error("is in a volume of more than {} MiB", MOST_READ_OF_VOLUME / MIB)]
+    TooMuch,
+    /// The kernel says no.
+    #[error("cannot be read: {}", io::Error::from_raw_os_error(*.0))]
+    Refused(i32),
+}
+
 impl Content {
     /// That of a path that leads nowhere.
     #[must_use]
     pub fn nothing() -> Self {
         Self {
             files: BTreeMap::new(),
-            unreadable: Vec::new(),
+            unreadable: BTreeMap::new(),
             unknown: BTreeMap::new(),
             is_torn: false,
         }
@@ -108,31 +139,32 @@ impl Content {
 
     /// Reads the files of a view.
     ///
-    /// A file that has vanished since the view was taken is left out: the source tells of that. One
-    /// that may not be read, or is larger than 64 MiB, is stood for by its inode, size and times, or
-    /// by what it contained `before` if it is as it was then.
+    /// A file that has vanished since the view was taken is left out, and so is one that leads out of a
+    /// volume by now: the source tells of that. One that may not be read, or is too large, is stood for
+    /// by its inode, size and times, or by what it contained `before` if it is as it was then.
     #[must_use]
     pub fn read(view: &View, before: &Self, states: &BTreeMap<PathBuf, FileState>) -> Self {
         let mut content = Self::nothing();
+        let mut reader = Reader::new(view.root.as_deref());
         for (path, state) in &view.files {
             let known = before.files.get(path).copied();
-            let error = match digest_of(path, state) {
-                Ok(Some((digest, is_torn))) => {
+            let stand_in = match reader.digest_of(path, state) {
+                Ok(Read::Digest(digest, is_torn)) => {
                     content.files.insert(path.clone(), digest);
                     content.is_torn |= is_torn;
                     continue;
                 }
-                Ok(None) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => error,
-            };
-            let stand_in = if is_lasting(&error) {
-                content.unreadable.push(path.clone());
-                let is_same = states.get(path).is_some_and(|before| before.is_as_written(state));
-                known.filter(|_| is_same).or_else(|| Some(stand_in(state)))
-            } else {
-                content.unknown.insert(path.clone(), error.to_string());
-                known
+                Ok(Read::NoFile) => continue,
+                Ok(Read::Not(why)) => {
+                    content.unreadable.insert(path.clone(), why);
+                    let is_same =
+                        states.get(path).is_some_and(|before| before.is_as_written(state));
+                    known.filter(|_| is_same).or_else(|| Some(stand_in(state)))
+                }
+                Err(error) => {
+                    content.unknown.insert(path.clone(), error.to_string());
+                    known
+                }
             };
             content.files.extend(stand_in.map(|digest| (path.clone(), digest)));
         }
@@ -182,32 +214,93 @@ impl Content {
     }
 }
 
-/// The digest of a file's content and whether that is torn, or `None` where it is no regular file (any
-/// more).
-fn digest_of(path: &Path, state: &FileState) -> io::Result<Option<(Digest, bool)>> {
-    // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(open(path, flags, Mode::empty())?);
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Ok(None);
+/// What came of reading a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// The digest of its content, and whether that is torn.
+    Digest(Digest, bool),
+    /// It is no regular file (any more).
+    NoFile,
+    /// It is not read, and will not be the next time.
+    Not(Unread),
+}
+
+/// Reads the files of one view.
+struct Reader<'a> {
+    /// What they are below, if nothing may lead out of that.
+    volume: Option<io::Result<Volume<'a>>>,
+    /// How large each may be.
+    most: u64,
+    /// How much more is read of all of them.
+    left: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(root: Option<&'a Path>) -> Self {
+        let (most, left) = match root {
+            None => (MOST_READ, u64::MAX),
+            Some(_) => (MOST_READ_BENEATH, MOST_READ_OF_VOLUME),
+        };
+        Self { volume: root.map(Volume::open), most, left }
     }
-    if metadata.len() > MOST_READ {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    // However fast it grows meanwhile.
-    let mut file = file.take(MOST_READ);
-    let mut hash = Sha256::new();
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => {
-                let is_torn = !state.is_that_of(file.get_ref().as_fd());
-                return Ok(Some((Digest(hash.finalize().into()), is_torn)));
+
+    fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        match &self.volume {
+            Some(Ok(volume)) => volume.file(path),
+            Some(Err(error)) => {
+                Err(error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error))
             }
-            Ok(length) => hash.update(&buffer[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            None => {
+                // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let file = File::from(open(path, flags, Mode::empty())?);
+                Ok(file.metadata()?.is_file().then_some(file))
+            }
+        }
+    }
+
+    fn digest_of(&mut self, path: &Path, state: &FileState) -> io::Result<Read> {
+        match self.try_digest_of(path, state) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Read::NoFile),
+            Err(error) => match error.raw_os_error() {
+                Some(errno)
+                    if self.volume.is_some() && leads_out(Errno::from_raw_os_error(errno)) =>
+                {
+                    Ok(Read::NoFile)
+                }
+                Some(errno) if is_lasting(&error) => Ok(Read::Not(Unread::Refused(errno))),
+                _ => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    fn try_digest_of(&mut self, path: &Path, state: &FileState) -> io::Result<Read> {
+        let Some(file) = self.open(path)? else { return Ok(Read::NoFile) };
+        let size = file.metadata()?.len();
+        if size > self.most {
+            return Ok(Read::Not(Unread::TooLarge(self.most)));
+        }
+        if size > self.left {
+            return Ok(Read::Not(Unread::TooMuch));
+        }
+        // However fast it grows meanwhile.
+        let mut file = file.take(self.most.min(self.left));
+        let mut hash = Sha256::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => {
+                    let is_torn = !state.is_that_of(file.get_ref().as_fd());
+                    return Ok(Read::Digest(Digest(hash.finalize().into()), is_torn));
+                }
+                Ok(length) => {
+                    hash.update(&buffer[..length]);
+                    self.left = self.left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -217,10 +310,8 @@ fn is_lasting(error: &io::Error) -> bool {
     use io::ErrorKind::{
         FileTooLarge, InvalidFilename, InvalidInput, PermissionDenied, Unsupported,
     };
-    matches!(
-        error.kind(),
-        FileTooLarge | InvalidFilename | InvalidInput | PermissionDenied | Unsupported
-    )
+    let kind = error.kind();
+    matches!(kind, FileTooLarge | InvalidFilename | InvalidInput | PermissionDenied | Unsupported)
 }
 
 /// What stands for the content of a file that may not be read.
@@ -237,8 +328,17 @@ fn stand_in(state: &FileState) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::{fd::BorrowedFd, unix::fs::symlink},
+    };
+
     use super::*;
-    use crate::watch::Identity;
+    use crate::{
+        event::Writers,
+        source::Interest,
+        watch::{self, Identity, Reach, Visitor},
+    };
 
     /// That of no file.
     const STATE: FileState = FileState {
@@ -295,13 +395,81 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(digest_of(&fifo, &STATE).unwrap(), None);
+        assert_eq!(Reader::new(None).digest_of(&fifo, &STATE).unwrap(), Read::NoFile);
+    }
+
+    /// Looks at a volume that nothing leads out of.
+    fn look(path: &Path) -> View {
+        struct Blind;
+        impl Visitor for Blind {
+            fn directory(&mut self, _: BorrowedFd<'_>, _: Identity, _: &Path, _: Interest) {}
+            fn file(&mut self, _: BorrowedFd<'_>, _: Identity, _: &Path) {}
+            fn writers(&mut self, _: BorrowedFd<'_>, _: &Path, _: &FileState) -> Writers {
+                Writers::None
+            }
+        }
+        watch::look(path, Reach::Beneath, &mut Blind)
+    }
+
+    fn read(view: &View) -> Content {
+        Content::read(view, &Content::nothing(), &BTreeMap::new())
+    }
+
+    #[test]
+    fn what_has_come_to_lead_out_since_it_was_looked_at_is_not_read() {
+        let home = tempfile::tempdir().unwrap();
+        let [root, secret] = ["volume", "secret"].map(|name| home.path().join(name));
+        for directory in [&root, &root.join("..1"), &secret] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(root.join("..1/a"), "a").unwrap();
+        fs::write(secret.join("a"), "secret").unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        symlink("..data/a", root.join("a")).unwrap();
+        let view = look(&root);
+        assert_eq!(read(&view).files, BTreeMap::from([(root.join("a"), Digest::of(b"a"))]));
+        for target in [&secret, Path::new("../secret"), Path::new("/proc/self/cwd")] {
+            fs::remove_file(root.join("..data")).unwrap();
+            symlink(target, root.join("..data")).unwrap();
+            assert_eq!(read(&view), Content::nothing(), "for {}", target.display());
+        }
+        fs::remove_file(root.join("..data")).unwrap();
+        fs::remove_file(root.join("..1/a")).unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        nix::unistd::mkfifo(&root.join("..1/a"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(&view), Content::nothing());
+    }
+
+    #[test]
+    fn not_more_is_read_of_a_volume_than_there_should_be() {
+        let home = tempfile::tempdir().unwrap();
+        let large = home.path().join("0");
+        File::create(&large).unwrap().set_len(MOST_READ_BENEATH + 1).unwrap();
+        for name in ["1", "2", "3", "4", "5"] {
+            let file = File::create(home.path().join(name)).unwrap();
+            file.set_len(MOST_READ_BENEATH).unwrap();
+        }
+        fs::write(home.path().join("6"), "6").unwrap();
+        let content = read(&look(home.path()));
+        let fifth = home.path().join("5");
+        let expected = [
+            (large.clone(), Unread::TooLarge(MOST_READ_BENEATH)),
+            (fifth.clone(), Unread::TooMuch),
+            (home.path().join("6"), Unread::TooMuch),
+        ];
+        assert_eq!(content.unreadable, BTreeMap::from(expected));
+        assert_eq!(content.files.len(), 7);
+        assert_eq!(Unread::TooLarge(MOST_READ_BENEATH).to_string(), "is larger than 2 MiB");
+        assert_eq!(Unread::TooMuch.to_string(), "is in a volume of more than 8 MiB");
+        // What is not read is another one when it is written to.
+        File::options().write(true).open(&fifth).unwrap().set_len(1).unwrap();
+        assert_eq!(read(&look(home.path())).changes_since(&content), [fifth]);
     }
 
     #[test]
     fn what_is_not_as_it_was_when_it_was_looked_at_is_torn() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let (_digest, is_torn) = digest_of(file.path(), &STATE).unwrap().unwrap();
-        assert!(is_torn);
+        let read = Reader::new(None).digest_of(file.path(), &STATE).unwrap();
+        assert!(matches!(read, Read::Digest(_, true)), "{read:?}");
     }
 }

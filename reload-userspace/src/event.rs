@@ -1,6 +1,6 @@
 //! What happened, in our words.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsString, fmt, path::PathBuf};
 
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -214,6 +214,30 @@ pub enum Event {
         /// When.
         at: Boot,
     },
+    /// Somebody has read from a queue of notifications.
+    Read {
+        /// Who; `None` where he is not visible in the agent's pid namespace.
+        pid: Option<Pid>,
+        /// The name of his task.
+        comm: String,
+        /// The descriptor that he has read from.
+        descriptor: i32,
+        /// What he has read.
+        news: News,
+        /// When.
+        at: Boot,
+    },
+    /// Somebody has had inotify watch something.
+    Watched {
+        /// Who; `None` where he is not visible in the agent's pid namespace.
+        pid: Option<Pid>,
+        /// The name of his task.
+        comm: String,
+        /// The descriptor of the queue.
+        descriptor: i32,
+        /// The number of the watch in that queue.
+        watch: i32,
+    },
     /// Events are known to be missing: everything must be looked at again.
     Lost {
         /// Who lost them.
@@ -241,6 +265,8 @@ impl Event {
             Self::Forked { .. } => "forked",
             Self::Signalled { .. } => "signalled",
             Self::Delivered { .. } => "delivered",
+            Self::Read { .. } => "read",
+            Self::Watched { .. } => "watched",
             Self::Lost { .. } => "lost",
         }
     }
@@ -272,6 +298,31 @@ pub enum Handling {
     Ignore,
     /// What its handler does.
     Handler,
+}
+
+/// What somebody reads from a queue of notifications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Of `inotify(7)`.
+    Inotify {
+        /// The events, in order.
+        heard: Vec<Heard>,
+        /// Whether these are all: of what is read at a time only the first is told.
+        is_whole: bool,
+    },
+    /// Of `fanotify(7)`: what it is about is not told.
+    Fanotify,
+}
+
+/// What somebody hears by `inotify(7)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The number of the watch in that queue; -1 where the queue has overflown.
+    pub watch: i32,
+    /// What has happened: bits of `IN_…`.
+    pub mask: u32,
+    /// To what in a directory; empty where it has happened to what is watched itself.
+    pub name: OsString,
 }
 
 /// Whether a file is open for writing.

@@ -13,7 +13,7 @@ use crate::{
     rule::{Action, Check, CheckIn, OnStart, Pace, Rule},
     source::Interest,
     target::{By, Procfs, Selector, Which},
-    watch::{self, FileState, Identity, Visitor},
+    watch::{self, FileState, Identity, Reach, Visitor},
 };
 
 /// How far the lines below a rule's name are indented, for each level.
@@ -27,7 +27,7 @@ pub fn explain(rules: &[Rule]) -> String {
     for rule in rules {
         page.line(0, format!("rule {}", rule.name()));
         for path in rule.watches() {
-            watched(&mut page, path, &mounts);
+            watched(&mut page, path, rule.reach(), &mounts);
         }
         if let Some(selector) = rule.selector() {
             processes(&mut page, rule, selector);
@@ -58,9 +58,9 @@ impl Page {
     }
 }
 
-fn watched(page: &mut Page, path: &Path, mounts: &Mounts) {
+fn watched(page: &mut Page, path: &Path, reach: Reach, mounts: &Mounts) {
     let mut hops = Hops::default();
-    let view = watch::look(path, &mut hops);
+    let view = watch::look(path, reach, &mut hops);
     page.line(1, format!("watches {}", path.display()));
     page.finding(&doctor::whether_watched(path, &view));
     for hop in hops.0 {

@@ -24,6 +24,8 @@ pub mod source;
 
 pub mod filesystem;
 
+pub mod reach;
+
 pub mod watch;
 
 pub mod settle;
@@ -55,6 +57,8 @@ pub mod rights;
 pub mod cli;
 
 pub mod trace;
+
+pub mod node;
 
 pub mod doctor;
 

@@ -1,10 +1,11 @@
 //! Arguments in, exit code out.
 
 use std::{
+    collections::BTreeSet,
     env,
-    fs::File,
     io::{self, BufWriter, IsTerminal as _, Write},
     num::NonZeroU64,
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -13,27 +14,28 @@ use anyhow::{Context as _, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nix::unistd::Pid;
 use reload_userspace::{
-    agent::{Agent, Outlets},
+    agent::{Agent, Outlets, Rules, feed},
     child,
     cli::{
-        self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, RunArgs, SourceChoice,
-        TraceArgs, TraceFormat,
+        self, Cli, Command, DoctorArgs, Format, InsideArgs, LogLevel, NodeArgs, RunArgs,
+        SourceChoice, TraceArgs, TraceFormat,
     },
     clock,
     doctor::{self, Question},
     event::SourceName,
     explain::explain,
+    node::{self, Node, Nudging},
     report::{Decision, Log, one_line},
     rights::Rights,
     rule::{self, CommandLine, RuleError, Settings},
     source::{Choice, Ladder, Purpose},
     sys,
-    target::Target,
-    telemetry::{Metrics, Probes, Readiness, Server, Teller},
+    target::{Scope, Target},
+    telemetry::{Metrics, Probes, Readiness, Server, Teller, herald},
     trace::{self, Trace},
     witness::Witness,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     sys::limit::raise_open_files();
     let done = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Node(args) => node(&args),
         Command::Trace(args) => trace(&args),
         Command::Doctor(args) => return doctor(&args).unwrap_or_else(|error| fail(&error)),
         Command::Inside(args) => return inside(args).unwrap_or_else(|error| fail(&error)),
@@ -77,7 +80,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        complain("say what to do: run, trace or doctor; see `reload-agent --help`");
+        complain("say what to do: run, node, trace or doctor; see `reload-agent --help`");
         return ExitCode::from(USAGE);
     }
     let text = error.render().to_string();
@@ -92,8 +95,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         Some(ContextValue::String(given)) => said.replace(given, &rule::discreet(given)),
         _ => said,
     };
-    let command =
-        env::args().nth(1).filter(|word| ["run", "trace", "doctor"].contains(&word.as_str()));
+    let command = env::args()
+        .nth(1)
+        .filter(|word| ["run", "node", "trace", "doctor"].contains(&word.as_str()));
     let command = command.map(|command| format!(" {command}")).unwrap_or_default();
     complain(&format!("{said}; see `reload-agent{command} --help`"));
     ExitCode::from(USAGE)
@@ -135,46 +139,65 @@ async fn run(args: &RunArgs) -> Result<()> {
     let choice = choice(args.source);
     let rights = Rights::of(&rules, &settings, choice);
     heed(rights.give_up_to_open());
-    let unknown = unknown_variables();
-    if !unknown.is_empty() {
-        let unknown = unknown.join(", ");
-        let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
-        log.tell(&Decision::Warning { rule: None, reason });
-    }
+    tell_of_unknown_variables(log);
 
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
-
+    let (stop, hangup) = (asked_to_stop()?, hangup()?);
     let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
     let mut source = Ladder::open(choice, Purpose::Reload, log.level == LogLevel::Debug)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     // Whatever is started from here on is started without.
     heed(rights.give_up_to_work());
     let outlets = outlets(server, log)?;
+    let rules = Rules::Given(rules);
     Agent::new(source, witness, rules, settings, outlets)?.run(started, stop, hangup).await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn node(args: &NodeArgs) -> Result<()> {
+    let NodeArgs { node_name, kubelet_dir, nudge, run } = args;
+    let started = clock::now();
+    let log = Log { format: run.log_format, level: run.log_level };
+    let (settings, defaults) = Settings::of_node(run)?;
+    diagnose(log);
+    let choice = choice(run.source);
+    let rights = Rights::of(&[], &settings, choice);
+    heed(rights.give_up_to_open());
+    tell_of_unknown_variables(log);
+    let (stop, hangup) = (asked_to_stop()?, hangup()?);
+    let server = settings.listen.map(|address| Server::bind(&address.to_string())).transpose()?;
+    let mut source = Ladder::open(choice, Purpose::Reload, log.level == LogLevel::Debug)?;
+    let witness = Witness::open(rights.wants_witness(), &mut source);
+    heed(rights.give_up_to_work());
+    let mut outlets = outlets(server, log)?;
+    let (feeder, feed) = feed();
+    let (herald, heard) = herald(node::wants);
+    let question = node::Question {
+        name: node_name.clone(),
+        kubelet_dir: kubelet_dir.clone(),
+        nudge: if *nudge { Nudging::On } else { Nudging::Off },
+        file: settings.origin.file().map(Path::to_owned),
+        defaults,
+    };
+    let node = Node::new(question, feeder, heard, outlets.teller.clone())?;
+    outlets.teller.herald = Some(herald);
+    let agent = Agent::new(source, witness, Rules::Fed(feed), settings, outlets)?;
+    node.start()?;
+    agent.run(started, stop, hangup).await
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn trace(args: &TraceArgs) -> Result<()> {
     let TraceArgs { watch, process, count, span, format, output, source } = args;
     diagnose(Log { format: Format::Text, level: LogLevel::Info });
-    let paths = watch.iter().map(|path| rule::watch_path(path)).collect::<Result<_, _>>()?;
+    let paths =
+        watch.iter().map(|path| rule::watch_path(path)).collect::<Result<BTreeSet<_>, _>>()?;
+    let paths: Vec<_> = paths.into_iter().collect();
+    let names = process.iter().map(|name| rule::process(name)).collect::<Result<_, _>>()?;
     let rights = Rights::to_trace();
     heed(rights.give_up_to_open());
     // Before anything is watched: it may be in the way of what is.
     let to: Box<dyn Write> = match output {
-        Some(path) => {
-            let file = File::create(path);
-            let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
+        Some(path) => Box::new(BufWriter::new(trace::create(path, &paths)?)),
         None => Box::new(io::stdout()),
     };
     let format = match format {
@@ -185,25 +208,48 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         TraceFormat::Chrome => trace::Format::Chrome,
         TraceFormat::Html => trace::Format::Html,
     };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = asked_to_stop()?;
     let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     heed(rights.give_up_to_work());
-    let (names, count) = (process.clone(), count.map(NonZeroU64::get));
+    let count = count.map(NonZeroU64::get);
     let question = trace::Question { paths, names, count, span: *span };
     let mut trace = Trace::new(question, source, witness, trace::Output::new(format, to))?;
     for line in trace.preface() {
         drop(writeln!(io::stderr(), "{}", one_line(&line)));
     }
     drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
-    trace.run(stop).await
+    trace
+        .run(async {
+            stop.await;
+        })
+        .await
+}
+
+/// Tells of variables that are none of its options.
+fn tell_of_unknown_variables(log: Log) {
+    let unknown = unknown_variables();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        let reason = format!("no option is called {unknown}: see `reload-agent run --help`");
+        log.tell(&Decision::Warning { rule: None, reason });
+    }
+}
+
+/// Waits until the agent is asked to stop, and says how.
+fn asked_to_stop() -> Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn hangup() -> Result<Signal> {
+    signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
 }
 
 /// Tells that the agent has more rights than it needs.
@@ -217,20 +263,25 @@ fn heed(given_up: io::Result<()>) {
 fn outlets(server: Option<Server>, log: Log) -> Result<Outlets> {
     let readiness = Readiness::default();
     let Some(server) = server else {
-        let teller = Teller { log, metrics: None };
+        let teller = Teller { log, metrics: None, herald: None };
         return Ok(Outlets { teller, probes: Probes::none(), listen: None, readiness });
     };
     let metrics = Arc::new(Metrics::new());
     let listen = Some(server.address());
     let probes = server.start(Arc::clone(&metrics), readiness.clone())?;
-    Ok(Outlets { teller: Teller { log, metrics: Some(metrics) }, probes, listen, readiness })
+    let teller = Teller { log, metrics: Some(metrics), herald: None };
+    Ok(Outlets { teller, probes, listen, readiness })
 }
 
 fn inside(args: InsideArgs) -> Result<ExitCode> {
-    let InsideArgs { target, started, words } = args;
+    let InsideArgs { target, started, pod, containers, words } = args;
+    let scope = match pod {
+        Some(uid) => Scope::pod(&uid, containers.as_deref())?,
+        None => Scope::Anywhere,
+    };
     let target = target.zip(started);
-    let target = target.map(|(pid, started)| Target { pid: Pid::from_raw(pid), started });
-    Ok(child::inside::run(&CommandLine::new(words)?, target))
+    let target = target.map(|(pid, started)| (Target { pid: Pid::from_raw(pid), started }, scope));
+    Ok(child::inside::run(&CommandLine::new(words)?, target.as_ref()))
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -5,6 +5,7 @@ mod eyes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsStr,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -14,8 +15,9 @@ use self::{dependents::Dependents, eyes::Eyes};
 use crate::{
     clock::{self, Boot},
     event::{Actor, PlaceId, Writers},
+    reach,
     source::{Interest, Source, WatchError},
-    watch::{self, Child, FileState, Identity, View},
+    watch::{self, Child, FileState, Identity, Reach, View},
 };
 
 /// The number of a path that is watched.
@@ -38,6 +40,8 @@ pub(crate) struct Places {
     /// Numbers that can be handed out again.
     free: Vec<PlaceId>,
     next: u32,
+    /// When all paths whose time is rationed, and who have had too much, have made up for that.
+    others_paid: Boot,
 }
 
 #[derive(Debug)]
@@ -172,7 +176,15 @@ impl Place {
         if patience == Patience::Patient {
             watch::wait_for_changes(handle.as_fd());
         }
-        let is_other = |(path, way): &(&PathBuf, &Way)| Child::at(path) != Some(way.child);
+        let child = |path: &Path| match path.parent() {
+            // It may be mounted at another path as well.
+            Some(other) if other != self.path => {
+                let other = reach::open_real(other).ok()?;
+                Child::at(other.as_fd(), path)
+            }
+            _ => Child::at(handle.as_fd(), path),
+        };
+        let is_other = |(path, way): &(&PathBuf, &Way)| child(path) != Some(way.child);
         let others = self.ways.iter().filter(is_other);
         others.flat_map(|(_, way)| way.watches.iter().copied()).collect()
     }
@@ -222,7 +234,13 @@ impl Places {
             left: Vec::new(),
             free: Vec::new(),
             next: PlaceId::FIRST.0,
+            others_paid: Boot::ZERO,
         }
+    }
+
+    /// When all paths whose time is rationed, and who have had too much, have made up for that.
+    pub(crate) fn others_paid(&mut self) -> &mut Boot {
+        &mut self.others_paid
     }
 
     /// Notes that a place has changed, and gives the paths that are touched by it.
@@ -269,6 +287,14 @@ impl Places {
     /// The place of a file, if it is watched.
     pub(crate) fn of(&self, file: Identity) -> Option<PlaceId> {
         self.by_identity.get(&file).copied()
+    }
+
+    /// Whether it matters to any path what happens to a name in a directory, or to a file or directory itself
+    /// where there is no name; `None` where it is not watched.
+    pub(crate) fn matters(&self, file: Identity, name: &OsStr) -> Option<bool> {
+        let place = self.by_id.get(&self.of(file)?)?;
+        let is_all = name.is_empty() || place.dependents.interest() == Interest::Any;
+        Some(is_all || place.ways.keys().any(|way| way.file_name() == Some(name)))
     }
 
     /// Notes that it is time to compare what depends on a place, and gives the paths that do.
@@ -367,6 +393,7 @@ impl Places {
         source: &mut S,
         index: Index,
         path: &Path,
+        reach: Reach,
         settled: &BTreeMap<PathBuf, FileState>,
         Manner { patience, may_await_end }: Manner,
     ) -> Looked {
@@ -382,7 +409,7 @@ impl Places {
             followed: BTreeSet::new(),
             file: None,
         };
-        let view = watch::look(path, &mut eyes);
+        let view = watch::look(path, reach, &mut eyes);
         let Eyes { seen, failures, followed, .. } = eyes;
         let no_longer = self.followed.get(&index).map(|before| before.difference(&followed));
         for (id, name) in no_longer.into_iter().flatten() {
@@ -592,7 +619,7 @@ mod tests {
             let path = &self.paths[index];
             let settled = BTreeMap::new();
             let Self { places, source, .. } = self;
-            places.look(source, index, path, &settled, Manner::FIRST);
+            places.look(source, index, path, Reach::Anywhere, &settled, Manner::FIRST);
         }
 
         /// The number of the directory that the links are in.
@@ -733,17 +760,17 @@ mod tests {
         let mut places = Places::new();
         let mut source = Trampoline::default();
         let settled = BTreeMap::new();
-        places.look(&mut source, 0, &path, &settled, Manner::FIRST);
+        places.look(&mut source, 0, &path, Reach::Anywhere, &settled, Manner::FIRST);
         let id = places.of(Identity::at(&path).unwrap()).unwrap();
         source.armed.clear();
         let waiting = Manner { patience: Patience::Hasty, may_await_end: true };
         // The close is announced while i_writecount still counts the file.
         places.fired(id, NOW, NOW, &rename());
         source.writers = [Writers::Some, Writers::Some].into();
-        places.look(&mut source, 0, &path, &settled, waiting);
+        places.look(&mut source, 0, &path, Reach::Anywhere, &settled, waiting);
         // Nothing is announced any more; the next look of settle finds nobody.
         source.writers = [Writers::None].into();
-        let looked = places.look(&mut source, 0, &path, &settled, waiting);
+        let looked = places.look(&mut source, 0, &path, Reach::Anywhere, &settled, waiting);
         assert_eq!(looked.view.writers, Some(Writers::None));
         assert_eq!(source.armed.last(), Some(&"any"), "{:?}", source.armed);
     }
@@ -764,7 +791,7 @@ mod tests {
         };
         let mut places = Places::new();
         let mut source = Trampoline::default();
-        let mut watched = Watched::new(0, &path, limits, &mut places, &mut source);
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, limits, &mut places, &mut source);
         let id = places.of(Identity::at(&path).unwrap()).unwrap();
         let now = clock::now();
         let at = Boot(now.0.saturating_sub(Duration::from_secs(5)));

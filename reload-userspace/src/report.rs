@@ -5,7 +5,8 @@ mod paths;
 mod text;
 
 pub use self::paths::Paths;
-pub use text::one_line;
+pub(crate) use text::speaks;
+pub use text::{one_line, sentence};
 
 use std::{
     io::{self, Write as _},
@@ -161,6 +162,20 @@ pub enum Decision {
         #[serde(rename = "retry_ms", serialize_with = "optional_millis")]
         retry: Option<Duration>,
     },
+    /// A pod has opted in: its rule is at work.
+    Adopted {
+        /// The rule.
+        rule: String,
+        /// Whom it reloads.
+        process: String,
+        /// What it watches.
+        watches: Vec<String>,
+    },
+    /// A pod is gone or has opted out: its rule is no longer at work.
+    Released {
+        /// The rule.
+        rule: String,
+    },
     /// Something works less well than it should.
     Degraded {
         /// Where events come from.
@@ -305,7 +320,7 @@ impl Log {
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         let level = name(decision.level());
         match self.format {
-            Format::Text => format!("{time} {level:5} {}\n", text::sentence(decision)),
+            Format::Text => format!("{time} {level:5} {}\n", sentence(decision)),
             Format::Json => serde_json::to_string(&Line { time, level, decision }).map_or_else(
                 |error| format!("{{\"message\":{:?}}}\n", error.to_string()),
                 |json| json + "\n",

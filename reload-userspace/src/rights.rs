@@ -16,7 +16,7 @@ use rustix::{process::geteuid, thread::CapabilitySet};
 
 use crate::{
     event::SourceName,
-    rule::{Action, CheckIn, Rule, Settings},
+    rule::{Action, CheckIn, Origin, Rule, Settings},
     source::Choice,
     sys::{
         capability::{self, Programs},
@@ -81,7 +81,9 @@ impl Rights {
     ) -> Self {
         // Where the one is not granted the other is, perhaps.
         let or = |one, other| if granted.contains(one) { one } else { other };
-        let any = |is_so: fn(&Rule) -> bool| settings.config.is_some() || rules.iter().any(is_so);
+        let any = |is_so: fn(&Rule) -> bool| {
+            settings.origin != Origin::Options || rules.iter().any(is_so)
+        };
         let may_be = |name| choice == Choice::Best || choice == Choice::Only(name);
 
         let mut to_work = besides | or(CapabilitySet::DAC_READ_SEARCH, CapabilitySet::DAC_OVERRIDE);

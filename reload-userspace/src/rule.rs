@@ -9,21 +9,27 @@ mod command;
 mod endpoint;
 mod error;
 mod file;
+mod pod;
 mod signal;
 mod sketch;
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use self::{error::Speaker, sketch::absolute};
+use self::{
+    error::Speaker,
+    sketch::{absolute, process_name},
+};
 use crate::{
     cli::{RuleArgs, RunArgs, Variables},
     preflight::Caution,
     settle::Limits,
-    target::Selector,
+    target::{PodUid, Scope, Selector},
+    watch::Reach,
 };
 
 pub use self::{
@@ -31,8 +37,9 @@ pub use self::{
     check::{Check, CheckIn},
     command::{CommandError, CommandLine},
     endpoint::{Endpoint, EndpointError, Scheme, discreet},
-    error::RuleError,
+    error::{ANNOTATION, RuleError},
     file::{RulesFile, read_file},
+    pod::{NodeFile, PodRule, PodRuleArgs, PodSelector, parse_list, read_node_file},
     signal::{SignalError, SignalNumber},
     sketch::Sketch,
 };
@@ -86,8 +93,36 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// Where metrics and health are served.
     pub listen: Option<SocketAddr>,
-    /// Where the rules come from, if from a file: it may change.
-    pub config: Option<RulesFile>,
+    /// Where the rules come from.
+    pub origin: Origin,
+}
+
+/// Where rules come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The options are the only one.
+    Options,
+    /// A file, which may change.
+    File(Box<RulesFile>),
+    /// The pods of a node, which come and go.
+    Pods {
+        /// What is said for them besides, if there is a file for it.
+        file: Option<PathBuf>,
+        /// When a change of that is complete.
+        pace: Pace,
+    },
+}
+
+impl Origin {
+    /// The file that says rules, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Options => None,
+            Self::File(file) => Some(&file.path),
+            Self::Pods { file, .. } => file.as_deref(),
+        }
+    }
 }
 
 /// The rules that the options are, or those in the file that they name.
@@ -133,8 +168,35 @@ impl Rule {
         let pace = Pace { on_start: OnStart::Skip, ..pace };
         let name = path.display().to_string();
         let watches = vec![path];
-        let sketch = Sketch { watches, selector: None, actions: Vec::new(), check: None, pace };
+        let reach = Reach::Anywhere;
+        let sketch =
+            Sketch { watches, reach, selector: None, actions: Vec::new(), check: None, pace };
         Self { name, sketch }
+    }
+
+    /// What no other rule is called, as long as there are rules: a pod may get the name of one that is gone.
+    #[must_use]
+    pub fn identity(&self) -> Cow<'_, str> {
+        match self.pod() {
+            Some(uid) => Cow::Owned(format!("{}@{uid}", self.name)),
+            None => Cow::Borrowed(&self.name),
+        }
+    }
+
+    /// The pod that it is about, if it is about one.
+    #[must_use]
+    pub fn pod(&self) -> Option<PodUid> {
+        match self.selector()?.scope {
+            Scope::Pod { uid, .. } => Some(uid),
+            Scope::Anywhere => None,
+        }
+    }
+
+    /// The same, of which nothing leads out of what it watches.
+    #[cfg(test)]
+    pub(crate) fn beneath(mut self) -> Self {
+        self.sketch.reach = Reach::Beneath;
+        self
     }
 
     /// Whether it is [about the rules](Self::about) and no rule of the operator's.
@@ -153,6 +215,12 @@ impl Rule {
     #[must_use]
     pub fn watches(&self) -> &[PathBuf] {
         &self.sketch.watches
+    }
+
+    /// How far these reach.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.sketch.reach
     }
 
     /// Whom to reload, if it is about processes.
@@ -197,8 +265,26 @@ impl Settings {
             is_dry: args.dry_run,
             state_dir: state_dir.transpose()?,
             listen: args.listen,
-            config: RulesFile::new(args)?,
+            origin: RulesFile::new(args)?.map_or(Origin::Options, |it| Origin::File(Box::new(it))),
         })
+    }
+
+    /// Judges what the user typed of an agent for the pods of a node, and gives what counts for rules that
+    /// do not say otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a duration makes no sense, and where what is about one rule was said.
+    pub fn of_node(args: &RunArgs) -> Result<(Self, RuleArgs), RuleError> {
+        let speaker = Speaker::Options(&args.variables);
+        if let Some(id) = file::about_one_rule(&args.rule) {
+            return Err(RuleError::OfPods { option: speaker.calls(id) });
+        }
+        let pace = sketch::pace(&args.rule, speaker)?;
+        let settings = Self::new(&RunArgs { config: None, ..args.clone() })?;
+        let file = args.config.as_deref().map(|path| absolute(path, "config", speaker));
+        let origin = Origin::Pods { file: file.transpose()?, pace };
+        Ok((Self { origin, ..settings }, args.rule.clone()))
     }
 }
 
@@ -211,6 +297,15 @@ pub fn watch_path(path: &Path) -> Result<PathBuf, RuleError> {
     absolute(path, "watch", Speaker::Options(&Variables::new()))
 }
 
+/// The name of a process that is typed.
+///
+/// # Errors
+///
+/// Fails where it is empty, or has a slash in it.
+pub fn process(name: &str) -> Result<String, RuleError> {
+    process_name(name, Speaker::Options(&Variables::new()))
+}
+
 #[cfg(test)]
 mod tests {
 
@@ -219,7 +314,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Cli, Command, Variables},
-        target::{By, Which},
+        target::{By, Scope, Which},
     };
 
     fn typed(arguments: &str) -> RunArgs {
@@ -335,14 +430,18 @@ mod tests {
         assert_eq!(rule.watches(), [here.join("conf.d/../x")]);
         let settings = Settings::new(&typed("--state-dir state --config r.yaml")).unwrap();
         assert_eq!(settings.state_dir.as_deref(), Some(here.join("state").as_path()));
-        assert_eq!(settings.config.map(|file| file.path), Some(here.join("r.yaml")));
+        assert_eq!(settings.origin.file(), Some(here.join("r.yaml").as_path()));
     }
 
     #[test]
     fn whom_to_reload_is_said_in_one_of_three_ways() {
         fn check(arguments: &str, by: By, which: Which) {
             let rule = rule(&format!("--watch /a {arguments}"));
-            assert_eq!(rule.selector(), Some(&Selector { by, which }), "for {arguments}");
+            assert_eq!(
+                rule.selector(),
+                Some(&Selector { by, which, scope: Scope::Anywhere }),
+                "for {arguments}"
+            );
         }
         check("--process x", By::Process("x".to_owned()), Which::Topmost);
         check("--exe /bin/x --all", By::Exe("/bin/x".into()), Which::All);

@@ -119,6 +119,12 @@ pub trait Source {
         Tells::No
     }
 
+    /// Whether it yields who reads from queues of notifications ([`Event::Read`]), and who has inotify watch
+    /// something ([`Event::Watched`]).
+    fn tells_reads(&self) -> Tells {
+        Tells::No
+    }
+
     /// Has openings of the file that is watched as `place` yield [`Event::Opened`], some hundreds of them
     /// until it is expected again, and says whether it will.
     fn expect_open(&mut self, place: PlaceId) -> Tells {

@@ -1,26 +1,32 @@
 //! Whom to reload: processes found by what they are, and held so that no other is ever hit.
 
+mod census;
 mod disposition;
 mod ending;
+mod group;
 mod held;
 mod look;
 #[cfg(test)]
 mod made;
 mod pid_file;
 mod procfs;
+mod scope;
 mod selector;
 mod stat;
 
 use std::{io, path::PathBuf, time::Duration};
 
 use nix::unistd::Pid;
+use rustix::io::Errno;
 
 use crate::clock::Boot;
 
+pub use census::{Census, Whereabouts};
 pub use disposition::Disposition;
 pub use held::{Held, Sent};
 pub use pid_file::PidFileFault;
 pub use procfs::{Child, Procfs};
+pub use scope::{Container, ContainerId, PodUid, Scope, ScopeError};
 pub use selector::{By, Selector, Which};
 
 /// One process, for its whole life and no longer.
@@ -41,6 +47,15 @@ impl Target {
     pub fn start(&self) -> Boot {
         let ticks = rustix::param::clock_ticks_per_second();
         Boot(Duration::from_millis(self.started.saturating_mul(1000) / ticks.max(1)))
+    }
+}
+
+impl TargetError {
+    /// Whether there is too little of something, so that it would be so with every process.
+    fn is_shortage(&self) -> bool {
+        let Self::Read { source, .. } = self else { return true };
+        let errno = Errno::from_io_error(source);
+        errno.is_some_and(|it| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&it))
     }
 }
 

@@ -16,5 +16,5 @@ pub use self::{
     metrics::Metrics,
     series::Confirms,
     server::{Server, ServerError},
-    teller::Teller,
+    teller::{Heard, Herald, Teller, herald},
 };

@@ -6,6 +6,7 @@
 //! length of one (`trace/update.rs`).
 
 mod output;
+mod queue;
 mod record;
 mod step;
 mod story;
@@ -14,23 +15,24 @@ mod update;
 mod who;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     future::Future,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::Pid;
+use nix::{sys::signal::Signal, unistd::Pid};
 
 use self::{
+    queue::Queues,
     record::Sight,
     step::{Stage, Step, Who},
     summary::Summary,
     update::Update,
 };
 
-pub use self::output::{Format, Output};
+pub use self::output::{Format, Output, create};
 
 use crate::{
     cli::{SETTLE, SETTLE_MAX},
@@ -39,9 +41,9 @@ use crate::{
     event::{Event, Operation, PlaceId},
     places::{Index, Places},
     settle::Limits,
-    source::{Interest, Source},
+    source::{Interest, Source, Tells},
     target::{Procfs, Selector},
-    watch::Obstacle,
+    watch::{Obstacle, Reach},
     watched::Watched,
     witness::Witness,
 };
@@ -113,11 +115,13 @@ pub struct Trace<S> {
     sight: Sight,
     procfs: Procfs,
     places: Places,
+    queues: Queues,
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
-    /// How many deeds there was no room for.
+    /// How many deeds there was no room for, and how many steps that are of no stage.
     untold: u64,
+    more: u64,
     opens: Vec<Opening>,
     /// What processes have done since, which may be a part of it.
     aside: VecDeque<Step>,
@@ -128,8 +132,6 @@ pub struct Trace<S> {
     over: Boot,
     /// The processes that bear the names, and since when they are known.
     living: HashMap<Pid, Boot>,
-    /// Those of them that were found by their name, and not made by another.
-    first: HashSet<Pid>,
     /// How many updates there have been.
     count: u64,
     losses_at: Boot,
@@ -154,8 +156,9 @@ impl<S: Source> Trace<S> {
         let mut places = Places::new();
         let mut watched = BTreeMap::new();
         for (index, path) in (0..).zip(&question.paths) {
-            let it = Watched::new(index, path, limits, &mut places, &mut source);
-            match it.obstacle() {
+            let mut it =
+                Watched::new(index, path, Reach::Anywhere, limits, &mut places, &mut source);
+            match it.news_of_obstacle() {
                 None | Some(Obstacle::Missing(_)) => {}
                 Some(obstacle) => bail!(
                     "cannot watch {}: {obstacle}; give --watch a file or directory that can be read",
@@ -176,18 +179,19 @@ impl<S: Source> Trace<S> {
             ticket: None,
             output,
             summary: Summary::default(),
+            queues: Queues::find(&procfs, &places),
             procfs,
             places,
             watched,
             deeds: VecDeque::new(),
             untold: 0,
+            more: 0,
             opens: Vec::new(),
             aside: VecDeque::new(),
             update: None,
             looked: clock::now(),
             over: clock::now(),
             living: HashMap::new(),
-            first: HashSet::new(),
             count: 0,
             losses_at: clock::now().after(LOSS_PAUSE),
         };
@@ -203,6 +207,8 @@ impl<S: Source> Trace<S> {
         let strategy = self.sight.strategy.map(|it| format!(", strategy {it}"));
         let mut lines =
             vec![format!("source {}{}", self.sight.source, strategy.unwrap_or_default())];
+        let obstacles = self.watched.values().filter_map(Watched::obstacle);
+        lines.extend(obstacles.map(|it| format!("{it} yet")));
         let troubles = self.source.troubles();
         lines.extend(troubles.into_iter().map(|it| format!("{}: {}", it.source, it.reason)));
         lines.extend(
@@ -211,6 +217,9 @@ impl<S: Source> Trace<S> {
                 .iter()
                 .map(|it| format!("{} is not visible: {}", it.stage.words(), it.reason)),
         );
+        if self.source.tells_reads() == Tells::Yes {
+            lines.push(self.holders());
+        }
         for name in &self.question.names {
             let pids = self.procfs.resolve(&Selector::process(name)).unwrap_or_default();
             let pids: Vec<_> = pids.iter().map(|it| it.target().pid.to_string()).collect();
@@ -219,7 +228,9 @@ impl<S: Source> Trace<S> {
                 pids => format!("{name} is pid {}", pids.join(", ")),
             });
         }
-        lines
+        // What a line goes on with is indented.
+        let lines = lines.iter().map(|line| output::wrap(line, 78).join("\n  "));
+        lines.flat_map(|it| it.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// Tells of each update until there were enough of them, or until `stop`.
@@ -232,8 +243,7 @@ impl<S: Source> Trace<S> {
         let end = self.question.span.map(|span| clock::now().after(span));
         loop {
             let deadline = self.step(false)?;
-            let is_enough = self.question.count.is_some_and(|most| self.count >= most);
-            if is_enough && self.update.is_none() || end.is_some_and(|end| end <= clock::now()) {
+            if self.is_enough() || end.is_some_and(|end| end <= clock::now()) {
                 break;
             }
             let deadline = end.map_or(deadline, |end| end.min(deadline));
@@ -257,6 +267,11 @@ impl<S: Source> Trace<S> {
         self.output.end(&self.summary).context("cannot write the summary")
     }
 
+    /// Whether there were as many updates as are wanted.
+    fn is_enough(&self) -> bool {
+        self.question.count.is_some_and(|most| self.count >= most)
+    }
+
     /// Does everything that is due, or that there is to do, and says when the next thing is.
     fn step(&mut self, is_last: bool) -> Result<Boot> {
         self.take_all()?;
@@ -264,9 +279,15 @@ impl<S: Source> Trace<S> {
         if self.losses_at <= now {
             self.ask_for_losses();
         }
+        self.queues.look(&self.places);
         // What was opened may have been replaced since, or may be what a look is yet to find.
         let mut opens = self.sort_opens();
         let latest = self.look(now, is_last)?;
+        if self.is_enough() {
+            // What has put an end to the last update begins another, which nobody wants.
+            self.update = None;
+            return Ok(now);
+        }
         opens.append(&mut self.opens);
         self.opens = opens;
         self.sort_opens();
@@ -348,10 +369,10 @@ impl<S: Source> Trace<S> {
                 self.living.extend(child.map(|child| (child, at)));
                 self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
             }
-            Event::Signalled { pid, by, ref comm, at, .. } => {
+            Event::Signalled { pid, signal, by, ref comm, at, .. } => {
                 let whom = who::who(&self.procfs, Some(pid), None);
                 let whom = whom.comm.unwrap_or_default();
-                let what = format!("to {whom} ({pid}): {}", step::words(&event));
+                let what = format!("{}, to {whom} ({pid})", step::words(&event));
                 let sender = match by {
                     Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
                     None => Who {
@@ -360,14 +381,28 @@ impl<S: Source> Trace<S> {
                         container: None,
                     },
                 };
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Signalled);
-                self.note_step(Step::new(at, stage, sender, what));
+                // Timers, children and the like go on whatever is written. Of children the kernel tells in
+                // the name of the child.
+                let is_sent = by.is_some_and(|by| by != pid) && signal != Signal::SIGCHLD as i32;
+                let stage = is_sent.then_some(Stage::Signalled);
+                let step = Step::new(at, stage, sender, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
-            Event::Delivered { pid, at, .. } => {
-                let what = step::words(&event);
-                let stage = (!step::is_of_child(&event)).then_some(Stage::Delivered);
-                self.note(pid, at, stage, format!("takes {what}"));
+            Event::Delivered { pid, signal, at, .. } => {
+                let who = who::who(&self.procfs, Some(pid), None);
+                let what = format!("takes {}", step::words(&event));
+                let step = Step::new(at, Some(Stage::Delivered), who, what);
+                self.note_step(Step { signal: Some(signal), ..step });
             }
+            Event::Read { pid, comm, descriptor, ref news, at } => {
+                self.read((pid, comm), descriptor, news, at);
+            }
+            Event::Watched { pid: Some(pid), comm, descriptor, watch } => {
+                let holder = || who::who(&self.procfs, Some(pid), Some(comm));
+                self.queues.add(pid, holder, descriptor, watch);
+            }
+            // Where he is not visible nothing can be looked up.
+            Event::Watched { pid: None, .. } => {}
             Event::Lost { reason, hook, count, .. } => {
                 self.lose(now, count, format!("{reason} ({hook})"));
             }

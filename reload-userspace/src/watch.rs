@@ -4,31 +4,26 @@
 //! every directory and file on the way to a [`Visitor`] **before** it reads it. A visitor that arms
 //! what it is shown therefore misses no later change, and the walk needs no second pass.
 
+mod walk;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
-    ffi::{OsStr, OsString},
+    collections::BTreeMap,
     io,
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
-    },
-    path::{Component, Path, PathBuf},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, lstat, open, openat, readlinkat},
-    io::{Errno, fcntl_dupfd_cloexec},
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat},
+    io::Errno,
 };
 
-use crate::{event::Writers, source::Interest};
+use self::walk::{MAX_LINKS, MOST_NAMES, Walk};
+use crate::{event::Writers, reach, source::Interest};
 
-/// The name of the symlink that the kubelet swaps to update a volume.
-const VOLUME_LINK: &str = "..data";
-
-/// How many symlinks the kernel follows in one path (`path_resolution(7)`).
-const MAX_LINKS: usize = 40;
+pub use crate::reach::Reach;
 
 /// A file or directory for as long as it exists: its device and inode, as `stat(2)` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +39,12 @@ impl Identity {
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         rustix::fs::stat(path).ok().map(|stat| identity(&stat))
+    }
+
+    /// That of what is behind a handle.
+    #[must_use]
+    pub fn of(handle: BorrowedFd<'_>) -> Option<Self> {
+        fstat(handle).ok().map(|stat| identity(&stat))
     }
 }
 
@@ -79,17 +80,21 @@ impl Child {
         Self { identity: identity(stat), made }
     }
 
-    /// What `path` leads to now, or `None` where that cannot be seen.
+    /// What the name at the end of `path` means in the directory there now, or `None` where that cannot
+    /// be seen.
     #[must_use]
-    pub fn at(path: &Path) -> Option<Self> {
-        lstat(path).ok().as_ref().map(Self::of)
+    pub fn at(directory: BorrowedFd<'_>, path: &Path) -> Option<Self> {
+        // Also where that is `..`.
+        let name = path.components().next_back()?;
+        let stat = statat(directory, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.ok().as_ref().map(Self::of)
     }
 }
 
-/// Opens the directory that is at `path`, if it is still the one that is meant.
+/// Opens the directory that is at `path`, without symlinks, if it is still the one that is meant.
 #[must_use]
 pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
-    let handle = open(path, PATH_ONLY, Mode::empty()).ok()?;
+    let handle = reach::open_real(path).ok()?;
     let stat = fstat(&handle).ok()?;
     (identity(&stat) == meant).then_some(handle)
 }
@@ -117,6 +122,8 @@ pub struct View {
     pub files: BTreeMap<PathBuf, FileState>,
     /// The kubelet's volumes on the way: each `..data`, and the directory that it leads to.
     pub volumes: BTreeMap<PathBuf, PathBuf>,
+    /// The directory that nothing has led out of, by the path that is watched, if it was looked at so.
+    pub root: Option<PathBuf>,
     /// Why there is nothing, if so.
     pub obstacle: Option<Obstacle>,
     /// Whether somebody has one of the files open for writing.
@@ -144,6 +151,21 @@ pub enum Obstacle {
     /// Too many symlinks.
     #[error("{} leads through more than {MAX_LINKS} symlinks", .0.display())]
     Loop(PathBuf),
+    /// It leads out of the volume that it is in. Of a name in it nothing is told: it is not there.
+    #[error("{} leads out of its volume", .0.display())]
+    Outside(PathBuf),
+    /// There are more names in a volume than anybody keeps there.
+    #[error("{} has more than {MOST_NAMES} names in it", .0.display())]
+    Crowded(PathBuf),
+    /// The names and links in a volume make for a longer way than anybody lays out.
+    #[error("{}: its symlinks and directories lead further than is followed", .0.display())]
+    Tangled(PathBuf),
+    /// It cannot be made sure that nothing leads out of a volume.
+    #[error(
+        "{} cannot be read safely: openat2(2) is missing (Linux 5.6), or a seccomp profile forbids it",
+        .0.display()
+    )]
+    Unconfined(PathBuf),
 }
 
 impl Obstacle {
@@ -182,201 +204,13 @@ pub trait Visitor {
     fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers;
 }
 
-/// Walks to what `path`, which is absolute, means now.
+/// Walks to what `path`, which is absolute, means now, and no further than it may reach.
 ///
 /// # Errors
 ///
 /// None: what is in the way is [`View::obstacle`]; what vanishes meanwhile is not there.
-pub fn look(path: &Path, visitor: &mut impl Visitor) -> View {
-    let mut walk = Walk { visitor, view: View::default(), links: 0 };
-    if let Err(obstacle) = walk.all(path) {
-        walk.view.obstacle = Some(obstacle);
-    }
-    walk.view
-}
-
-/// Whether an editor or a tool has made this file for its own use, so that it is no configuration.
-///
-/// Vim's swap files and its probe `4913`, Emacs' locks and autosaves, and backups.
-fn is_scratch(name: &[u8]) -> bool {
-    let is_swap = name.starts_with(b".")
-        && [".swp", ".swo", ".swx"].iter().any(|end| name.ends_with(end.as_bytes()));
-    let is_autosave = name.starts_with(b"#") && name.ends_with(b"#");
-    is_swap || is_autosave || name.ends_with(b"~") || name.starts_with(b".#") || name == b"4913"
-}
-
-/// A walk under way.
-struct Walk<'a, V> {
-    visitor: &'a mut V,
-    view: View,
-    links: usize,
-}
-
-/// Where a walk has arrived.
-struct Arrival {
-    handle: OwnedFd,
-    stat: Stat,
-    /// Its path without symlinks.
-    path: PathBuf,
-}
-
-impl<V: Visitor> Walk<'_, V> {
-    fn all(&mut self, path: &Path) -> Result<(), Obstacle> {
-        let root = Path::new("/");
-        let handle = open(root, PATH_ONLY, Mode::empty()).map_err(|errno| denied(root, errno))?;
-        let found = self.walk(handle, PathBuf::from("/"), path)?;
-        match FileType::from_raw_mode(found.stat.st_mode) {
-            FileType::RegularFile => self.file(&found, path),
-            FileType::Directory => self.directory(&found, path)?,
-            _ => return Err(Obstacle::WrongKind(path.to_owned())),
-        }
-        Ok(())
-    }
-
-    /// Tells `path` from the directory `at`, whose own path is `here`.
-    fn walk(
-        &mut self,
-        mut at: OwnedFd,
-        mut here: PathBuf,
-        path: &Path,
-    ) -> Result<Arrival, Obstacle> {
-        self.links = 0;
-        let mut stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
-        let mut rest: VecDeque<OsString> = names(path).collect();
-        while let Some(name) = rest.pop_front() {
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                return Err(Obstacle::NotDirectory(here));
-            }
-            let next = here.join(&name);
-            let handle = self.look_up(&at, identity(&stat), &here, &name)?;
-            let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
-            self.view.latest_change = self.view.latest_change.max(changed_at(&found));
-            self.visitor.child(identity(&stat), &next, Child::of(&found));
-            if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
-                (at, stat) = (handle, found);
-                // What `..` leads to has a name of its own, which we need not find out.
-                here = if name == ".." { parent(&here) } else { next };
-                continue;
-            }
-            self.links += 1;
-            if self.links > MAX_LINKS {
-                return Err(Obstacle::Loop(next));
-            }
-            let link = readlinkat(&handle, "", Vec::new()).map_err(|errno| denied(&next, errno))?;
-            let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
-            self.visitor.link(&next, &link);
-            if name == VOLUME_LINK {
-                self.view.volumes.insert(next, here.join(&link));
-            }
-            if link.is_absolute() {
-                here = PathBuf::from("/");
-                at = open(&here, PATH_ONLY, Mode::empty()).map_err(|errno| denied(&here, errno))?;
-                stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
-            }
-            for name in names(&link).collect::<Vec<_>>().into_iter().rev() {
-                rest.push_front(name);
-            }
-        }
-        Ok(Arrival { handle: at, stat, path: here })
-    }
-
-    /// Opens what a name means in a directory.
-    fn look_up(
-        &mut self,
-        at: &OwnedFd,
-        identity: Identity,
-        here: &Path,
-        name: &OsStr,
-    ) -> Result<OwnedFd, Obstacle> {
-        for interest in [Interest::Replacement, Interest::Any] {
-            self.visitor.directory(at.as_fd(), identity, here, interest);
-            if interest == Interest::Any {
-                // A name that was being made before this was of interest is not announced.
-                wait_for_changes(at.as_fd());
-            }
-            match openat(at, name, PATH_ONLY, Mode::empty()) {
-                Ok(handle) => return Ok(handle),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(denied(&here.join(name), errno)),
-            }
-        }
-        Err(Obstacle::Missing(here.join(name)))
-    }
-
-    /// Takes the files of a directory, whatever symlinks they are behind; not those of its
-    /// subdirectories.
-    fn directory(&mut self, found: &Arrival, path: &Path) -> Result<(), Obstacle> {
-        let here = identity(&found.stat);
-        self.visitor.directory(found.handle.as_fd(), here, &found.path, Interest::Any);
-        // A log that the agent writes would be the next change, for ever.
-        let own_log = fstat(io::stderr()).ok().map(|stat| identity(&stat));
-        for name in entries(found.handle.as_fd()).map_err(|errno| denied(path, errno))? {
-            let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
-            match self.walk(at, found.path.clone(), Path::new(&name)) {
-                Ok(found) if is_configuration(&found.stat, own_log.as_ref()) => {
-                    self.file(&found, &path.join(&name));
-                }
-                // We are short of something: what we do not see is not gone.
-                Err(Obstacle::Denied(path, errno)) if !is_forbidden(errno) => {
-                    return Err(Obstacle::Denied(path, errno));
-                }
-                // Not there any more, dangling, or no file: nothing that a reader could read.
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, found: &Arrival, path: &Path) {
-        let handle = found.handle.as_fd();
-        self.visitor.file(handle, identity(&found.stat), path);
-        // Asked for only now: from here on the next write gets a time of its own (multigrain
-        // timestamps, Linux 6.13), and is therefore announced even within a tick of the clock.
-        let Ok(stat) = fstat(handle) else {
-            return;
-        };
-        let state = state(&stat, self.links > 0);
-        let writers = self.visitor.writers(handle, path, &state);
-        self.view.writers = Some(self.view.writers.map_or(writers, |others| others.or(writers)));
-        self.view.files.insert(path.to_owned(), state);
-    }
-}
-
-/// Whether this is a file that somebody may read for its configuration.
-fn is_configuration(stat: &Stat, own_log: Option<&Identity>) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && own_log != Some(&identity(stat))
-}
-
-/// Whether the error is about what we may, not about what we have.
-fn is_forbidden(errno: i32) -> bool {
-    [Errno::ACCESS, Errno::PERM].iter().any(|forbidden| forbidden.raw_os_error() == errno)
-}
-
-const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// The names in a directory that may be configuration, in the order of their bytes.
-///
-/// Reading a directory takes its lock, so that a rename that is being carried out is waited for.
-fn entries(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
-    const BUFFER: usize = 8192;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let readable = openat(directory, ".", flags, Mode::empty())?;
-    let mut buffer = [const { MaybeUninit::<u8>::uninit() }; BUFFER];
-    let mut listing = RawDir::new(readable, &mut buffer);
-    let mut names = Vec::new();
-    while let Some(entry) = listing.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        // `.`, `..`, and what the kubelet keeps beside the keys of a volume.
-        let is_internal = name == b"." || name.starts_with(b"..");
-        let is_directory = entry.file_type() == FileType::Directory;
-        if !is_internal && !is_directory && !is_scratch(name) {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+pub fn look(path: &Path, reach: Reach, visitor: &mut impl Visitor) -> View {
+    Walk::to(path, reach, visitor)
 }
 
 /// Waits until no change of a directory is being carried out any more.
@@ -395,25 +229,9 @@ pub fn wait_for_changes(directory: BorrowedFd<'_>) {
     let _is_read = listing.next().is_some();
 }
 
-/// The components of a path as the kernel resolves them: `..` stays, for it may follow a symlink.
-fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
-}
-
-fn parent(path: &Path) -> PathBuf {
-    path.parent().unwrap_or(path).to_owned()
-}
-
-fn denied(path: &Path, errno: Errno) -> Obstacle {
-    match errno {
-        Errno::NOENT => Obstacle::Missing(path.to_owned()),
-        Errno::NOTDIR => Obstacle::NotDirectory(path.to_owned()),
-        errno => Obstacle::Denied(path.to_owned(), errno.raw_os_error()),
-    }
+/// Whether the error is about what we may, not about what we have.
+fn is_forbidden(errno: i32) -> bool {
+    [Errno::ACCESS, Errno::PERM].iter().any(|forbidden| forbidden.raw_os_error() == errno)
 }
 
 /// When the inode was last changed: written to, given another name, or a name in it.
@@ -486,7 +304,7 @@ mod tests {
         symlink(root.join("current/app.conf"), root.join("etc/app.conf")).unwrap();
 
         let mut notes = Notes::default();
-        let view = look(&root.join("etc/app.conf"), &mut notes);
+        let view = look(&root.join("etc/app.conf"), Reach::Anywhere, &mut notes);
 
         assert_eq!(files(&view), [root.join("etc/app.conf")]);
         for wanted in ["etc", "", "releases", "releases/1"] {
@@ -504,7 +322,7 @@ mod tests {
         symlink("..data/b.conf", root.join("b.conf")).unwrap();
         symlink("..data/gone.conf", root.join("gone.conf")).unwrap();
 
-        let view = look(&root, &mut Notes::default());
+        let view = look(&root, Reach::Anywhere, &mut Notes::default());
 
         assert_eq!(files(&view), [root.join("b.conf")]);
         let expected = BTreeMap::from([(root.join("..data"), root.join("..2024"))]);
@@ -519,7 +337,7 @@ mod tests {
         let fifo = root.join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let check = |path: &str, expected: Obstacle| {
-            let view = look(&root.join(path), &mut Notes::default());
+            let view = look(&root.join(path), Reach::Anywhere, &mut Notes::default());
             assert_eq!(view.obstacle, Some(expected), "for {path}");
         };
         check("nothing/at/all", Obstacle::Missing(root.join("nothing")));
@@ -530,6 +348,8 @@ mod tests {
 
     #[test]
     fn scratch_files_are_no_configuration() {
+        use super::walk::is_scratch;
+
         fn check(name: &str, expected: bool) {
             assert_eq!(is_scratch(name.as_bytes()), expected, "for {name}");
         }

@@ -1,14 +1,17 @@
 //! One watched path: what it meant when it was last looked at, and the change that is under way.
 
 mod look;
+mod ration;
+mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, mem,
+    mem,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use self::{ration::Ration, volumes::Volumes};
 use crate::places::{Index, Looked, Manner, Patience, Places};
 use crate::{
     clock::{self, Boot},
@@ -16,7 +19,7 @@ use crate::{
     event::{Actor, Operation, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
     source::{Interest, Source, WatchError},
-    watch::{FileState, Identity, Obstacle, View},
+    watch::{FileState, Identity, Obstacle, Reach, View},
 };
 
 /// How long a look costs that has found nothing, in time until the next one.
@@ -45,15 +48,16 @@ const PATIENT_LOOK: Duration = Duration::from_millis(2);
 pub(crate) struct Watched {
     index: Index,
     path: PathBuf,
+    /// How far it reaches, and how much time it has taken if that is rationed.
+    reach: Reach,
+    ration: Ration,
     view: View,
     content: Content,
     /// The files as they were when their content was last compared.
     settled: BTreeMap<PathBuf, FileState>,
     settle: Settle,
-    /// The directories that kubelet volumes led to before the swap that is under way.
-    old_directories: Vec<PathBuf>,
-    /// The kubelet volumes that were swapped in the change under way.
-    swapped: BTreeSet<PathBuf>,
+    /// The kubelet's volumes in the change under way.
+    volumes: Volumes,
     /// The names that have come or gone, and may not be all there is to it.
     in_making: BTreeSet<PathBuf>,
     /// Something happened since the last look, first and last at these moments.
@@ -99,22 +103,24 @@ impl Watched {
     pub(crate) fn new<S: Source>(
         index: Index,
         path: &Path,
+        reach: Reach,
         limits: Limits,
         places: &mut Places,
         source: &mut S,
     ) -> Self {
-        let looked = places.look(source, index, path, &BTreeMap::new(), Manner::FIRST);
+        let looked = places.look(source, index, path, reach, &BTreeMap::new(), Manner::FIRST);
         let content = Content::read(&looked.view, &Content::nothing(), &BTreeMap::new());
         let verify_at = (!content.unknown.is_empty()).then(|| clock::now().after(RETRY));
         let mut watched = Self {
             index,
             path: path.to_owned(),
+            reach,
+            ration: Ration::new(),
             settled: looked.view.files.clone(),
             view: looked.view,
             content,
             settle: Settle::new(limits),
-            old_directories: Vec::new(),
-            swapped: BTreeSet::new(),
+            volumes: Volumes::default(),
             in_making: BTreeSet::new(),
             touched: None,
             announced: None,
@@ -144,6 +150,11 @@ impl Watched {
         &self.path
     }
 
+    /// How far it reaches.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
+    }
+
     /// The files that it leads to.
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.view.files.keys()
@@ -161,7 +172,7 @@ impl Watched {
 
     /// Those of them that were swapped in the change under way.
     pub(crate) fn swapped(&self) -> impl Iterator<Item = &PathBuf> {
-        self.swapped.iter()
+        self.volumes.swapped()
     }
 
     /// When what the path means last changed, as far as files, links and directories tell, in time
@@ -261,6 +272,7 @@ impl Watched {
         if self.look_at(now).is_none_or(|at| at > now) {
             return;
         }
+        self.ration.begin();
         let was_idle = self.next(now) == Next::Idle;
         let is_due = |at: Option<Boot>| at.is_some_and(|at| at <= now);
         if is_due(self.verify_at) {
@@ -292,9 +304,12 @@ impl Watched {
         let began = clock::now();
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } = self.see(places, source, manner);
+        if self.reach == Reach::Beneath {
+            self.ration.look(now, clock::now().since(began), places.others_paid());
+        }
         let changed = view.files != self.view.files;
-        let had_old = self.old_directories.len();
-        let volume = self.volume(&view);
+        let had_old = self.volumes.left();
+        let volume = self.volumes.observe(&self.view, &view);
         let at = announced.unwrap_or(now);
         let dated = announced.unwrap_or_else(|| self.changed_at(&view, now));
         self.looked = began;
@@ -319,7 +334,7 @@ impl Watched {
         let is_new = changed
             || match volume {
                 Volume::Still => false,
-                Volume::Swapped => had_old == 0 || had_old != self.old_directories.len(),
+                Volume::Swapped => had_old == 0 || had_old != self.volumes.left(),
                 Volume::Cleared => true,
             };
         // A change may be seen before it is heard of: then whoever is heard of next has made it.
@@ -375,7 +390,7 @@ impl Watched {
 
     /// When to look next, if ever, unless something happens before.
     pub(crate) fn look_at(&self, now: Boot) -> Option<Boot> {
-        let next = self.settle.next(now);
+        let next = self.next(now);
         let affordable = Boot(self.paid.0.saturating_sub(IDLE_LOOKS));
         let for_event = self
             .touched
@@ -384,15 +399,22 @@ impl Watched {
             Next::Look(at) => Some(at),
             Next::Idle | Next::Complete => None,
         };
-        [for_event, for_settling, self.look_patiently_at, self.verify_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let times = [for_event, for_settling, self.look_patiently_at, self.verify_at];
+        let at = times.into_iter().flatten().min()?;
+        Some(match self.reach {
+            Reach::Anywhere => at,
+            Reach::Beneath => at.max(self.ration.turn()),
+        })
     }
 
     /// How far the change is.
     pub(crate) fn next(&self, now: Boot) -> Next {
-        self.settle.next(now)
+        match self.settle.next(now) {
+            Next::Complete if self.reach == Reach::Beneath && !self.ration.may_read(now) => {
+                Next::Look(self.ration.turn())
+            }
+            next => next,
+        }
     }
 
     /// When the change under way began.
@@ -416,7 +438,9 @@ impl Watched {
         if self.view.obstacle.is_some() {
             return None;
         }
+        let began = clock::now();
         let content = Content::read(&self.view, &self.content, &self.settled);
+        self.ration.read(began, clock::now().since(began));
         if !content.unknown.is_empty() {
             self.verify(clock::now().after(RETRY));
         }
@@ -445,8 +469,7 @@ impl Watched {
         self.settled.clone_from(&self.view.files);
         self.is_to_verify = false;
         self.in_making.clear();
-        self.old_directories.clear();
-        self.swapped.clear();
+        self.volumes = Volumes::default();
     }
 
     /// Notes which names have come or gone in a way that does not tell whether that is all.
@@ -475,36 +498,14 @@ impl Watched {
             }
         }
     }
-
-    /// How far the kubelet is with a volume on the way.
-    fn volume(&mut self, view: &View) -> Volume {
-        let mut is_first = false;
-        for (link, new) in &view.volumes {
-            match self.view.volumes.get(link) {
-                Some(old) if old != new => {
-                    self.old_directories.push(old.clone());
-                    self.swapped.insert(link.clone());
-                }
-                Some(_) => {}
-                None => is_first = true,
-            }
-        }
-        let had_any = !self.old_directories.is_empty();
-        let is_current = |old: &PathBuf| view.volumes.values().any(|current| current == old);
-        self.old_directories.retain(|old| !is_current(old) && fs::symlink_metadata(old).is_ok());
-        match (self.old_directories.is_empty(), had_any) {
-            (false, _) => Volume::Swapped,
-            (true, true) => Volume::Cleared,
-            // The first `..data` of a volume: the symlinks of its keys are yet to come.
-            (true, false) if is_first => Volume::Swapped,
-            (true, false) => Volume::Still,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::BorrowedFd, unix::fs::symlink};
+    use std::{
+        fs,
+        os::{fd::BorrowedFd, unix::fs::symlink},
+    };
 
     use super::*;
     use crate::{
@@ -534,7 +535,7 @@ mod tests {
         let mut source =
             Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
         let path = dir.join("a.conf");
-        let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
         let mut look = |watched: &mut Watched, patience| {
             let now = clock::now();
             watched.touch(now, None, Interest::Any);
@@ -562,7 +563,7 @@ mod tests {
         let mut places = Places::new();
         let mut source =
             Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
-        let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
 
         fs::write(&path, "2, which is longer").unwrap();
         assert!(watched.look(clock::now(), &mut places, &mut source, Patience::Patient));
@@ -572,6 +573,65 @@ mod tests {
         watched.touch(clock::now(), Some(by.clone()), Interest::Any);
         assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
         assert_eq!(watched.take_by(), Some(by));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_volume_that_always_changes_waits_for_its_turn() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a.conf");
+        fs::write(&path, "0").unwrap();
+        let mut places = Places::new();
+        let mut source =
+            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
+        let mut watch =
+            |reach| Watched::new(0, home.path(), reach, LIMITS, &mut places, &mut source);
+        let (mut owned, mut shared) = (watch(Reach::Anywhere), watch(Reach::Beneath));
+        // However fast this goes, to the agent it is one moment.
+        let now = clock::now();
+        let mut play = |watched: &mut Watched| {
+            for number in 1..100 {
+                fs::write(&path, number.to_string()).unwrap();
+                watched.touch(now, None, Interest::Any);
+                watched.look_if_due(now, &mut places, &mut source);
+            }
+        };
+        play(&mut owned);
+        assert!(owned.look_at(now).is_none_or(|at| at <= now.after(LIMITS.quiet)));
+
+        play(&mut shared);
+        let turn = shared.look_at(now).unwrap();
+        assert!(turn > now && shared.touched.is_some());
+        // When it is its turn what has been found is read without waiting once more.
+        shared.look_if_due(turn, &mut places, &mut source);
+        assert_eq!(shared.touched, None);
+        let settled = turn.after(LIMITS.max);
+        assert_eq!(shared.next(settled), Next::Complete);
+        let content = shared.read().unwrap();
+        assert_eq!(shared.accept(content), [path]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn old_directories_that_are_left_behind_are_not_all_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        let swap = |number: usize| {
+            let name = format!("..{number}");
+            fs::create_dir(dir.join(&name)).unwrap();
+            fs::write(dir.join(&name).join("a"), &name).unwrap();
+            symlink(name, dir.join("..data_tmp")).unwrap();
+            fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        };
+        swap(0);
+        let mut places = Places::new();
+        let mut source =
+            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
+        let mut watched = Watched::new(0, dir, Reach::Beneath, LIMITS, &mut places, &mut source);
+        symlink("..data/a", dir.join("a")).unwrap();
+        for number in 1..100 {
+            swap(number);
+            watched.look(clock::now(), &mut places, &mut source, Patience::Hasty);
+        }
+        assert!((2..20).contains(&watched.volumes.left()), "{}", watched.volumes.left());
     }
 
     /// A source under which somebody replaces a file while it is looked at: he gives the old one another
@@ -623,7 +683,7 @@ mod tests {
         let new = Identity::at(&path.with_extension("new")).unwrap();
         let mut places = Places::new();
         let mut source = Replaced { path: path.clone(), asked: 0 };
-        let mut watched = Watched::new(0, &path, LIMITS, &mut places, &mut source);
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
         assert_eq!(source.asked, 1);
 
         let file = places.of(Identity::at(&path).unwrap()).unwrap();

@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsString,
-    fs, future, mem,
-    path::{Path, PathBuf},
+    future, mem,
+    os::fd::AsFd as _,
+    path::Path,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use crate::{
     clock::{self, Boot},
     confirm::{MOST_FILES, Opened, Opens, Ticket},
     event::PlaceId,
+    reach::{self, Spot},
     source::{Source, Tells},
     watch::Identity,
 };
@@ -49,7 +51,7 @@ pub(crate) struct Expected {
 /// What one reload is about: its paths, and the files and names that these lead to.
 #[derive(Debug)]
 struct Expectation {
-    paths: Vec<PathBuf>,
+    spots: Vec<Spot>,
     places: BTreeSet<PlaceId>,
     /// The places that these have been, and until when: what was opened there before may be told of later,
     /// and their numbers may be those of others by then.
@@ -91,16 +93,21 @@ impl Witness {
         Self(opens.ok().flatten().map_or(Origin::None, Origin::Fanotify))
     }
 
+    /// Whether there is anybody who may tell who opens a file.
+    pub(crate) fn can_tell(&self) -> bool {
+        !matches!(self.0, Origin::None)
+    }
+
     /// Has it told who opens these files; `None` where nobody can tell. To be called just before the
     /// signal is sent.
     pub(crate) fn watch<S: Source>(
         &mut self,
-        paths: &[PathBuf],
+        spots: Vec<Spot>,
         watching: &mut Watching<'_, S>,
     ) -> Option<Ticket> {
         match &mut self.0 {
-            Origin::Source(expected) => expected.watch(paths, watching),
-            Origin::Fanotify(opens) => opens.watch(paths),
+            Origin::Source(expected) => expected.watch(spots, watching),
+            Origin::Fanotify(opens) => opens.watch(spots),
             Origin::None => None,
         }
     }
@@ -174,14 +181,14 @@ impl Expectation {
 impl Expected {
     fn watch<S: Source>(
         &mut self,
-        paths: &[PathBuf],
+        mut spots: Vec<Spot>,
         watching: &mut Watching<'_, S>,
     ) -> Option<Ticket> {
         let ticket = Ticket(self.next);
         self.next += 1;
-        let paths = paths.iter().take(MOST_FILES).cloned().collect();
+        spots.truncate(MOST_FILES);
         let (places, former) = (BTreeSet::new(), HashMap::new());
-        let expectation = Expectation { paths, places, former, since: clock::now() };
+        let expectation = Expectation { spots, places, former, since: clock::now() };
         self.tickets.insert(ticket, expectation);
         self.follow(ticket, watching);
         let is_any = self.tickets.get(&ticket).is_some_and(|it| !it.places.is_empty());
@@ -199,9 +206,9 @@ impl Expected {
         };
         let mut sight = Sight::Steady;
         let mut now = BTreeSet::new();
-        for path in &expectation.paths {
+        for spot in &expectation.spots {
             // One that is not there is not opened either.
-            let Ok(path) = fs::canonicalize(path) else { continue };
+            let Ok(path) = spot.real() else { continue };
             let name = expect_name(&mut self.names, &path, watching);
             let file = expect_file(&path, watching);
             let seen = match name.or(file) {
@@ -247,9 +254,15 @@ impl Expected {
     }
 }
 
+/// The place of what is at a path without symlinks, if it is watched.
+fn place_of<S: Source>(path: &Path, watching: &Watching<'_, S>) -> Option<PlaceId> {
+    let handle = reach::open_real(path).ok()?;
+    watching.places.of(Identity::of(handle.as_fd())?)
+}
+
 /// Has it told of who opens this file, and gives its place.
 fn expect_file<S: Source>(path: &Path, watching: &mut Watching<'_, S>) -> Option<PlaceId> {
-    let place = watching.places.of(Identity::at(path)?)?;
+    let place = place_of(path, watching)?;
     (watching.source.expect_open(place) == Tells::Yes).then_some(place)
 }
 
@@ -260,7 +273,7 @@ fn expect_name<S: Source>(
     watching: &mut Watching<'_, S>,
 ) -> Option<PlaceId> {
     let (directory, name) = path.parent().zip(path.file_name())?;
-    let directory = watching.places.of(Identity::at(directory)?)?;
+    let directory = place_of(directory, watching)?;
     let key = (directory, name.to_owned());
     let known = names.get(&key).copied();
     let place = known.unwrap_or_else(|| watching.places.reserve());

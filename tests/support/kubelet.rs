@@ -78,6 +78,11 @@ impl Volume {
         volume
     }
 
+    /// Takes over a volume that has these keys, in the place of the kubelet that wrote it.
+    pub(crate) fn taken_over(dir: &Path, order: Order, keys: Keys) -> Self {
+        Self { dir: dir.to_owned(), order, keys, generation: 0, pace: Duration::ZERO }
+    }
+
     /// Takes this long for each step from now on.
     pub(crate) fn pace(&mut self, pace: Duration) {
         self.pace = pace;

@@ -35,8 +35,11 @@ pub(crate) const HALT: Program =
 pub(crate) const REFUSE: Program =
     Program { name: "refuse", source: include_str!("../programs/refuse.c") };
 
+pub(crate) const READER: Program =
+    Program { name: "reader", source: include_str!("../programs/reader.c") };
+
 /// All of them.
-pub(crate) const ALL: [Program; 5] = [TARGET, WRITER, RESPAWN, HALT, REFUSE];
+pub(crate) const ALL: [Program; 6] = [TARGET, WRITER, RESPAWN, HALT, REFUSE, READER];
 
 impl Program {
     /// Where the compiled program is.

@@ -46,6 +46,11 @@ impl Trace {
         self.process.pid()
     }
 
+    /// Whether it still runs.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.process.lives()
+    }
+
     /// Takes what it tells, once it has ended by itself or, if that is wanted, by a signal.
     #[track_caller]
     pub(crate) fn end(mut self, signal: Option<Signal>) -> (ExitStatus, Vec<u8>) {

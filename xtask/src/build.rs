@@ -3,13 +3,14 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Result, ensure};
 
 use crate::{
     exec,
-    place::{Place, host, host_cargo},
+    place::{Place, host, host_cargo, printed},
     toolchain::{TARGET, Toolchain},
 };
 
@@ -95,7 +96,20 @@ fn build_object(place: &Place, toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo();
     cargo.arg("build").args(EBPF_OPTIONS).args(toolchain.target_options());
     exec(cargo.arg("--target-dir").arg(&target).current_dir(&place.root))?;
-    there(target.join(TARGET).join("ebpf/reload-ebpf"))
+    let object = there(target.join(TARGET).join("ebpf/reload-ebpf"))?;
+    strip(&object)?;
+    Ok(object)
+}
+
+/// Takes the debug information out of the object, nine tenths of it, which nothing reads at run time: the BTF
+/// has been made of it by then. Where LLVM's tools are not to be found it stays, and the agent is larger.
+fn strip(object: &Path) -> Result<()> {
+    let tools = ["/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip"];
+    let is_there = |tool: &&&str| printed(Command::new(**tool).arg("--version")).is_some();
+    match tools.iter().find(is_there) {
+        Some(tool) => exec(Command::new(tool).arg("--strip-debug").arg(object)),
+        None => Ok(()),
+    }
 }
 
 fn build_agent(

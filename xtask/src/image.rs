@@ -31,10 +31,10 @@ pub(crate) struct Options {
 const TAGS: [&str; 2] = [IMAGE, "reload-agent:latest"];
 
 /// The image, with the version of all crates of the workspace.
-const IMAGE: &str = concat!("reload-agent:", env!("CARGO_PKG_VERSION"));
+pub(crate) const IMAGE: &str = concat!("reload-agent:", env!("CARGO_PKG_VERSION"));
 
 /// The image of the servers that the tests reload.
-const SERVERS: &str = "reload-agent-tests:servers";
+pub(crate) const SERVERS: &str = "reload-agent-tests:servers";
 
 /// How large the image may be.
 const MAX_BYTES: u64 = 10 << 20;

@@ -14,6 +14,7 @@ mod build;
 mod coverage;
 mod demo;
 mod image;
+mod k8s;
 mod lint;
 mod setup;
 mod test;
@@ -23,6 +24,7 @@ mod vm;
 mod agent;
 mod child;
 mod docker;
+mod helm;
 mod package;
 mod patience;
 mod place;
@@ -52,6 +54,7 @@ enum Chore {
     Bench(bench::Options),
     Test(test::Options),
     Vm(vm::Options),
+    K8s(k8s::Options),
     Coverage(coverage::Options),
     Lint(lint::Options),
     Tidy(tidy::Options),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Bench(options) => bench::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Vm(options) => vm::run(&options),
+        Chore::K8s(options) => k8s::run(&options),
         Chore::Coverage(options) => coverage::run(&options),
         Chore::Lint(options) => lint::run(&options),
         Chore::Tidy(options) => tidy::run(&options),

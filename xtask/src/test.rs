@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 use crate::{
     build::{Built, Linkage, OBJECT_VARIABLE, Profile, build},
     coverage::{self, Cells},
-    exec, image,
+    exec, helm, image,
+    k8s::{self, Afterwards, Kit},
     place::{Place, host, host_cargo, is_program, is_root},
     setup::{Extent, setup},
     verifier::{self, Here, Measured},
@@ -19,8 +20,8 @@ use crate::{
 ///
 /// Installs what is missing and builds first, the images of the containers too. Tests run as root:
 /// where you are not, sudo runs the compiled tests, and apt and Docker if need be, and nothing else.
-/// Without a filter those that other kernels may break run again in virtual machines, as by `cargo
-/// xtask vm`.
+/// Without a filter those of the cluster run as by `cargo xtask k8s`, where it has what it needs, and
+/// those that other kernels may break run again in virtual machines, as by `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take the images that are there, and build none: quicker, where other tests matter
@@ -49,18 +50,30 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cells = Cells::new()?;
     let here = Here::new()?;
     let mut cargo = tester(&place, &object)?;
-    cargo.args(["--workspace", "--", "--include-ignored"]).args(&options.filter);
-    exec(cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path()))?;
+    cargo.args(["--workspace", "--", "--include-ignored", "--skip", k8s::PREFIX]);
+    cargo.args(&options.filter);
+    cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path());
+    exec(cargo.env(helm::VARIABLE, helm::provide(&place)?))?;
     // With a filter not all of it has been measured.
     if !options.filter.is_empty() {
-        println!("The virtual machines are left out; `cargo xtask vm -- FILTER` asks them.");
+        println!(
+            "The cluster and the virtual machines are left out; `cargo xtask k8s -- FILTER` and \
+             `cargo xtask vm -- FILTER` ask them."
+        );
         return Ok(());
+    }
+    let kit = Kit::find(&place)?;
+    if let Some(kit) = &kit {
+        k8s::carry_out(&place, kit, &object, Afterwards::Down, &[])?;
     }
     let machines = vm::measure(&place, &object, &vm::Line::ALL, vm::Extent::All, &[])?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.
     let checked = [cells.check(&place), measured.check(&place)];
+    if kit.is_none() {
+        println!("The tests of the cluster were NOT run: {}.", k8s::LACK);
+    }
     checked.into_iter().collect()
 }
 

@@ -14,7 +14,7 @@ use crate::{
     preflight::{Attempt, Attempted, Caution, Refusal},
     rule::SignalNumber,
     source::Tells,
-    target::{Held, Procfs, Selector, Target, TargetError},
+    target::{Census, Held, Procfs, Selector, Target, TargetError, Whereabouts},
 };
 
 /// How long until a young target is asked again whether it has its handler.
@@ -110,6 +110,11 @@ impl Crew {
         &self.selector
     }
 
+    /// Whether it is of one pod only.
+    pub(super) fn is_about_a_pod(&self) -> bool {
+        !self.selector.scope.is_anywhere()
+    }
+
     /// A member that is held.
     pub(super) fn held(&self, target: Target) -> Option<Rc<Held>> {
         self.members.get(&target).cloned()
@@ -135,10 +140,35 @@ impl Crew {
         }
     }
 
-    /// Notes that a process has started a program, and gives the member that it is, if it is one.
-    pub(super) fn started(&mut self, pid: Pid, at: Boot) -> Option<Target> {
-        self.started.insert(pid, at);
+    /// Notes that a process there has started a program, and gives the member that it is, if it is one.
+    pub(super) fn started(
+        &mut self,
+        pid: Pid,
+        at: Boot,
+        whereabouts: Whereabouts,
+    ) -> Option<Target> {
+        if !whereabouts.may_be_in(&self.selector.scope) {
+            return None;
+        }
         self.expect_change(at);
+        let member = self.member(pid);
+        // One that was in no pod that anybody knows has ended, maybe because it has forked the one that goes
+        // on. It is remembered where it was known, for there may be many such.
+        if member.is_some() || whereabouts != Whereabouts::Unknown || !self.is_about_a_pod() {
+            self.started.insert(pid, at);
+        }
+        member
+    }
+
+    /// Notes that a process has ended. If it is about one pod only, it is only concerned if it knew that
+    /// process: where others were nobody can say any more.
+    pub(super) fn ended(&mut self, pid: Pid, at: Boot) {
+        if !self.is_about_a_pod() || self.member(pid).is_some() {
+            self.expect_change(at);
+        }
+    }
+
+    fn member(&self, pid: Pid) -> Option<Target> {
         self.members.keys().copied().find(|target| target.pid == pid)
     }
 
@@ -175,9 +205,14 @@ impl Crew {
     }
 
     /// Looks for the targets, and says who has come and gone.
-    pub(super) fn call_roll(&mut self, procfs: &Procfs, now: Boot) -> Result<Roll, TargetError> {
+    pub(super) fn call_roll(
+        &mut self,
+        procfs: &Procfs,
+        census: &mut Census,
+        now: Boot,
+    ) -> Result<Roll, TargetError> {
         self.roll_call = None;
-        let mut found = procfs.resolve(&self.selector)?;
+        let mut found = procfs.resolve_by(&self.selector, census)?;
         let helpers = child::helpers();
         found.retain(|held| {
             let pid = held.target().pid;
@@ -272,5 +307,69 @@ impl Crew {
         let forked = latest_start(target);
         let parents = self.started.values().copied().filter(|&exec| exec <= forked);
         parents.max().unwrap_or(Boot::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::target::{Container, Scope};
+
+    use super::*;
+
+    const A: &str = "1c5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b11";
+    const B: &str = "2d5f1a63-6d1e-4c8e-9d3c-0f5a3e3a9b22";
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// A crew that knows one process, this one.
+    fn crew(scope: Scope) -> Crew {
+        let selector = Selector { scope, ..Selector::process("x") };
+        let mut crew = Crew::new(selector, Tells::Yes, Boot::ZERO);
+        let held = Held::open(&Procfs::default(), Pid::this()).unwrap().unwrap();
+        crew.members.insert(held.target(), Rc::new(held));
+        crew
+    }
+
+    fn within(pod: &str) -> Whereabouts {
+        Whereabouts::In(Container { pod: pod.parse().unwrap(), id: ID.parse().unwrap() })
+    }
+
+    #[test]
+    fn a_start_concerns_those_whom_it_may_be_about() {
+        #[track_caller]
+        fn check(scope: &Scope, whereabouts: Whereabouts, is_concerned: bool, is_noted: bool) {
+            for pid in [Pid::from_raw(1), Pid::this()] {
+                let mut crew = crew(scope.clone());
+                let member = crew.started(pid, Boot::ZERO, whereabouts);
+                let is_known = pid == Pid::this();
+                assert_eq!(member.is_some(), is_known && is_concerned, "for {pid}");
+                assert_eq!(crew.roll_call_at().is_some(), is_concerned, "for {pid}");
+                let is_noted = is_noted || (is_known && is_concerned);
+                assert_eq!(crew.started.contains_key(&pid), is_noted, "for {pid}");
+            }
+        }
+        let pod = Scope::pod(A, None).unwrap();
+        check(&pod, within(A), true, true);
+        check(&pod, within(B), false, false);
+        check(&pod, Whereabouts::Outside, false, false);
+        // Nobody knows where it was: it may have forked one that is looked for, but is none.
+        check(&pod, Whereabouts::Unknown, true, false);
+        for whereabouts in [within(A), Whereabouts::Outside, Whereabouts::Unknown] {
+            check(&Scope::Anywhere, whereabouts, true, true);
+        }
+    }
+
+    #[test]
+    fn an_end_concerns_those_who_knew_him() {
+        #[track_caller]
+        fn check(scope: Scope, pid: Pid, is_concerned: bool) {
+            let mut crew = crew(scope);
+            crew.ended(pid, Boot::ZERO);
+            assert_eq!(crew.roll_call_at().is_some(), is_concerned, "for {pid}");
+        }
+        let stranger = Pid::from_raw(1);
+        check(Scope::pod(A, None).unwrap(), Pid::this(), true);
+        check(Scope::pod(A, None).unwrap(), stranger, false);
+        check(Scope::Anywhere, Pid::this(), true);
+        check(Scope::Anywhere, stranger, true);
     }
 }

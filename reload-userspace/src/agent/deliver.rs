@@ -88,15 +88,11 @@ impl<S: Source> Agent<S> {
                 })
             };
             let is_due = |at: Boot| at <= now || (crew.is_stale(&self.procfs) && is_about_to_be());
-            if crew.roll_call_at().is_some_and(is_due) {
+            if self.roll_call_at(crew).is_some_and(is_due) {
                 due.push(id);
             }
         }
-        for &id in &due {
-            if let Err(error) = self.call_roll(id) {
-                self.tell_of_roll_call(id, error);
-            }
-        }
+        self.call_rolls_of(&due);
         !due.is_empty()
     }
 

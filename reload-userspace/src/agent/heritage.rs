@@ -10,7 +10,7 @@ use crate::{
     clock::Boot,
     delivery::{Delivery, Receiver, Wanted},
     rule::Rule,
-    target::Target,
+    target::{PodUid, Target},
 };
 
 /// What a rule leaves to the one that takes its place.
@@ -18,6 +18,8 @@ pub(super) struct Heritage {
     crew: Option<CrewId>,
     delivery: Delivery<Target>,
     actions: Vec<String>,
+    /// Which pod it is about, if it is about one.
+    pod: Option<PodUid>,
     /// What has changed since everybody last had the content.
     changed: BTreeSet<PathBuf>,
     /// What has been told.
@@ -32,6 +34,7 @@ impl Heritage {
             crew,
             delivery,
             actions: actions(&reloader.rule),
+            pod: reloader.rule.pod(),
             changed: reloader.changed.clone(),
             has_told_waiting: reloader.has_told_waiting,
             unreadable: reloader.unreadable.clone(),
@@ -58,7 +61,10 @@ impl Heritage {
         let is_anybody_owed = old.receivers().any(|it| !has_it(it));
         // Processes that nobody was sent to before are owed what somebody was.
         let is_new = !is_same_crew || old.targets().next().is_none();
-        let is_clear = is_new && !is_anybody_owed;
+        // Of a pod nothing but the containers is said anew: which is known some time after they have started,
+        // and what has changed meanwhile they may not have read.
+        let is_same_pod = self.pod.is_some() && self.pod == reloader.rule.pod();
+        let is_clear = is_new && !is_anybody_owed && !is_same_pod;
         let since = if is_clear { Boot::ZERO } else { old.wanted().since };
         new.want(Wanted { digest, since, ..old.wanted() });
         if is_same_crew {

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use super::{Agent, reloader::RuleId};
 use crate::{
     clock::{self, Boot},
-    confirm::{Aim, Confirm, Deed, Evidence, Opened, Ticket, Verdict, ending},
+    confirm::{Aim, Confirm, Deed, Evidence, MOST_FILES, Opened, Ticket, Verdict, ending},
     content::Digest,
     delivery::{Receiver, Then},
     event::PlaceId,
@@ -51,9 +51,10 @@ impl<S: Source> Agent<S> {
         let is_known = !reloader.changed.is_empty();
         let all = || reloader.watches().values().flat_map(|it| it.content().paths());
         let all = all().filter(|_| !is_known);
-        let paths: Vec<_> = reloader.changed.iter().chain(all).cloned().collect();
+        let paths = reloader.changed.iter().chain(all).take(MOST_FILES);
+        let spots = paths.map(|path| reloader.spot(path)).collect();
         let Self { witness, source, places, .. } = self;
-        witness.watch(&paths, &mut Watching { source, places })
+        witness.watch(spots, &mut Watching { source, places })
     }
 
     /// Begins to look whether a signal that has just been sent has taken, and says whether the next one
@@ -265,7 +266,13 @@ impl<S: Source> Agent<S> {
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {
             let now = clock::now();
-            self.crews.values_mut().for_each(|crew| crew.expect_change(now));
+            let rules = serves.iter().filter_map(|served| self.reloaders.get(&served.rule));
+            let crews: BTreeSet<_> = rules.filter_map(|reloader| reloader.crew).collect();
+            for (id, crew) in &mut self.crews {
+                if !crew.is_about_a_pod() || crews.contains(id) {
+                    crew.expect_change(now);
+                }
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ impl<S: Source> Agent<S> {
         let reloader = self.ledger.as_ref().and(self.reloaders.get(&id))?;
         let action = key(&reloader.rule, receiver.step);
         let digest = reloader.delivery.wanted().digest;
-        Some(ledger::draft(reloader.name(), &action, receiver.target, digest))
+        Some(ledger::draft(&reloader.rule.identity(), &action, receiver.target, digest))
     }
 
     /// Forgets whoever has ended.
@@ -71,7 +71,7 @@ impl<S: Source> Agent<S> {
         let reloader = reloaders.get(&id).filter(|it| !it.rule.is_about_rules());
         if let Some(reloader) = reloader {
             let Wanted { digest, since, .. } = reloader.delivery.wanted();
-            ledger.note_content(reloader.name(), digest, since);
+            ledger.note_content(&reloader.rule.identity(), digest, since);
         }
     }
 
@@ -87,7 +87,7 @@ impl<S: Source> Agent<S> {
 pub(super) fn remember(ledger: &mut Ledger, reloader: &Reloader, receiver: Receiver<Target>) {
     if let Some(digest) = reloader.delivery.has(receiver) {
         let action = key(&reloader.rule, receiver.step);
-        ledger.note_applied(reloader.name(), &action, receiver.target, digest);
+        ledger.note_applied(&reloader.rule.identity(), &action, receiver.target, digest);
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn key(rule: &Rule, step: usize) -> String {
 pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     let now = clock::now();
     let wanted = reloader.delivery.wanted();
-    let known = ledger.and_then(|ledger| ledger.content(reloader.name()));
+    let known = ledger.and_then(|ledger| ledger.content(&reloader.rule.identity()));
     let since = match (known, reloader.rule.pace().on_start) {
         (Some((digest, since)), _) if digest == wanted.digest => {
             // It may have been another in between.
@@ -124,7 +124,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     reloader.new_steps = (0..reloader.rule.actions().len())
         .filter(|&step| {
             let action = key(&reloader.rule, step);
-            is_same && ledger.is_some_and(|it| !it.knows(reloader.name(), &action))
+            is_same && ledger.is_some_and(|it| !it.knows(&reloader.rule.identity(), &action))
         })
         .collect();
     if known.is_some_and(|(digest, _)| digest != wanted.digest) {
@@ -137,7 +137,8 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
     }
     for receiver in reloader.delivery.receivers().collect::<Vec<_>>() {
         let action = key(&reloader.rule, receiver.step);
-        let applied = ledger.and_then(|it| it.applied(reloader.name(), &action, receiver.target));
+        let applied =
+            ledger.and_then(|it| it.applied(&reloader.rule.identity(), &action, receiver.target));
         let is_new = reloader.new_steps.contains(&receiver.step);
         if is_owed && applied != Some(wanted.digest) && !is_new {
             reloader.delivery.doubt(receiver);

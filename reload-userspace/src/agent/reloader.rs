@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,12 +13,13 @@ use crate::{
     delivery::{Delivery, Plan, Reach, Wanted},
     event::Actor,
     places::{Index, Patience, Places, Touched},
+    reach::Spot,
     report::{Change, Decision},
     rule::{CheckIn, Rule},
     settle::Next,
     source::{Interest, Source},
     target::Target,
-    watch::Obstacle,
+    watch::{Obstacle, Reach as WatchReach},
     watched::Watched,
 };
 
@@ -37,6 +38,10 @@ const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// The kubelet updates the volumes of a pod one after the other, some milliseconds apart; what belongs
 /// together should be read together.
 const VOLUME_GROUP: Duration = Duration::from_millis(100);
+
+/// How many names of files that have changed are kept of a rule whose files are somebody else's, before
+/// those are forgotten that are there no more.
+const MOST_CHANGED: usize = 4096;
 
 /// One rule at work.
 #[derive(Debug)]
@@ -124,6 +129,16 @@ impl Reloader {
     /// Gives its paths away, with all that is known of them.
     pub(super) fn into_watches(self) -> BTreeMap<Index, Watched> {
         self.watches
+    }
+
+    /// One of its files, and what nothing may lead out of on the way to it.
+    pub(super) fn spot(&self, path: &Path) -> Spot {
+        let is_confined = self.rule.reach() == WatchReach::Beneath;
+        let mut roots = self.rule.watches().iter().filter(|_| is_confined);
+        let root = roots.find(|root| path.starts_with(root));
+        // One that is below none of them is not to be found.
+        let root = root.cloned().or_else(|| is_confined.then(|| path.to_owned()));
+        Spot { path: path.to_owned(), root }
     }
 
     /// A path, to do something with it.
@@ -312,6 +327,7 @@ impl Reloader {
                 self.changed.clear();
             }
             self.changed.extend(paths.iter().cloned());
+            self.forget_the_gone();
             self.delivery.want(Wanted { digest, changed, since: clock::now() });
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
@@ -328,6 +344,16 @@ impl Reloader {
             self.untold.push(Decision::Unchanged { rule: self.name().to_owned(), by });
         }
         Conclusion::Same { was_announced }
+    }
+
+    /// Forgets which files have changed and are there no more, where somebody else gives them names: as
+    /// long as nobody can be reloaded there is no end to them.
+    fn forget_the_gone(&mut self) {
+        let watches = &self.watches;
+        let is_there = |path: &PathBuf| watches.values().any(|it| it.content().has(path));
+        if self.rule.reach() == WatchReach::Beneath && self.changed.len() > MOST_CHANGED {
+            self.changed.retain(is_there);
+        }
     }
 
     /// Whether the files still contain what is wanted, as they are now.

@@ -4,7 +4,7 @@ use nix::unistd::Pid;
 
 use super::{
     Agent,
-    crew::{CrewId, Roll, latest_start},
+    crew::{Crew, CrewId, Roll, latest_start},
     recall::{key, remember},
 };
 use crate::{
@@ -12,16 +12,44 @@ use crate::{
     delivery::Receiver,
     rule::Action,
     source::Source,
-    target::TargetError,
+    target::{Census, TargetError, Whereabouts},
 };
 
+/// How many times as long as they have taken it is until all processes of the machine are looked at
+/// again for rules about pods, unless somebody is about to be signalled.
+const CENSUS_REST: u32 = 20;
+
 impl<S: Source> Agent<S> {
+    /// Looks for the targets of these crews. For all that are about pods the processes of the machine are
+    /// looked at once.
+    pub(super) fn call_rolls_of(&mut self, ids: &[CrewId]) {
+        let began = clock::now();
+        let mut census = Census::default();
+        for &id in ids {
+            if let Err(error) = self.call_roll(id, &mut census) {
+                self.tell_of_roll_call(id, error);
+            }
+        }
+        if census.is_taken() {
+            let now = clock::now();
+            self.census_at = now.after(now.since(began) * CENSUS_REST);
+        }
+    }
+
+    /// When to look for the targets of a crew, if ever.
+    ///
+    /// A pod that starts processes all the time must not keep the agent busy with looking at everybody's.
+    pub(super) fn roll_call_at(&self, crew: &Crew) -> Option<Boot> {
+        let at = crew.roll_call_at()?;
+        Some(if crew.is_about_a_pod() { at.max(self.census_at) } else { at })
+    }
+
     /// Looks for the targets of a crew. Those that are new and started since the content became what
     /// it is have read it; while a change is under way, nobody knows what they have read.
-    pub(super) fn call_roll(&mut self, id: CrewId) -> Result<(), TargetError> {
+    fn call_roll(&mut self, id: CrewId, census: &mut Census) -> Result<(), TargetError> {
         let now = clock::now();
         let Some(crew) = self.crews.get_mut(&id) else { return Ok(()) };
-        let Roll { joined, left } = crew.call_roll(&self.procfs, now)?;
+        let Roll { joined, left } = crew.call_roll(&self.procfs, census, now)?;
         for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
             for &target in &left {
                 reloader.delivery.leave(target);
@@ -46,8 +74,9 @@ impl<S: Source> Agent<S> {
                     let since = since.get(step).copied().flatten();
                     is_settled && since.is_some_and(|since| read_at(step) >= since)
                 };
-                let applied =
-                    |step| ledger.as_ref()?.applied(rule.name(), &key(rule, step), Some(target));
+                let applied = |step| {
+                    ledger.as_ref()?.applied(&rule.identity(), &key(rule, step), Some(target))
+                };
                 // What it was last sent it has, whatever it has read before; only another program in
                 // it has read what is there since.
                 let is_anew = crew.has_started_program(target);
@@ -71,8 +100,11 @@ impl<S: Source> Agent<S> {
 
     /// Notes that a process has started a program, which therefore reads what is there now.
     pub(super) fn started(&mut self, pid: Pid, at: Boot) {
+        let is_any_about_a_pod = self.crews.values().any(Crew::is_about_a_pod);
+        let whereabouts =
+            if is_any_about_a_pod { self.procfs.whereabouts(pid) } else { Whereabouts::Outside };
         for (&id, crew) in &mut self.crews {
-            let Some(target) = crew.started(pid, at) else { continue };
+            let Some(target) = crew.started(pid, at, whereabouts) else { continue };
             for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
                 for step in 0..reloader.rule.actions().len() {
                     let since = reloader.delivery.readable_since(step);
@@ -87,5 +119,10 @@ impl<S: Source> Agent<S> {
                 }
             }
         }
+    }
+
+    /// Notes that a process has ended.
+    pub(super) fn ended(&mut self, pid: Pid, now: Boot) {
+        self.crews.values_mut().for_each(|crew| crew.ended(pid, now));
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -19,14 +19,14 @@ use super::{
     reloader::{Reloader, RuleId},
 };
 use crate::{
-    clock,
+    clock::{self, Boot},
     places::Index,
     report::Decision,
-    rule::{self, Rule, RulesFile},
+    rule::{self, Origin, Rule, RulesFile},
     source::{Source, Tells},
     target::Selector,
     telemetry::Confirms,
-    watch::Obstacle,
+    watch::{Obstacle, Reach},
     watched::Watched,
 };
 
@@ -44,22 +44,32 @@ impl<S: Source> Agent<S> {
     /// Watches the file that the rules come from, if they do, and gives those that are in it from here
     /// on: it may have changed since it was read.
     pub(super) fn watch_rules_file(&mut self, rules: Vec<Rule>) -> Result<Vec<Rule>> {
-        let pace = rules.first().map(Rule::pace);
-        let Some((RulesFile { path, defaults }, pace)) = self.settings.config.clone().zip(pace)
-        else {
+        let pace = match &self.settings.origin {
+            Origin::Pods { pace, .. } => Some(*pace),
+            Origin::Options | Origin::File(_) => rules.first().map(Rule::pace),
+        };
+        let Some((path, pace)) = self.settings.origin.file().map(Path::to_owned).zip(pace) else {
             return Ok(rules);
         };
         let draft = self.draft(Rule::about(path.clone(), pace), &[], &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
+        let Origin::File(file) = &self.settings.origin else {
+            // Whoever feeds the rules reads it.
+            return Ok(rules);
+        };
         // They have been read, and are heeded.
         let heeded = Decision::Rules { path: Some(String::new()), rules: Vec::new(), error: None };
         self.teller.count(&heeded);
-        Ok(rule::read_file(&path, &defaults)?)
+        Ok(rule::read_file(&path, &file.defaults)?)
     }
 
     /// Reads the rules again. Bad ones are told of, and not heeded.
     pub(super) fn read_rules_again(&mut self) {
-        let Some(RulesFile { path, defaults }) = self.settings.config.clone() else { return };
+        let Origin::File(file) = self.settings.origin.clone() else {
+            self.feed.ask_anew();
+            return;
+        };
+        let RulesFile { path, defaults } = *file;
         // What has been decided is told while there is somebody to tell it.
         self.tell_what_was_decided();
         let before: Vec<_> = self.reloaders.keys().copied().collect();
@@ -77,6 +87,37 @@ impl<S: Source> Agent<S> {
         // Whoever reads that they are applied may ask.
         self.tell_of_readiness();
         self.teller.tell(&Decision::Rules { path, rules: self.rule_names(), error });
+        self.tell_of_rules();
+    }
+
+    /// Puts the rules to work that others say there are now; each that is new and each that is gone is told.
+    pub(super) fn adopt(&mut self, rules: &[Rule], started: Boot) {
+        self.tell_what_was_decided();
+        let before: BTreeSet<_> = self.rule_names().into_iter().collect();
+        if let Err(error) = self.set_up(rules.to_vec()) {
+            let reason = format!("the rules stay as they were: {error:#}");
+            self.teller.tell(&Decision::Warning { rule: None, reason });
+        }
+        let now: BTreeSet<_> = self.rule_names().into_iter().collect();
+        self.tell_of_readiness();
+        for rule in before.difference(&now) {
+            self.teller.tell(&Decision::Released { rule: rule.clone() });
+        }
+        for reloader in self.reloaders.values().filter(|it| !before.contains(it.name())) {
+            let Some(selector) = reloader.rule.selector() else { continue };
+            let watches = reloader.rule.watches().iter();
+            self.teller.tell(&Decision::Adopted {
+                rule: reloader.name().to_owned(),
+                process: selector.to_string(),
+                watches: watches.map(|path| path.to_string_lossy().into_owned()).collect(),
+            });
+        }
+        self.tell_of_source(started);
+        self.tell_of_rules();
+    }
+
+    /// Tells what there is to be said of the rules that has not been told yet.
+    pub(super) fn tell_of_rules(&mut self) {
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
         self.tell_of_pins();
@@ -109,6 +150,8 @@ impl<S: Source> Agent<S> {
                 }
             }
         }
+        let crews: BTreeSet<_> = drafts.iter().filter_map(|draft| draft.crew).collect();
+        let crews: Vec<_> = crews.into_iter().collect();
         let mut old = mem::take(&mut self.reloaders);
         self.reloaders = kept.iter().filter_map(|id| Some((*id, old.remove(id)?))).collect();
         for draft in drafts {
@@ -119,18 +162,20 @@ impl<S: Source> Agent<S> {
             }
         }
         for reloader in old.into_values() {
-            self.teller.measure(|metrics| metrics.forget_rule(reloader.name()));
+            // A pod may have taken the name of another.
+            if !self.reloaders.values().any(|it| it.name() == reloader.name()) {
+                self.teller.measure(|metrics| metrics.forget_rule(reloader.name()));
+            }
             self.unwatch(reloader.into_watches().into_keys());
         }
-        let names: Vec<_> = self.reloaders.values().map(Reloader::name).collect();
-        self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
-        self.dismiss_crews();
-        let crews: Vec<_> = self.crews.keys().copied().collect();
-        for crew in crews {
-            if let Err(error) = self.call_roll(crew) {
-                self.tell_of_roll_call(crew, error);
-            }
+        // As long as nobody has said what the rules are, none is gone.
+        if !self.feed.is_awaited() {
+            let names: Vec<_> = self.reloaders.values().map(|it| it.rule.identity()).collect();
+            let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+            self.ledger.as_mut().into_iter().for_each(|ledger| ledger.retain_rules(&names));
         }
+        self.dismiss_crews();
+        self.call_rolls_of(&crews);
         self.forget_the_dead();
         Ok(())
     }
@@ -150,12 +195,17 @@ impl<S: Source> Agent<S> {
     /// Looks at the new paths of a rule, and takes care of being told of its processes.
     fn draft(&mut self, rule: Rule, names: &[String], others: &[Draft]) -> Result<Draft> {
         let mut old = self.reloaders.iter().filter(|(id, _)| Some(**id) != self.rules_file);
-        let before = old.find(|(_, it)| it.name() == rule.name()).map(|(&id, _)| id);
+        let is_before = |(id, it): &(&RuleId, &Reloader)| {
+            it.rule.identity() == rule.identity()
+                && !others.iter().any(|other| other.before == Some(**id))
+        };
+        let before = old.find(is_before).map(|(&id, _)| id);
         let before = before.or_else(|| self.renamed(&rule, names, others));
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
             .flat_map(|it| it.watches().values())
+            .filter(|watched| watched.reach() == rule.reach())
             .map(|watched| watched.path().to_owned())
             .collect();
         let crew = rule.selector().cloned().map(|selector| self.crew(selector));
@@ -165,9 +215,14 @@ impl<S: Source> Agent<S> {
                 continue;
             }
             let index = Index::try_from(self.number()).context("there are too many paths")?;
-            let limits = rule.pace().limits;
+            let (reach, limits) = (rule.reach(), rule.pace().limits);
             let Self { places, source, .. } = self;
-            let looked = refuse(Watched::new(index, path, limits, places, source));
+            let looked = Watched::new(index, path, reach, limits, places, source);
+            let looked = match reach {
+                Reach::Anywhere => refuse(looked),
+                // What is wrong with a volume is the pod's concern, and is told when the rule is at work.
+                Reach::Beneath => Ok(looked),
+            };
             match looked {
                 Ok(looked) => fresh.insert(path.clone(), (index, looked)),
                 Err(error) => {
@@ -190,7 +245,8 @@ impl<S: Source> Agent<S> {
         let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
         let mut watches: Vec<(Index, Watched)> = Vec::new();
         for path in rule.watches() {
-            let inherited = known.iter().find(|(_, it)| it.path() == path).map(|(&index, _)| index);
+            let is_same = |it: &Watched| it.path() == path && it.reach() == rule.reach();
+            let inherited = known.iter().find(|(_, it)| is_same(it)).map(|(&index, _)| index);
             let inherited = inherited.and_then(|index| Some((index, known.remove(&index)?)));
             if let Some((index, mut watched)) = fresh.remove(path).or(inherited) {
                 watched.set_limits(rule.pace().limits);
@@ -269,7 +325,13 @@ fn confirms(rule: &Rule) -> Confirms {
 }
 
 /// Refuses a path that cannot be watched at all.
+///
+/// Not one whose content is somebody else's, who would keep all other rules from being heeded with it:
+/// what is in its way is told as soon as it is watched.
 fn refuse(mut watched: Watched) -> Result<Watched> {
+    if watched.reach() == Reach::Beneath {
+        return Ok(watched);
+    }
     match watched.obstacle() {
         None | Some(Obstacle::Missing(_)) => {}
         Some(obstacle) => bail!(

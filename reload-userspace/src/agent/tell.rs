@@ -1,15 +1,12 @@
 //! What the agent tells, and when it is news.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::Path,
 };
 
-use rustix::{
-    fs::{Access, AtFlags, CWD, accessat},
-    process::geteuid,
-};
+use rustix::process::geteuid;
 
 use super::{
     Agent,
@@ -19,6 +16,7 @@ use super::{
 use crate::{
     child::program,
     clock::{self, Boot},
+    content::Unread,
     event::SourceName,
     mount::Mounts,
     report::{Awaited, Decision, Failure},
@@ -26,7 +24,7 @@ use crate::{
     source::{Source, Trouble},
     target::{Target, TargetError},
     telemetry::Teller,
-    watch::Obstacle,
+    watch::{Obstacle, Reach},
     watched::Watched,
 };
 
@@ -61,6 +59,10 @@ impl<S: Source> Agent<S> {
         for Trouble { source, reason } in self.source.troubles() {
             self.teller.tell(&Decision::Degraded { source, reason });
         }
+        // It is not ready as long as nobody has said what for.
+        if self.feed.is_awaited() {
+            return;
+        }
         let source = self.source.name();
         if self.told_source.replace(source) != Some(source) {
             self.teller.tell(&Decision::Ready {
@@ -89,9 +91,12 @@ impl<S: Source> Agent<S> {
 
     /// Tells those who ask whether the agent is ready what is missing.
     pub(super) fn tell_of_readiness(&self) {
-        let missing =
-            self.watches().filter_map(|watched| watched.obstacle().map(ToString::to_string));
-        self.outlets.readiness.set(missing.collect());
+        // What is in the way of a volume is a matter of whoever owns that.
+        let watches = self.watches().filter(|watched| watched.reach() == Reach::Anywhere);
+        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        let unknown = "which pods there are is not known yet".to_owned();
+        let unknown = self.feed.is_awaited().then_some(unknown);
+        self.outlets.readiness.set(missing.chain(unknown).collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
             let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
@@ -176,8 +181,11 @@ impl<S: Source> Agent<S> {
 
     /// Tells of mounts through which changes cannot be seen, or not any more.
     pub(super) fn tell_of_pins(&mut self) {
-        let files = self.watches().flat_map(|watched| watched.content().paths());
-        let paths = self.reloaders.values().flat_map(|it| it.rule.watches()).chain(files);
+        // A volume that nothing leads out of is where the kubelet writes it, and nothing in it is mounted.
+        let rules = || self.reloaders.values().filter(|it| it.rule.reach() == Reach::Anywhere);
+        let files = rules().flat_map(|it| it.watches().values());
+        let files = files.flat_map(|watched| watched.content().paths());
+        let paths = rules().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
             let reason = format!("{pin}; {}", pin.remedy());
             if self.warned.insert(reason.clone()) {
@@ -218,22 +226,34 @@ impl<S: Source> Agent<S> {
 
 fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Teller) {
     let contents = reloader.watches().values().map(Watched::content);
-    let now: BTreeSet<_> = contents.flat_map(|it| it.unreadable.iter().cloned()).collect();
-    reloader.unreadable.retain(|path| now.contains(path));
-    for path in now {
-        let reason = without_content(&path);
-        if reloader.unreadable.insert(path) {
+    let now = contents.flat_map(|it| it.unreadable.iter().map(|(path, why)| (path.clone(), *why)));
+    let now: BTreeMap<_, _> = now.collect();
+    // Of files that are somebody else's, and may have another name each time, the first is told.
+    let most = match reloader.rule.reach() {
+        Reach::Anywhere => usize::MAX,
+        Reach::Beneath => usize::from(reloader.unreadable.is_empty()),
+    };
+    reloader.unreadable.retain(|path| now.contains_key(path));
+    let mut told = 0;
+    for (path, why) in now {
+        let reason = without_content(&path, why);
+        if reloader.unreadable.insert(path) && told < most {
+            told += 1;
             teller.tell(&Decision::Degraded { source, reason });
         }
     }
 }
 
 /// Why the content of a file is not compared, and what to do about it.
-fn without_content(path: &Path) -> String {
-    let (why, remedy) = match accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS) {
-        Ok(()) => ("is larger than 64 MiB".to_owned(), ""),
-        Err(errno) => (
-            format!("cannot be read by uid {} ({errno})", geteuid().as_raw()),
+fn without_content(path: &Path, why: Unread) -> String {
+    let (why, remedy) = match why {
+        Unread::TooLarge(_) | Unread::TooMuch => (why.to_string(), ""),
+        Unread::Refused(errno) => (
+            format!(
+                "cannot be read by uid {} ({})",
+                geteuid().as_raw(),
+                io::Error::from_raw_os_error(errno)
+            ),
             "; run the agent as a user or group that may read it, or give it CAP_DAC_READ_SEARCH as \
              an effective capability",
         ),

@@ -99,7 +99,11 @@ impl<S: Source> Agent<S> {
             .min_by_key(|target| (is_others(*target), target.pid.as_raw()));
         let (place, target) = match (place, first) {
             (CheckIn::Agent, _) => (Place::Agent, None),
-            (CheckIn::Target, Some(target)) => (Place::Target(target), Some(target)),
+            (CheckIn::Target, Some(target)) => {
+                let selector = reloader.rule.selector();
+                let scope = selector.map(|selector| selector.scope.clone()).unwrap_or_default();
+                (Place::Target(target, scope), Some(target))
+            }
             (CheckIn::Target, None) => return,
         };
         let shown = command.to_string();

@@ -6,7 +6,7 @@
 
 mod home;
 
-use std::{ffi::OsString, io};
+use std::{ffi::OsString, fs, io};
 
 use nix::{libc, unistd::Pid};
 use rustix::{
@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{rights::Rights, sealed};
-use crate::target::Target;
+use crate::target::{Scope, Target};
 use home::{Home, variables};
 
 /// The kinds of namespaces: as `/proc/<pid>/ns` and as people call them.
@@ -35,6 +35,12 @@ pub(super) enum EnterError {
     /// There is no such process any more.
     #[error("the process {pid} has ended")]
     Gone {
+        /// Its number.
+        pid: Pid,
+    },
+    /// It is not where it must be.
+    #[error("the process {pid} is in none of the containers that the rule is about")]
+    Outside {
         /// Its number.
         pid: Pid,
     },
@@ -117,7 +123,7 @@ impl EnterError {
     /// What to do about it, or `None` where nothing can be done.
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Gone { .. } | Self::Drop { .. } => None,
+            Self::Gone { .. } | Self::Outside { .. } | Self::Drop { .. } => None,
             Self::Elevated { .. } => Some("use --check-in agent"),
             Self::Copy { .. } => Some("give it memory for that, and set vm.memfd_noexec below 2"),
             Self::Look { .. } => Some(
@@ -148,11 +154,15 @@ impl EnterError {
     }
 }
 
-/// Goes where `target` is, and becomes as powerless; gives the target's environment.
+/// Goes where `target` is if that is within the scope, and becomes as powerless; gives the target's
+/// environment.
 ///
 /// No right is asked for that is not needed: what is the same already stays as it is. What we start
 /// afterwards is in the target's pid namespace; we are not, so nobody there can see us.
-pub(super) fn enter(target: Target) -> Result<Vec<(OsString, OsString)>, EnterError> {
+pub(super) fn enter(
+    target: Target,
+    scope: &Scope,
+) -> Result<Vec<(OsString, OsString)>, EnterError> {
     let pid = target.pid;
     let gone = || EnterError::Gone { pid };
     let look = |what| {
@@ -175,6 +185,14 @@ pub(super) fn enter(target: Target) -> Result<Vec<(OsString, OsString)>, EnterEr
     let owner = home.owner().map_err(look("the user"))?;
     if outside.is_elevated(owner) {
         return Err(EnterError::Elevated { pid });
+    }
+    // Asked when all that we go by is open, for it is then the process that was asked.
+    if !scope.is_anywhere() {
+        let groups = home.read("cgroup").map_err(look("the control groups"))?;
+        let own = fs::read("/proc/self/cgroup").map_err(look("the control groups"))?;
+        if !scope.admits(&groups, &own) {
+            return Err(EnterError::Outside { pid });
+        }
     }
 
     // By the numbers of our own user namespace: the target's may have none for them, and forbid it.

@@ -32,7 +32,11 @@ use super::{
     Word,
     enter::{self, EnterError},
 };
-use crate::{rule::CommandLine, sys::spawn, target::Target};
+use crate::{
+    rule::CommandLine,
+    sys::spawn,
+    target::{Scope, Target},
+};
 
 /// Where a command reads that is told nothing.
 const NOTHING: &str = "/dev/null";
@@ -79,11 +83,12 @@ impl InsideError {
     }
 }
 
-/// Runs `command` and tells the agent what became of it: in the place of `target`, or where we are.
+/// Runs `command` and tells the agent what became of it: in the place of `target` if that is within the
+/// scope, or where we are.
 ///
 /// Only to be called as the first thing that a process does.
 #[must_use]
-pub fn run(command: &CommandLine, target: Option<Target>) -> ExitCode {
+pub fn run(command: &CommandLine, target: Option<&(Target, Scope)>) -> ExitCode {
     let Ok(mut line) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
         return ExitCode::FAILURE;
     };
@@ -100,15 +105,18 @@ pub fn run(command: &CommandLine, target: Option<Target>) -> ExitCode {
 }
 
 /// Starts the command where it is to run; with it comes what tells when a child has ended.
-fn start(command: &CommandLine, target: Option<Target>) -> Result<(Child, SignalFd), InsideError> {
+fn start(
+    command: &CommandLine,
+    target: Option<&(Target, Scope)>,
+) -> Result<(Child, SignalFd), InsideError> {
     let ends = prepare().map_err(|source| InsideError::Prepare { source })?;
     // Before we are where another has made what is called so.
     let nothing = File::open(NOTHING).map_err(|source| InsideError::Nothing { source })?;
     let mut child = Command::new(command.program());
     child.args(command.arguments()).stdin(Stdio::from(nothing));
-    if let Some(target) = target {
+    if let Some((target, scope)) = target {
         // Ours are what the agent wants the command to have besides the target's.
-        let environment = enter::enter(target)?.into_iter().chain(std::env::vars_os());
+        let environment = enter::enter(*target, scope)?.into_iter().chain(std::env::vars_os());
         child.env_clear().envs(environment);
     }
     spawn::set_apart(&mut child);

@@ -65,7 +65,11 @@ pub(super) fn paths<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, 
 }
 
 /// Reads a duration of a file with rules.
-pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+///
+/// # Errors
+///
+/// Fails where it is none.
+pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     let wrong = |remedy| D::Error::custom(format!("{text:?} is no duration; {remedy}"));
     Ok(Some(span(&text).map_err(wrong)?))
@@ -75,6 +79,16 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dura
 pub(super) fn span(text: &str) -> Result<Duration, String> {
     let wrong = |_| "write 250ms, 2s or 1m";
     Ok(humantime::parse_duration(text).map_err(wrong)?)
+}
+
+/// A duration that is not over at once.
+pub(super) fn some_span(text: &str) -> Result<Duration, String> {
+    let span = span(text)?;
+    if span.is_zero() {
+        Err("write more than nothing, as 250ms, 2s or 1m".to_owned())
+    } else {
+        Ok(span)
+    }
 }
 
 /// Where to listen: a port, an address and a port, or a colon and a port.

@@ -7,27 +7,27 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs, io,
+    io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use nix::{
     sys::fanotify::{Fanotify, InitFlags, MarkFlags, MaskFlags},
     unistd::Pid,
 };
-use rustix::{
-    fs::{Mode, OFlags, open},
-    io::{Errno, read},
-};
+use rustix::io::{Errno, read};
 use tokio::io::unix::AsyncFd;
 
-use crate::sys::{
-    self, FileHandle,
-    fanotify::{GROUP, NAMES, Record, group, mark, records, unmark},
+use crate::{
+    reach::{self, Spot},
+    sys::{
+        self, FileHandle,
+        fanotify::{GROUP, NAMES, Record, group, mark, records, unmark},
+    },
 };
 
 /// How many files of one reload are watched: a mark takes some microseconds, just before the signal.
@@ -46,7 +46,7 @@ pub struct Opens {
     group: Fanotify,
     marks: HashMap<FileHandle, Mark>,
     /// What each reload is about.
-    tickets: HashMap<Ticket, Vec<PathBuf>>,
+    tickets: HashMap<Ticket, Vec<Spot>>,
     next: u64,
     heard: VecDeque<Opened>,
 }
@@ -96,7 +96,7 @@ impl Opens {
 
     /// Watches the files that these paths lead to now, the first 32 of them; `None` where that cannot
     /// be done for any. To be called just before the signal is sent.
-    pub fn watch(&mut self, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<Ticket> {
+    pub fn watch(&mut self, spots: impl IntoIterator<Item = impl Into<Spot>>) -> Option<Ticket> {
         // What was opened by now was opened before the signal, and is nothing to the new ticket.
         for _ in 0..MOST_READINGS {
             if !self.read() {
@@ -105,18 +105,19 @@ impl Opens {
         }
         let ticket = Ticket(self.next);
         self.next += 1;
-        let paths = paths.into_iter().take(MOST_FILES).map(|path| path.as_ref().to_owned());
-        let paths: Vec<_> = paths.collect();
-        let marked = paths.iter().filter(|path| {
-            let done = self.mark(path, MaskFlags::FAN_OPEN, (ticket, None));
+        let spots: Vec<_> = spots.into_iter().take(MOST_FILES).map(Into::into).collect();
+        let marked = spots.iter().filter(|spot| {
+            let done = spot.open();
+            let done =
+                done.and_then(|file| self.mark(file.as_fd(), MaskFlags::FAN_OPEN, (ticket, None)));
             if let Err(error) = &done {
-                tracing::debug!(path = %path.display(), %error, "cannot see who opens it");
+                tracing::debug!(path = %spot.path.display(), %error, "cannot see who opens it");
             }
             done.is_ok()
         });
         let is_any = marked.count() > 0;
         is_any.then(|| {
-            self.tickets.insert(ticket, paths);
+            self.tickets.insert(ticket, spots);
             ticket
         })
     }
@@ -126,12 +127,14 @@ impl Opens {
     /// signal is out, and from time to time, for a symlink may lead elsewhere.
     pub fn follow(&mut self, ticket: Ticket) -> bool {
         let mut is_new = false;
-        for path in self.tickets.get(&ticket).cloned().unwrap_or_default() {
+        for spot in self.tickets.get(&ticket).cloned().unwrap_or_default() {
             // One that is not there any more is not opened either.
-            let Ok(path) = fs::canonicalize(path) else { continue };
+            let Ok(path) = spot.real() else { continue };
             let Some((directory, name)) = path.parent().zip(path.file_name()) else { continue };
             let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_EVENT_ON_CHILD;
-            let done = self.mark(directory, mask, (ticket, Some(name.as_bytes().to_vec())));
+            let wanted = (ticket, Some(name.as_bytes().to_vec()));
+            let done = reach::open_real(directory).map_err(Into::into);
+            let done = done.and_then(|it| self.mark(it.as_fd(), mask, wanted));
             is_new |= done.unwrap_or_else(|error| {
                 tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
                 false
@@ -148,8 +151,10 @@ impl Opens {
         let group = &self.group;
         self.marks.retain(|id, mark| {
             mark.wanted.retain(|(it, _)| *it != ticket);
-            if mark.wanted.is_empty() {
-                unmark(group, mark.mask, &mark.path, id);
+            if mark.wanted.is_empty()
+                && let Ok(file) = reach::open_real(&mark.path)
+            {
+                unmark(group, mark.mask, file.as_fd(), id);
             }
             !mark.wanted.is_empty()
         });
@@ -181,21 +186,21 @@ impl Opens {
     /// Says whether it is news that this is wanted.
     fn mark(
         &mut self,
-        path: &Path,
+        file: BorrowedFd<'_>,
         mask: MaskFlags,
         wanted: (Ticket, Option<Vec<u8>>),
     ) -> io::Result<bool> {
-        let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let id = sys::file_handle(file.as_fd())?;
+        let id = sys::file_handle(file)?;
         let known = self.marks.get(&id);
         // Two paths may lead to one file.
         if known.is_some_and(|mark| mark.wanted.contains(&wanted)) {
             return Ok(false);
         }
         // Added also where it is there: the kernel takes all marks away when it unmounts.
-        mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file.as_fd())?;
-        let path = || Mark { path: path.to_owned(), mask, wanted: Vec::new() };
-        let marked = self.marks.entry(id).or_insert_with(path);
+        mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file)?;
+        let path = || reach::path_of(file).unwrap_or_default();
+        let new = || Mark { path: path(), mask, wanted: Vec::new() };
+        let marked = self.marks.entry(id).or_insert_with(new);
         marked.mask |= mask;
         marked.wanted.push(wanted);
         Ok(true)
@@ -255,7 +260,9 @@ fn opened(record: &Record, marks: &HashMap<FileHandle, Mark>) -> Option<Opened> 
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         os::unix::fs::symlink,
+        path::Path,
         process::{Command, Stdio},
         time::Duration,
     };
@@ -344,6 +351,30 @@ mod tests {
         open_elsewhere(&link.join("a"));
         assert_eq!(opens.try_next(), None);
         assert!(opens.marks.is_empty() && opens.tickets.is_empty());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn what_leads_out_of_a_volume_is_not_watched() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("volume");
+        fs::create_dir(&root).unwrap();
+        fs::write(home.path().join("secret"), "").unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        symlink("file", root.join("in")).unwrap();
+        symlink("../secret", root.join("out")).unwrap();
+        let spot = |name: &str| Spot { path: root.join(name), root: Some(root.clone()) };
+        let mut opens = Opens::open().unwrap();
+        assert_eq!(opens.watch([spot("out")]), None);
+        let ticket = opens.watch([spot("in"), spot("out")]).unwrap();
+        opens.follow(ticket);
+        assert_eq!(opens.marks.len(), 2, "the file and its directory");
+        let pid = open_elsewhere(&root.join("in"));
+        assert_eq!(opens.try_next(), Some(Opened { pid, tickets: vec![ticket] }));
+        open_elsewhere(&root.join("out"));
+        assert_eq!(opens.try_next(), None);
+        opens.forget(ticket);
+        assert!(opens.marks.is_empty());
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     collections::{BTreeSet, HashSet},
-    fs,
+    fs, io,
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::ffi::OsStrExt as _,
@@ -19,12 +19,12 @@ use super::{
     source::Climb,
 };
 use crate::{
-    content::Content,
+    content::{Content, Unread},
     event::Writers,
     filesystem::{Changes, Filesystem},
     mount::Mounts,
     source::Interest,
-    watch::{self, FileState, Identity, Obstacle, View, Visitor},
+    watch::{self, FileState, Identity, Obstacle, Reach, View, Visitor},
 };
 
 /// How many names of a kind are told; of the rest, how many there are.
@@ -50,7 +50,7 @@ pub(super) fn examine(
 ) {
     let mut hops =
         Hops { seen, climb: &mut *climb, directories: BTreeSet::new(), links: Vec::new() };
-    let view = watch::look(path, &mut hops);
+    let view = watch::look(path, Reach::Anywhere, &mut hops);
     let Hops { directories, links, .. } = hops;
     seen.files.extend(view.files.keys().cloned());
 
@@ -136,10 +136,10 @@ fn unreadable(view: &View) -> Option<Finding> {
         return Some(Finding::note(Id::Unreadable, detail));
     }
     let paths = content.unreadable;
-    let first = paths.first()?;
-    let why = match fs::File::open(first) {
-        Err(error) => error.kind().to_string(),
-        Ok(_) => "it is larger than 64 MiB".to_owned(),
+    let (first, why) = paths.first_key_value()?;
+    let why = match *why {
+        Unread::Refused(errno) => io::Error::from_raw_os_error(errno).kind().to_string(),
+        why => format!("it {why}"),
     };
     let detail = format!(
         "{} cannot be compared, {} the first ({why}): inode, size and time stand for the content, \

@@ -19,6 +19,13 @@ pub struct Paths {
     pub(super) others: usize,
 }
 
+impl Paths {
+    /// Those that are told.
+    pub fn told(&self) -> impl Iterator<Item = &PathBuf> {
+        self.paths.iter()
+    }
+}
+
 impl From<Vec<PathBuf>> for Paths {
     fn from(mut paths: Vec<PathBuf>) -> Self {
         let mut bytes = 0;

@@ -13,7 +13,8 @@ const QUOTED: &str = "\n    | ";
 
 /// A decision in words, on one line whatever the names in it. What a command has written in several
 /// lines follows below.
-pub(super) fn sentence(decision: &Decision) -> String {
+#[must_use]
+pub fn sentence(decision: &Decision) -> String {
     match decision {
         Decision::Refused { detail: Some(said), .. } | Decision::Failed { reason: said, .. }
             if said.contains('\n') =>
@@ -103,6 +104,10 @@ fn words(decision: &Decision) -> String {
             };
             format!("{rule}: {failure}{reason}; {}", again(*retry))
         }
+        Decision::Adopted { rule, process, watches } => {
+            format!("{rule}: adopted: reloads {process} when these change: {}", watches.join(", "))
+        }
+        Decision::Released { rule } => format!("{rule}: released"),
         Decision::Degraded { source, reason } => format!("source {source}: {reason}"),
         Decision::Lost { source, reason, hook, count } => format!(
             "source {source}: {count} events lost at {hook}: {reason}; looking at everything again"
@@ -197,14 +202,19 @@ fn last(by: Option<&Actor>) -> String {
 /// Whether a character ends a line, or turns the direction of what follows, without being a control
 /// character.
 fn is_unseen(char: char) -> bool {
-    matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a character may do something to the line or the terminal, instead of being shown.
+pub(crate) fn speaks(char: char) -> bool {
+    char.is_control() || is_unseen(char)
 }
 
 /// Escapes what would end the line or speak to the terminal: names of files and processes may hold it.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut line, char| {
-        if char.is_control() || is_unseen(char) {
+        if speaks(char) {
             line.extend(char.escape_default());
         } else {
             line.push(char);

@@ -138,6 +138,74 @@ pub enum RuleError {
         /// And what beside it.
         config: String,
     },
+    /// What a rule says is said to an agent for the pods of a node.
+    #[error(
+        "{option} is about one rule; the pods of a node say it, by annotations, or the file of --config"
+    )]
+    OfPods {
+        /// What was said.
+        option: String,
+    },
+    /// A pod names what it has not got.
+    #[error("{option} {name:?}: the pod has no such {what}; it has {has}")]
+    NotOfPod {
+        /// What was said.
+        option: String,
+        /// What is not there.
+        name: String,
+        /// What kind of thing it is.
+        what: &'static str,
+        /// What is there.
+        has: String,
+    },
+    /// There is no annotation of that name.
+    #[error("there is no annotation {name}; the annotations are {known}")]
+    Annotation {
+        /// Its name.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// There is no action of that name.
+    #[error("{option} {given:?} is no action; give signal or restart")]
+    NoAction {
+        /// What was said.
+        option: String,
+        /// The name.
+        given: String,
+    },
+    /// A rule of the node's file does not say for which pods it is.
+    #[error(
+        "it does not say for which pods it is; say `pods: {{namespace: NAME, labels: {{KEY: VALUE}}}}`, or `pods: {{}}` for all"
+    )]
+    NoPods,
+    /// The annotation of a pod says that it is about others.
+    #[error("`pods` is for the node's file; the annotation of a pod is about that pod")]
+    ForeignPods,
+    /// A list is too long.
+    #[error("{option} has more than {most} {what}; give fewer")]
+    LongList {
+        /// What was said.
+        option: String,
+        /// How many there may be.
+        most: usize,
+        /// Of what.
+        what: &'static str,
+    },
+    /// Two rules of a pod have the same name.
+    #[error("two rules of the pod are called {name:?}; give each its own with `name:`")]
+    SameNameInPod {
+        /// The name.
+        name: String,
+    },
+    /// A rule of the pod cannot be carried out.
+    #[error("rule {rule}")]
+    RuleOfPod {
+        /// Its name, or its number.
+        rule: String,
+        /// What is wrong with it.
+        source: Box<RuleError>,
+    },
     /// A name cannot be one.
     #[error("name {name:?} is not of 1 to 63 characters, none a control character; give another")]
     Name {
@@ -212,13 +280,18 @@ fn place(path: &Path, line: u64, column: u64) -> String {
     }
 }
 
+/// What the names of all annotations begin with.
+pub const ANNOTATION: &str = "reload-agent.dev/";
+
 /// Who says what is judged. It decides how options are called, and where relative paths start.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Speaker<'a> {
     /// The command line, or the environment in its place.
     Options(&'a Variables),
-    /// A file with rules.
+    /// A file with rules, or a list of them.
     File,
+    /// The annotations of a pod.
+    Annotations,
 }
 
 impl Speaker<'_> {
@@ -229,6 +302,7 @@ impl Speaker<'_> {
                 let variable = variables.get(id).cloned();
                 variable.unwrap_or_else(|| format!("--{}", id.replace('_', "-")))
             }
+            Self::Annotations => format!("{ANNOTATION}{}", id.replace('_', "-")),
             Self::File => {
                 let mut words = id.split('_');
                 let first = words.next().unwrap_or_default().to_owned();
@@ -246,6 +320,9 @@ impl Speaker<'_> {
                 format!("give --watch PATH, or set {}", cli::WATCH_VARIABLES.join(", "))
             }
             Self::File => "say `watch: PATH`".to_owned(),
+            Self::Annotations => {
+                "mount a ConfigMap, Secret, projected or downwardAPI volume".to_owned()
+            }
         };
         RuleError::NoWatch { remedy }
     }
@@ -256,6 +333,7 @@ impl Speaker<'_> {
                 format!("give --process NAME, or set {}", cli::PROCESS_VARIABLES.join(", "))
             }
             Self::File => "say `process: NAME`, or what else to do: post or exec".to_owned(),
+            Self::Annotations => format!("set {ANNOTATION}process"),
         };
         RuleError::Nobody { remedy }
     }
@@ -263,7 +341,7 @@ impl Speaker<'_> {
     pub(super) fn about_nobody(self, id: &str) -> RuleError {
         let names = ["process", "exe", "pid_file"].map(|id| match self {
             Self::Options(_) => format!("--{}", id.replace('_', "-")),
-            Self::File => self.calls(id),
+            Self::File | Self::Annotations => self.calls(id),
         });
         let remedy = format!("give {}", names.join(" or "));
         RuleError::AboutNobody { option: self.calls(id), remedy }

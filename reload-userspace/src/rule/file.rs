@@ -53,20 +53,7 @@ impl RulesFile {
         let Some(path) = config else {
             return Ok(None);
         };
-        let RuleArgs { watch, process, exe, pid_file, all, exec, signal, post, restart, .. } = rule;
-        let said = [
-            ("watch", !watch.is_empty()),
-            ("process", process.is_some()),
-            ("exe", exe.is_some()),
-            ("pid_file", pid_file.is_some()),
-            ("all", *all == Some(true)),
-            ("exec", exec.is_some()),
-            ("signal", signal.is_some()),
-            ("post", post.is_some()),
-            ("restart", *restart == Some(true)),
-            ("check", rule.check.is_some()),
-        ];
-        if let Some((id, _)) = said.iter().find(|(_, is_said)| *is_said) {
+        if let Some(id) = about_one_rule(rule) {
             let (option, config) = (speaker.calls(id), speaker.calls("config"));
             return Err(RuleError::BesideFile { option, config });
         }
@@ -77,6 +64,24 @@ impl RulesFile {
     }
 }
 
+/// The first of what was said that makes sense for one rule only, by the name of its field.
+pub(super) fn about_one_rule(said: &RuleArgs) -> Option<&'static str> {
+    let RuleArgs { watch, process, exe, pid_file, all, exec, signal, post, restart, .. } = said;
+    let said = [
+        ("watch", !watch.is_empty()),
+        ("process", process.is_some()),
+        ("exe", exe.is_some()),
+        ("pid_file", pid_file.is_some()),
+        ("all", *all == Some(true)),
+        ("exec", exec.is_some()),
+        ("signal", signal.is_some()),
+        ("post", post.is_some()),
+        ("restart", *restart == Some(true)),
+        ("check", said.check.is_some()),
+    ];
+    said.iter().find(|(_, is_said)| *is_said).map(|(id, _)| *id)
+}
+
 /// Reads the rules in a file; `defaults` counts for those that do not say otherwise.
 ///
 /// # Errors
@@ -84,6 +89,11 @@ impl RulesFile {
 /// Fails where the file cannot be read or one of its rules cannot be carried out. The error names the
 /// place in the file, and what to do about it.
 pub fn read_file(path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
+    parse(&read_text(path)?, path, defaults)
+}
+
+/// What is in a file with rules.
+pub(super) fn read_text(path: &Path) -> Result<String, RuleError> {
     let read = |source| RuleError::Read { path: path.to_owned(), source };
     let mut text = String::new();
     // Without waiting: it may be a FIFO.
@@ -96,7 +106,7 @@ pub fn read_file(path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleErro
     if text.len() as u64 > MOST_READ {
         return Err(RuleError::Large { path: path.to_owned() });
     }
-    parse(&text, path, defaults)
+    Ok(text)
 }
 
 fn parse(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
@@ -131,7 +141,7 @@ fn parse(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, Rule
 }
 
 /// Says where and how the text is not made as rules are.
-fn syntax(text: &str, path: &Path, error: &serde_saphyr::Error) -> RuleError {
+pub(super) fn syntax(text: &str, path: &Path, error: &serde_saphyr::Error) -> RuleError {
     use serde_saphyr::Error;
     let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
     let said = UserMessageFormatter.format_message(error);

@@ -10,7 +10,8 @@ use crate::{
     cli::{self, ActionArgs, CheckPlace, RuleArgs, StartChoice, Texts},
     preflight::Caution,
     settle::Limits,
-    target::{By, Selector, Which},
+    target::{By, Scope, Selector, Which},
+    watch::Reach,
 };
 
 /// What a rule says of which some may be missing: there may be nothing to watch and nobody to reload.
@@ -20,6 +21,8 @@ use crate::{
 pub struct Sketch {
     /// The paths to watch, all absolute.
     pub watches: Vec<PathBuf>,
+    /// How far the watches reach.
+    pub reach: Reach,
     /// Whom to reload, if it is about processes.
     pub selector: Option<Selector>,
     /// What to do, in this order; at least one.
@@ -36,6 +39,7 @@ impl Sketch {
         let watches = said.watch.iter().map(|path| absolute(path, "watch", speaker));
         Ok(Self {
             watches: watches.collect::<Result<_, _>>()?,
+            reach: Reach::Anywhere,
             selector: selector(said, speaker)?,
             actions: actions(said, speaker)?,
             check: check(said, speaker)?,
@@ -85,10 +89,10 @@ fn selector(said: &RuleArgs, speaker: Speaker<'_>) -> Result<Option<Selector>, R
         return Err(RuleError::Both { first, second, what: "whom to reload" });
     }
     let which = if *all == Some(true) { Which::All } else { Which::Topmost };
-    Ok(Some(Selector { by: by?, which }))
+    Ok(Some(Selector { by: by?, which, scope: Scope::Anywhere }))
 }
 
-fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
+pub(super) fn process_name(name: &str, speaker: Speaker<'_>) -> Result<String, RuleError> {
     if name.trim().is_empty() {
         let what = "the name of a process, as in /proc/<pid>/comm";
         return Err(RuleError::Empty { option: speaker.calls("process"), what });
@@ -210,8 +214,8 @@ pub(super) fn absolute(path: &Path, id: &str, speaker: Speaker<'_>) -> Result<Pa
     match speaker {
         Speaker::Options(_) => std::path::absolute(path)
             .map_err(|source| RuleError::Relative { path: path.to_owned(), source }),
-        Speaker::File if path.is_absolute() => Ok(path.to_owned()),
-        Speaker::File => {
+        Speaker::File | Speaker::Annotations if path.is_absolute() => Ok(path.to_owned()),
+        Speaker::File | Speaker::Annotations => {
             let path = discreet(&path.to_string_lossy()).into();
             Err(RuleError::NotAbsolute { option: speaker.calls(id), path })
         }

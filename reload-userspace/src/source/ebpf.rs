@@ -6,6 +6,7 @@ mod decode;
 mod layout;
 mod losses;
 mod object;
+mod queue;
 mod strategy;
 mod superblocks;
 mod unavailable;
@@ -36,10 +37,10 @@ use tokio::{io::unix::AsyncFd, task::JoinHandle};
 use zerocopy::transmute;
 
 use self::{
-    decode::{creating_syscalls, decode, opening_syscalls},
+    decode::decode,
     layout::Layout,
     losses::Losses,
-    object::{OBJECT, load, read_layout, take},
+    object::{OBJECT, load, read_layout, take, tell_syscalls},
     strategy::Strategy,
     superblocks::Superblocks,
 };
@@ -79,7 +80,7 @@ pub struct EbpfSource {
     armed: Array<MapData, u32>,
     names: MapOf<MapData, [u8; COMM_LEN], u8>,
     losses: Losses,
-    answer: Array<MapData, [u64; 3]>,
+    answer: Array<MapData, [u64; 4]>,
     observer: Array<MapData, [u64; 2]>,
     expected: Array<MapData, u32>,
     expected_names: MapOf<MapData, [u8; size_of::<Name>()], u32>,
@@ -87,6 +88,8 @@ pub struct EbpfSource {
     names_of: HashMap<PlaceId, Name>,
     /// Whether the program is attached that tells who opens a file.
     tells_opens: bool,
+    /// Whether those are told of who read from a queue of inotify.
+    tells_reads: bool,
     /// What to take out of `places` when a place is forgotten.
     keys: HashMap<PlaceId, Key>,
     /// What is not seen here, until it has been told.
@@ -101,7 +104,7 @@ pub enum Purpose {
     /// To reload.
     Reload,
     /// To tell what happens: every change of a place, which never falls silent, and also forks and signals
-    /// of the processes whose names are [followed](Source::follow).
+    /// of the processes whose names are [followed](Source::follow), and who reads from queues of notifications.
     Trace,
 }
 
@@ -141,20 +144,18 @@ impl EbpfSource {
             expected_names: take(&mut ebpf, "EXPECTED_NAMES", MapOf::try_from)?,
             names_of: HashMap::new(),
             tells_opens: false,
+            tells_reads: false,
             keys: HashMap::new(),
             blind: Vec::new(),
             diagnostics: diagnostics.map_err(setup)?,
             ebpf,
         };
-        let mut creating: Array<_, u32> = take(&mut source.ebpf, "CREATING", Array::try_from)?;
-        let mut opening: Array<_, u32> = take(&mut source.ebpf, "OPENING", Array::try_from)?;
-        let creating = creating_syscalls().try_for_each(|number| creating.set(number, 1, 0));
-        let opening = opening_syscalls().try_for_each(|number| opening.set(number, 1, 0));
-        creating.and(opening).map_err(|error| setup(io::Error::other(error)))?;
+        tell_syscalls(&mut source.ebpf)?;
         source.attach(&layout)?;
         if purpose == Purpose::Trace {
             strategy::attach_trace(source.strategy, &mut source.ebpf, &layout)?;
             source.tells_opens = source.strategy == Strategy::Tracepoint;
+            source.learn_queues()?;
         }
         drop(layout);
         sys::give_back_memory();
@@ -395,6 +396,10 @@ impl Source for EbpfSource {
             tracing::debug!(error = explain(&error), "it will not be seen who opens a file");
         }
         if self.tells_opens { Tells::Yes } else { Tells::No }
+    }
+
+    fn tells_reads(&self) -> Tells {
+        if self.tells_reads { Tells::Yes } else { Tells::No }
     }
 
     fn expect_open(&mut self, place: PlaceId) -> Tells {

@@ -6,12 +6,8 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     fs, io,
-    os::{
-        fd::{BorrowedFd, OwnedFd},
-        unix::ffi::OsStringExt as _,
-    },
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -20,7 +16,6 @@ use nix::{
     sys::fanotify::{Fanotify, InitFlags, MarkFlags, MaskFlags},
 };
 use rustix::{
-    fs::readlink,
     io::{Errno, read},
     process::getpid,
 };
@@ -33,6 +28,7 @@ use super::{
 };
 use crate::{
     event::{Actor, Event, Operation, PlaceId, SourceName, Writers},
+    reach,
     sys::{
         self, FileHandle,
         fanotify::{GROUP, Record, group, mark, records, unmark},
@@ -134,7 +130,9 @@ impl Source for FanotifySource {
         self.queue.heard.forget(place);
         if let Some(mark) = self.queue.marks.remove(&place) {
             self.queue.leave(&mark.id, place);
-            unmark(&self.queue.fanotify, mark.mask, &mark.path, &mark.id);
+            if let Ok(handle) = reach::open_real(&mark.path) {
+                unmark(&self.queue.fanotify, mark.mask, handle.as_fd(), &mark.id);
+            }
         }
     }
 
@@ -171,8 +169,7 @@ impl Source for FanotifySource {
             if let Some(mark) = self.queue.marks.remove(&place) {
                 self.queue.leave(&mark.id, place);
             }
-            let path = readlink(sys::link_of(handle), Vec::new()).unwrap_or_default();
-            let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
+            let path = reach::path_of(handle).unwrap_or_default();
             self.queue.by_id.insert(id.clone(), place);
             self.queue.marks.insert(place, Mark { id, path, mask });
         }

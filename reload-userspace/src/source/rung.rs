@@ -155,6 +155,10 @@ impl Source for Rung {
         with!(self, source => source.tell_opens(), Tells::No)
     }
 
+    fn tells_reads(&self) -> Tells {
+        with!(self, source => source.tells_reads(), Tells::No)
+    }
+
     fn expect_open(&mut self, place: PlaceId) -> Tells {
         with!(self, source => source.expect_open(place), Tells::No)
     }

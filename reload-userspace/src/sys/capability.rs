@@ -5,10 +5,13 @@
 
 use std::io;
 
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_ambient_set,
-    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
+use rustix::{
+    process::geteuid,
+    thread::{
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_ambient_set,
+        configure_capability_in_ambient_set, no_new_privs, remove_capability_from_bounding_set,
+        set_capabilities, set_no_new_privs,
+    },
 };
 
 /// The capabilities that are effective now; none where the kernel does not say.
@@ -53,7 +56,8 @@ pub enum Programs {
 
 /// Gives up every capability but these, for good.
 ///
-/// What is ambient stays permitted where programs are to get it, and is not effective.
+/// What is ambient stays permitted where programs are to get it, and is not effective; and so does what
+/// root is permitted where programs get no more than that.
 ///
 /// # Errors
 ///
@@ -61,7 +65,7 @@ pub enum Programs {
 pub fn keep(wanted: CapabilitySet, programs: Programs) -> io::Result<()> {
     let had = capabilities(None)?;
     let (idle, inheritable) = match programs {
-        Programs::AsNow => (ambient(), had.inheritable),
+        Programs::AsNow => (ambient() | lent(had.permitted), had.inheritable),
         Programs::None => (CapabilitySet::empty(), CapabilitySet::empty()),
     };
     if programs == Programs::None {
@@ -76,6 +80,13 @@ pub fn keep(wanted: CapabilitySet, programs: Programs) -> io::Result<()> {
         set_no_new_privs(true)?;
     }
     Ok(())
+}
+
+/// What programs of root's get only as long as it is permitted: where new privileges are forbidden
+/// (`allowPrivilegeEscalation: false`), `execve(2)` gives root nothing of the bounding set back.
+fn lent(permitted: CapabilitySet) -> CapabilitySet {
+    let is_lent = geteuid().is_root() && no_new_privs().unwrap_or(false);
+    if is_lent { permitted } else { CapabilitySet::empty() }
 }
 
 /// Has no program that this process runs get any of these, be it root's, where that is allowed: it

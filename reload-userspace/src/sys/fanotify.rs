@@ -1,17 +1,14 @@
 //! What every fanotify group of ours needs: marks on inodes at hand, and records from the bytes of the
 //! queue, which is pure, so that it is tested without a kernel.
 
-use std::{
-    os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
-};
+use std::os::fd::BorrowedFd;
 
 use nix::{
     errno::Errno,
     libc,
     sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
 };
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::CWD;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{FileHandle, file_handle, link_of};
@@ -46,15 +43,12 @@ pub fn mark(
     group.mark(flags, mask, CWD, Some(link_of(handle).as_str()))
 }
 
-/// Takes a mark away if its inode is still where it was; otherwise it goes with its inode.
-pub fn unmark(group: &Fanotify, mask: MaskFlags, path: &Path, id: &FileHandle) {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(file) = open(path, flags, Mode::empty()) else {
-        return;
-    };
-    if file_handle(file.as_fd()).is_ok_and(|it| it == *id) {
-        let removed = mark(group, MarkFlags::FAN_MARK_REMOVE, mask, file.as_fd());
-        tracing::debug!(path = %path.display(), ?removed, "a mark is of no use any more");
+/// Takes the mark on an inode away if that is what is behind `handle`, which was opened where the inode
+/// was; otherwise it goes with its inode.
+pub fn unmark(group: &Fanotify, mask: MaskFlags, handle: BorrowedFd<'_>, id: &FileHandle) {
+    if file_handle(handle).is_ok_and(|it| it == *id) {
+        let removed = mark(group, MarkFlags::FAN_MARK_REMOVE, mask, handle);
+        tracing::debug!(?id, ?removed, "a mark is of no use any more");
     }
 }
 

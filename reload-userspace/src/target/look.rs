@@ -57,7 +57,10 @@ impl<'a> Look<'a> {
     pub(super) fn of(procfs: &Procfs, selector: &'a Selector) -> Result<Self, TargetError> {
         Ok(match &selector.by {
             By::Process(name) => Self::Name(name.as_bytes()),
-            By::Exe(path) => Self::Exe(Executable::at(procfs, path)),
+            By::Exe(path) if selector.scope.is_anywhere() => {
+                Self::Exe(Executable::at(procfs, path))
+            }
+            By::Exe(path) => Self::Exe(Executable::of_target(path)),
             By::PidFile(path) => Self::Pid(named_by(procfs, path)?),
         })
     }
@@ -87,6 +90,11 @@ impl Executable {
         let namespace = procfs.own_mount_namespace();
         let path = canonical.unwrap_or_else(|_| path.to_owned());
         Self { file: file_at(&path), path, is_absent, namespace }
+    }
+
+    /// The one at a path as the target has it, whatever the agent has there.
+    fn of_target(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: None, is_absent: true, namespace: None }
     }
 
     /// Whether a process runs it: one at the same path, and there the same file.
@@ -189,14 +197,14 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use crate::target::{
-        PidFileFault, Which,
+        PidFileFault, Scope, Which,
         made::{Machine, Made, plain, stat},
     };
 
     use super::*;
 
     fn selector(by: By) -> Selector {
-        Selector { by, which: Which::Topmost }
+        Selector { by, which: Which::Topmost, scope: Scope::Anywhere }
     }
 
     fn matches(machine: &Machine, pid: i32, by: By) -> bool {

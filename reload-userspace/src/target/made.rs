@@ -53,6 +53,13 @@ impl Machine {
         fs::write(path, text).unwrap();
     }
 
+    /// Says in which control groups a process is, `self` being the agent.
+    pub(super) fn set_groups(&self, pid: &str, groups: &str) {
+        let home = self.root.path().join(pid);
+        create_dir_all(&home).unwrap();
+        fs::write(home.join("cgroup"), groups).unwrap();
+    }
+
     /// Makes a symlink of a process, or replaces it.
     pub(super) fn link(&self, pid: &str, name: &str, to: impl AsRef<Path>) {
         let path = self.root.path().join(pid).join(name);

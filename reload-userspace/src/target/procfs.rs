@@ -16,7 +16,9 @@ use std::{
 use nix::unistd::Pid;
 use rustix::io::Errno;
 
-use super::{By, Held, Selector, Target, TargetError, Which, look::Look, stat::Stat};
+use super::{
+    By, Census, Held, Scope, Selector, Target, TargetError, Which, look::Look, stat::Stat,
+};
 
 pub use self::kin::Child;
 
@@ -84,16 +86,33 @@ impl Procfs {
     /// Fails where processes cannot be listed, read or held, and where a pid file is not to be relied
     /// on. Who was found before is then as good as ever.
     pub fn resolve(&self, selector: &Selector) -> Result<Vec<Held>, TargetError> {
+        self.resolve_by(selector, &mut Census::default())
+    }
+
+    /// The same, where the census says who is in which pod; it is taken if it has not been.
+    ///
+    /// It only saves looking at all processes for each pod: of those whom it names each is asked again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`].
+    pub fn resolve_by(
+        &self,
+        selector: &Selector,
+        census: &mut Census,
+    ) -> Result<Vec<Held>, TargetError> {
         let look = Look::of(self, selector)?;
-        let candidates = match look {
-            Look::Pid(pid) => pid.into_iter().collect(),
-            Look::Name(_) | Look::Exe(_) => self.list()?,
+        let candidates = match (&look, &selector.scope) {
+            (Look::Pid(pid), _) => pid.iter().copied().collect(),
+            (_, Scope::Anywhere) => self.list()?,
+            (_, Scope::Pod { uid, .. }) => census.pids_in(*uid, self)?.to_vec(),
         };
         let mut matching = HashMap::new();
         for pid in candidates {
             if pid != Pid::this()
                 && let Some(stat) = self.stat(pid)?
                 && look.means(self, pid, &stat)?
+                && self.is_within(pid, &stat, &selector.scope)?
             {
                 matching.insert(pid, stat);
             }
@@ -105,7 +124,20 @@ impl Procfs {
             }
         }
         chosen.sort();
-        chosen.into_iter().filter_map(|pid| Held::open(self, pid).transpose()).collect()
+        let held = chosen.into_iter().map(|pid| self.hold(pid, &selector.scope));
+        held.filter_map(Result::transpose).collect()
+    }
+
+    /// Holds a process, if the one that is held is within the scope.
+    fn hold(&self, pid: Pid, scope: &Scope) -> Result<Option<Held>, TargetError> {
+        let Some(held) = Held::open(self, pid)? else { return Ok(None) };
+        if scope.is_anywhere() {
+            return Ok(Some(held));
+        }
+        // Asked when the handle is open; and if its process lives then, it was the one that was asked.
+        let stat = self.stat(pid)?;
+        let is_within = stat.map_or(Ok(false), |stat| self.is_within(pid, &stat, scope))?;
+        Ok((is_within && held.is_alive(self)).then_some(held))
     }
 
     /// Whether the selector means this process, or one below it, now.
@@ -117,7 +149,9 @@ impl Procfs {
         let Some(stat) = self.stat(pid)? else {
             return Ok(false);
         };
-        Look::of(self, selector)?.means(self, pid, &stat)
+        // Where it is comes last: that is what it must not be wrong about.
+        Ok(Look::of(self, selector)?.means(self, pid, &stat)?
+            && self.is_within(pid, &stat, &selector.scope)?)
     }
 
     /// Whether the process was forked by one of another name, so that it has read nothing before.
@@ -165,7 +199,7 @@ impl Procfs {
         Ok(false)
     }
 
-    fn list(&self) -> Result<Vec<Pid>, TargetError> {
+    pub(super) fn list(&self) -> Result<Vec<Pid>, TargetError> {
         let failed = |source| TargetError::List { root: self.root.clone(), source };
         let mut pids = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(failed)? {
@@ -199,7 +233,12 @@ impl Procfs {
 
     /// In which mount namespace the agent is.
     pub(super) fn own_mount_namespace(&self) -> Option<PathBuf> {
-        fs::read_link(self.root.join("self/ns/mnt")).ok()
+        fs::read_link(self.own_home().join("ns/mnt")).ok()
+    }
+
+    /// The directory of the agent.
+    pub(super) fn own_home(&self) -> PathBuf {
+        self.root.join("self")
     }
 }
 
@@ -297,7 +336,8 @@ mod tests {
             assert_eq!(strangers, [1, 4], "for {selector:?}");
         };
         check(&Selector::process("nginx"));
-        check(&Selector { by: By::PidFile("/nobody".into()), which: Which::Topmost });
+        let by = By::PidFile("/nobody".into());
+        check(&Selector { by, ..Selector::process("") });
     }
 
     #[test]

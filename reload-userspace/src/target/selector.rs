@@ -2,6 +2,8 @@
 
 use std::{ffi::OsStr, fmt, path::PathBuf};
 
+use super::Scope;
+
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
@@ -9,6 +11,8 @@ pub struct Selector {
     pub by: By,
     /// Which of those.
     pub which: Which,
+    /// Among whom.
+    pub scope: Scope,
 }
 
 /// What a process is known by.
@@ -24,7 +28,7 @@ pub enum By {
     /// It is the path that `/proc/<pid>/exe` gives, and so of an interpreter where a script runs. Where
     /// the agent has a file at that path, a process in another mount namespace must run that very
     /// file, for its own files may lie at the same paths. Where it has none, as in a sidecar, the path
-    /// is one of the target's.
+    /// is one of the target's, and so it always is for processes of a pod.
     Exe(PathBuf),
     /// The number in the first line of a file, which is read whenever it is looked for.
     PidFile(PathBuf),
@@ -44,7 +48,8 @@ impl Selector {
     /// The topmost processes of that name.
     #[must_use]
     pub fn process(name: &str) -> Self {
-        Self { by: By::Process(name.to_owned()), which: Which::Topmost }
+        let by = By::Process(name.to_owned());
+        Self { by, which: Which::Topmost, scope: Scope::Anywhere }
     }
 
     /// The name by which starts and ends of such processes are announced, or `None` where they have

@@ -3,6 +3,9 @@
 /// `PF_KTHREAD` of the kernel: it runs no program.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
+/// What the kernel notes of one that is about to end (`PF_EXITING`).
+const EXITING: u64 = 0x4;
+
 /// What the kernel tells of a process, or of one of its threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -49,6 +52,11 @@ impl Stat {
         self.has_ended() && self.threads > 1
     }
 
+    /// Whether this thread has ended, or is about to.
+    pub(super) fn is_ending(&self) -> bool {
+        self.flags & EXITING != 0 || self.has_ended()
+    }
+
     /// Whether this thread has ended.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
@@ -93,6 +101,19 @@ mod tests {
         check(b"7 (name) S 1 7");
         check(b"7 )name( S 3 5 6 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 2 0 991");
         check(b"");
+    }
+
+    #[test]
+    fn who_is_about_to_end_is_known_before_he_has() {
+        fn check(state: char, flags: u64, is_ending: bool) {
+            let line = format!("7 (x) {state} 3 5 6 0 -1 {flags} 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1");
+            let stat = Stat::parse(line.as_bytes()).unwrap();
+            assert_eq!(stat.is_ending(), is_ending, "for {line}");
+        }
+        check('S', 0x40_0100, false);
+        check('R', 0x40_0104, true);
+        check('Z', 0x40_0104, true);
+        check('Z', 0x40_0100, true);
     }
 
     #[test]

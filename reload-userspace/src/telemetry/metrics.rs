@@ -212,6 +212,8 @@ impl Metrics {
             | Decision::Unchanged { .. }
             | Decision::Waiting { .. }
             | Decision::Found { .. }
+            | Decision::Adopted { .. }
+            | Decision::Released { .. }
             | Decision::Warning { .. }
             | Decision::Stopped { .. } => {}
         }

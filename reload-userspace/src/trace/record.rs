@@ -25,13 +25,15 @@ pub(crate) struct Record {
     pub(crate) strategy: Option<&'static str>,
     /// The files whose content is another.
     pub(crate) paths: Vec<String>,
+    /// What has come between a watched path and its content.
+    pub(crate) obstacles: Vec<String>,
     /// Whether the content is what it was.
     pub(crate) unchanged: bool,
-    /// From the first stage to the last, in microseconds.
+    /// From the first step to the last stage, in microseconds.
     pub(crate) total_us: f64,
     /// The stages that were passed, in the order of time.
     pub(crate) stages: Vec<Passed>,
-    /// Those that would have been seen, and were not passed.
+    /// Those that would have been seen, had they been passed.
     pub(crate) absent: Vec<Stage>,
     /// Those that cannot be seen here.
     pub(crate) not_visible: Vec<Hidden>,
@@ -116,9 +118,17 @@ impl Record {
         let micros = |at: Boot| micros(at.since(update.began));
         let slowest = passed.iter().filter_map(|it| it.took).max();
         let is_passed = |stage: Stage| passed.iter().any(|it| it.stage == stage);
-        let hidden = || sight.hidden.iter().filter(|it| !is_passed(it.stage));
-        let is_hidden = |stage: Stage| hidden().any(|it| it.stage == stage);
-        let absent = Stage::ALL.into_iter().filter(|&it| !is_passed(it) && !is_hidden(it));
+        let is_hidden = |stage: Stage| sight.hidden.iter().any(|it| it.stage == stage);
+        let mut hidden: Vec<_> =
+            sight.hidden.iter().filter(|it| !is_passed(it.stage)).cloned().collect();
+        let mut absent: Vec<_> =
+            Stage::ALL.into_iter().filter(|&it| !is_passed(it) && !is_hidden(it)).collect();
+        // What is missing may have been any of them.
+        if update.untold > 0 || !update.gaps.is_empty() {
+            let reason = "records of this update are missing";
+            let unknown = absent.drain(..);
+            hidden.extend(unknown.map(|stage| Hidden { stage, reason: reason.to_owned() }));
+        }
         Self {
             update: update.number,
             began: wall(update.began),
@@ -126,10 +136,13 @@ impl Record {
             source: sight.source.clone(),
             strategy: sight.strategy,
             paths: update.paths.iter().map(|it| it.to_string_lossy().into_owned()).collect(),
-            unchanged: update.settled.is_some() && update.paths.is_empty(),
-            total_us: self::micros(Update::total(&passed)),
-            absent: absent.collect(),
-            not_visible: hidden().cloned().collect(),
+            obstacles: update.obstacles.values().cloned().collect(),
+            unchanged: update.settled.is_some()
+                && update.paths.is_empty()
+                && update.obstacles.is_empty(),
+            total_us: self::micros(update.total(&passed)),
+            absent,
+            not_visible: hidden,
             steps: update
                 .steps
                 .iter()
@@ -137,12 +150,12 @@ impl Record {
                     at_us: micros(step.at),
                     until_us: micros(step.until),
                     count: step.count,
-                    stage: step.stage,
+                    stage: update.stage_of(step),
                     who: step.who.clone(),
                     what: step.what.clone(),
                 })
                 .collect(),
-            more_steps: update.more,
+            more_steps: update.more + update.untold,
             lost: update
                 .gaps
                 .iter()

@@ -1,6 +1,5 @@
 //! What is told of an update: what happened, when, and by whom.
 
-use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use crate::{
@@ -25,9 +24,9 @@ pub(crate) enum Stage {
     Settled,
     /// Somebody who watches the files with inotify or fanotify has read that they changed.
     Noticed,
-    /// A signal for the target is made.
+    /// A process sends the target a signal.
     Signalled,
-    /// The target takes it.
+    /// The target takes one that was so sent.
     Delivered,
     /// The target, or who comes from it, opens the content.
     Opened,
@@ -100,13 +99,15 @@ pub(crate) struct Step {
     pub(crate) what: String,
     /// Since when there was the process that ends, if one does.
     pub(crate) born: Option<Boot>,
+    /// The signal that it is about, if it is about one.
+    pub(crate) signal: Option<i32>,
 }
 
 impl Step {
     /// Something that happened once.
     #[must_use]
     pub(crate) fn new(at: Boot, stage: Option<Stage>, who: Who, what: String) -> Self {
-        Self { at, until: at, count: 1, stage, who, what, born: None }
+        Self { at, until: at, count: 1, stage, who, what, born: None, signal: None }
     }
 
     /// The end of a process that there was since then.
@@ -143,13 +144,13 @@ pub(crate) fn words(event: &Event) -> String {
     match event {
         Event::Signalled { signal, fate, .. } => {
             let fate = match fate {
-                Fate::Queued => "it waits to be taken",
+                Fate::Queued => "queued",
                 Fate::Ignored => "ignored",
-                Fate::AlreadyPending => "already pending, so it is one with that",
+                Fate::AlreadyPending => "already pending",
                 Fate::Overflown => "lost, for too many wait",
-                Fate::InfoLost => "it waits, without what was sent along",
+                Fate::InfoLost => "queued without what was sent along",
             };
-            format!("{}: {fate}", name(*signal))
+            format!("{}, {fate}", name(*signal))
         }
         Event::Delivered { signal, handling, .. } => {
             let handling = match handling {
@@ -161,13 +162,6 @@ pub(crate) fn words(event: &Event) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// Whether it is about the signal with which the kernel tells a parent of his children.
-#[must_use]
-pub(crate) fn is_of_child(event: &Event) -> bool {
-    let child = Signal::SIGCHLD as i32;
-    matches!(event, Event::Signalled { signal, .. } | Event::Delivered { signal, .. } if *signal == child)
 }
 
 /// The name of a signal, or its number where it has none.

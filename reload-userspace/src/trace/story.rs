@@ -23,10 +23,11 @@ use crate::{
     clock::{self, Boot},
     event::{Operation, PlaceId, SourceName},
     places::{Patience, Touched},
+    reach::Spot,
     settle::Next,
     source::{Interest, Source, Tells},
     target::Selector,
-    watch::{Identity, wait_for_changes},
+    watch::{Identity, Obstacle, wait_for_changes},
     watched::Watched,
     witness::Watching,
 };
@@ -70,6 +71,7 @@ impl<S: Source> Trace<S> {
         self.update.get_or_insert(Update::new(self.count + 1, began));
         let latest = self.adopt();
         if before != after {
+            self.queues.recognize(&self.places);
             self.expect_opens();
         }
         Ok(latest)
@@ -162,7 +164,8 @@ impl<S: Source> Trace<S> {
         {
             update.settle(latest);
         }
-        update.more += mem::take(&mut self.untold);
+        update.untold += mem::take(&mut self.untold);
+        update.more += mem::take(&mut self.more);
         for step in mem::take(&mut self.aside) {
             if step.at >= update.began {
                 update.add(step);
@@ -187,8 +190,16 @@ impl<S: Source> Trace<S> {
         }
         let at = self.adopt().or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
-            paths.retain(|path| !update.paths.contains(path));
             update.paths.extend(paths);
+            update.paths.sort_unstable();
+            update.paths.dedup();
+            for (&index, watched) in &mut self.watched {
+                if let Some(obstacle) = watched.news_of_obstacle() {
+                    update.obstacles.insert(index, words(&obstacle));
+                } else if watched.obstacle().is_none() {
+                    update.obstacles.remove(&index);
+                }
+            }
             update.settle(at);
         }
         self.expect_opens();
@@ -203,8 +214,10 @@ impl<S: Source> Trace<S> {
         let farewell = settled.after(FAREWELL);
         let end = last.max(settled).after(TAIL).min(farewell);
         let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
-        let is_old = |(pid, since): (&Pid, &Boot)| {
-            *since < update.began && !self.first.contains(pid) && self.bears_a_name(*pid)
+        // A master, whenever he has started, comes from none of them, and stays.
+        let has_elder = |pid| self.procfs.line(pid).skip(1).any(|it| self.living.contains_key(&it));
+        let is_old = |(&pid, &since): (&Pid, &Boot)| {
+            since < update.began && self.bears_a_name(pid) && has_elder(pid)
         };
         let is_awaited = has_forked && self.living.iter().any(is_old);
         Some(if is_awaited { farewell } else { end })
@@ -232,9 +245,14 @@ impl<S: Source> Trace<S> {
             Some(update) if step.at >= update.began => update.add(step),
             // An update that was found before it was heard of may have begun earlier than is known yet.
             _ => {
+                if self.aside.back_mut().is_some_and(|before| before.takes_in(&step)) {
+                    return;
+                }
                 if self.aside.len() == MOST_DEEDS {
-                    self.aside.pop_front();
-                    self.untold += 1;
+                    // What is of no stage goes first.
+                    let idle = self.aside.iter().position(|it| it.stage.is_none());
+                    let count = if idle.is_some() { &mut self.more } else { &mut self.untold };
+                    *count += self.aside.remove(idle.unwrap_or(0)).map_or(0, |it| it.count);
                 }
                 self.aside.push_back(step);
             }
@@ -294,8 +312,8 @@ impl<S: Source> Trace<S> {
             self.witness.follow(self.ticket, &mut watching);
             return;
         }
-        let files: Vec<PathBuf> = self.watched.values().flat_map(Watched::files).cloned().collect();
-        self.ticket = self.witness.watch(&files, &mut watching);
+        let files = self.watched.values().flat_map(Watched::files).cloned();
+        self.ticket = self.witness.watch(files.map(Spot::from).collect(), &mut watching);
     }
 
     /// The inodes of the watched files.
@@ -328,7 +346,6 @@ impl<S: Source> Trace<S> {
         for name in &self.question.names {
             for held in self.procfs.resolve(&Selector::process(name)).unwrap_or_default() {
                 let pid = held.target().pid;
-                self.first.insert(pid);
                 let children = self.procfs.children(pid).into_iter().map(|it| it.target.pid);
                 self.living.extend(children.chain([pid]).map(|pid| (pid, now)));
             }
@@ -350,6 +367,8 @@ impl<S: Source> Trace<S> {
             Some(update) => update.gaps.push(Gap { at, count, reason }),
             None => self.summary.lose(count),
         }
+        // Of some of them the end may be among what is missing.
+        self.living.retain(|&pid, _| self.procfs.name(pid).is_some());
         self.places.distrust();
         self.watched.values_mut().for_each(|it| it.verify(at));
     }
@@ -371,14 +390,15 @@ impl<S: Source> Trace<S> {
             hide(&[Stage::Closed], "the strategy tracepoint has no hook for it; trampoline has");
         } else if name == SourceName::Poll {
             hide(&[Stage::Closed], "polling only compares the content");
+        } else if name != SourceName::Ebpf {
+            let reason = format!("the source {name} does not tell it from a write; ebpf may");
+            hide(&[Stage::Closed], &reason);
         }
-        let directories = self.directories().filter_map(|it| Identity::at(&it));
-        let holders = who::watchers(&self.identities().chain(directories).collect());
-        let holders = match holders.as_slice() {
-            [] => "nobody has an inotify watch there".to_owned(),
-            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
-        };
-        hide(&[Stage::Noticed], &format!("no hook tells when a queue is read; {holders}"));
+        if self.source.tells_reads() == Tells::No {
+            let reason =
+                format!("the source {name} does not tell who reads of a change; ebpf does");
+            hide(&[Stage::Noticed], &format!("{reason}; {}", self.holders()));
+        }
         let processes = [Stage::Signalled, Stage::Delivered, Stage::Forked, Stage::Exited];
         if self.question.names.is_empty() {
             hide(&processes, "no process is named; give --process NAME");
@@ -386,7 +406,9 @@ impl<S: Source> Trace<S> {
             let reason = format!("the source {name} tells nothing of processes; ebpf does");
             hide(&processes, &reason);
         }
-        if self.ticket.is_none() {
+        // Where there is no file yet nobody has been asked.
+        let is_asked = self.watched.values().any(|it| it.files().next().is_some());
+        if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
             hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
         }
         hidden
@@ -394,12 +416,26 @@ impl<S: Source> Trace<S> {
 
     /// The places of the directories that the paths are in.
     fn near(&self) -> BTreeSet<PlaceId> {
-        let identities = self.directories().filter_map(|it| Identity::at(&it));
-        identities.filter_map(|it| self.places.of(it)).collect()
+        self.near_identities().filter_map(|it| self.places.of(it)).collect()
+    }
+
+    /// Which directories the paths are in.
+    pub(super) fn near_identities(&self) -> impl Iterator<Item = Identity> {
+        self.directories().filter_map(|it| Identity::at(&it))
+    }
+
+    /// Who has an inotify watch on what is watched, or its directories.
+    pub(super) fn holders(&self) -> String {
+        let holders =
+            self.queues.holders(&self.identities().chain(self.near_identities()).collect());
+        match holders.as_slice() {
+            [] => "nobody has an inotify watch there".to_owned(),
+            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
+        }
     }
 
     /// The directories that the paths are in, as they are typed and as they are.
-    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let paths = self.question.paths.iter();
         paths.flat_map(|path| {
             let real = fs::canonicalize(path).ok();
@@ -429,6 +465,14 @@ fn step_of(deed: Deed) -> Step {
     Step::new(at, stage, who, what)
 }
 
+/// What has come between a path and its content, in words.
+fn words(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Missing(path) => format!("{} is gone", path.display()),
+        obstacle => obstacle.to_string(),
+    }
+}
+
 /// Takes the content for that of a complete change, and gives the files that differ.
 fn complete(watched: &mut Watched) -> Vec<PathBuf> {
     let content = watched.read();
@@ -436,4 +480,42 @@ fn complete(watched: &mut Watched) -> Vec<PathBuf> {
     watched.finish();
     drop(watched.take_by());
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, process::Command};
+
+    use super::*;
+    use crate::{
+        event::Event,
+        source::{Choice, Ladder, Purpose},
+        trace::{Format, Output, Question},
+        witness::Witness,
+    };
+
+    /// A trace of nothing.
+    fn trace() -> Trace<Ladder> {
+        let choice = Choice::Only(SourceName::Poll);
+        let mut source = Ladder::open(choice, Purpose::Trace, false).unwrap();
+        let witness = Witness::open(false, &mut source);
+        let output = Output::new(Format::Json, Box::new(io::sink()));
+        let question = Question { paths: Vec::new(), names: Vec::new(), count: None, span: None };
+        Trace::new(question, source, witness, output).unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_has_ended_unheard_is_forgotten_when_it_is_told_that_records_are_missing() {
+        let mut trace = trace();
+        let mut child = Command::new("true").spawn().unwrap();
+        let gone = Pid::from_raw(child.id().try_into().unwrap());
+        let at = clock::now();
+        for pid in [Pid::this(), gone] {
+            trace.take(Event::Started { pid, at });
+        }
+        child.wait().unwrap();
+        assert_eq!(trace.living.len(), 2);
+        trace.lose(at, 1, "the ring was full".to_owned());
+        assert_eq!(trace.living.into_keys().collect::<Vec<_>>(), [Pid::this()]);
+    }
 }

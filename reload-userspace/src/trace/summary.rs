@@ -73,8 +73,8 @@ pub(crate) struct Summary {
     lost: u64,
     stages: BTreeMap<Stage, Histogram<u64>>,
     whole: Option<Histogram<u64>>,
-    /// By name and container.
-    actors: HashMap<(Option<String>, Option<String>), Deeds>,
+    /// By name and container, and by pid where the name is not known.
+    actors: HashMap<Who, Deeds>,
     more_actors: u64,
     slowest: Vec<Record>,
 }
@@ -90,7 +90,10 @@ impl Summary {
                 note(self.stages.entry(stage.stage).or_insert_with(histogram), took);
             }
         }
-        note(self.whole.get_or_insert_with(histogram), record.total_us);
+        // Where there is one moment only nothing is known of how long it took.
+        if record.total_us > 0.0 {
+            note(self.whole.get_or_insert_with(histogram), record.total_us);
+        }
         self.note_actors(&record);
         let place = self.slowest.partition_point(|it| it.total_us >= record.total_us);
         if place < KEPT {
@@ -132,11 +135,11 @@ impl Summary {
     fn note_actors(&mut self, record: &Record) {
         let mut seen = Vec::new();
         for step in &record.steps {
-            let Who { pid, comm, container } = &step.who;
+            let Who { pid, comm, container } = step.who.clone();
             if pid.is_none() && comm.is_none() {
                 continue;
             }
-            let key = (comm.clone(), container.clone());
+            let key = Who { pid: pid.filter(|_| comm.is_none()), comm, container };
             if !self.actors.contains_key(&key) && self.actors.len() >= MOST_ACTORS {
                 self.more_actors += 1;
                 continue;

@@ -1,11 +1,16 @@
 //! One update, from its first step to the last that is told of it.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::step::{Stage, Step, Who};
-use crate::clock::Boot;
+use crate::{clock::Boot, places::Index};
 
-/// How many different steps of one update are kept: whatever comes after that is counted.
+/// How many different steps of one update are kept, and of each stage the first and the last in any case:
+/// the others are counted.
 const MOST_STEPS: usize = 256;
 
 /// A milestone that was passed.
@@ -43,10 +48,16 @@ pub(crate) struct Update {
     pub(crate) steps: Vec<Step>,
     /// How many more steps there were than are kept.
     pub(crate) more: u64,
+    /// How many more there were that may have been of any stage.
+    pub(crate) untold: u64,
+    /// The signals that processes have sent.
+    sent: BTreeSet<i32>,
     /// What is missing.
     pub(crate) gaps: Vec<Gap>,
     /// The files whose content is another.
     pub(crate) paths: Vec<PathBuf>,
+    /// What has come between a watched path and its content.
+    pub(crate) obstacles: BTreeMap<Index, String>,
     /// When it was complete.
     pub(crate) settled: Option<Boot>,
 }
@@ -60,8 +71,11 @@ impl Update {
             began,
             steps: Vec::new(),
             more: 0,
+            untold: 0,
+            sent: BTreeSet::new(),
             gaps: Vec::new(),
             paths: Vec::new(),
+            obstacles: BTreeMap::new(),
             settled: None,
         }
     }
@@ -70,6 +84,9 @@ impl Update {
     pub(crate) fn add(&mut self, step: Step) {
         self.began = self.began.min(step.at);
         let step = step.since(self.began);
+        if step.stage == Some(Stage::Signalled) {
+            self.sent.extend(step.signal);
+        }
         // What another processor has told may come a little late.
         let place = self.steps.iter().rposition(|it| it.at <= step.at).map_or(0, |it| it + 1);
         if let Some(before) = place.checked_sub(1)
@@ -77,11 +94,37 @@ impl Update {
         {
             return;
         }
-        if self.steps.len() < MOST_STEPS {
-            self.steps.insert(place, step);
-        } else {
+        self.steps.insert(place, step);
+        if self.steps.len() > MOST_STEPS {
+            let step = self.steps.remove(self.least());
             self.more += step.count;
         }
+    }
+
+    /// Which step tells least: the last that is of no stage, or else one that is neither the first nor the last
+    /// of its own.
+    fn least(&self) -> usize {
+        let (mut first, mut last) = (BTreeMap::new(), BTreeMap::new());
+        for (index, step) in self.steps.iter().enumerate() {
+            let stage = self.stage_of(step);
+            first.entry(stage).or_insert(index);
+            last.insert(stage, index);
+        }
+        let is_between = |index: &usize| {
+            let stage = self.stage_of(&self.steps[*index]);
+            first[&stage] < *index && *index < last[&stage]
+        };
+        last.get(&None)
+            .copied()
+            .or_else(|| (0..self.steps.len()).rev().find(is_between))
+            .expect("there are more steps than stages have ends")
+    }
+
+    /// Of which stage a step is: a signal that nobody has sent is none that is delivered.
+    #[must_use]
+    pub(crate) fn stage_of(&self, step: &Step) -> Option<Stage> {
+        let is_sent = || step.signal.is_some_and(|signal| self.sent.contains(&signal));
+        step.stage.filter(|&stage| stage != Stage::Delivered || is_sent())
     }
 
     /// Gives away what has happened since: that belongs to the next one.
@@ -94,8 +137,13 @@ impl Update {
     pub(crate) fn settle(&mut self, at: Boot) {
         self.settled = Some(at);
         self.steps.retain(|step| step.stage != Some(Stage::Settled));
-        let what = if self.paths.is_empty() { "the same content as before" } else { "new content" };
-        self.add(Step::new(at, Some(Stage::Settled), Who::default(), what.to_owned()));
+        let obstacles: Vec<_> = self.obstacles.values().cloned().collect();
+        let what = match (self.paths.as_slice(), obstacles.as_slice()) {
+            ([], []) => "the same content as before".to_owned(),
+            (_, []) => "new content".to_owned(),
+            (_, obstacles) => obstacles.join(", "),
+        };
+        self.add(Step::new(at, Some(Stage::Settled), Who::default(), what));
     }
 
     /// When the last of it was.
@@ -109,7 +157,7 @@ impl Update {
     pub(crate) fn passed(&self) -> Vec<Passed> {
         let mut found: BTreeMap<Stage, (Boot, &Who)> = BTreeMap::new();
         for step in &self.steps {
-            let Some(stage) = step.stage else { continue };
+            let Some(stage) = self.stage_of(step) else { continue };
             match stage {
                 Stage::FirstWrite => {
                     found.entry(stage).or_insert((step.at, &step.who));
@@ -134,11 +182,10 @@ impl Update {
         passed.collect()
     }
 
-    /// From the first milestone to the last.
+    /// From the first step to the last milestone of these.
     #[must_use]
-    pub(crate) fn total(passed: &[Passed]) -> Duration {
-        let ends = passed.first().zip(passed.last());
-        ends.map_or(Duration::ZERO, |(first, last)| last.at.since(first.at))
+    pub(crate) fn total(&self, passed: &[Passed]) -> Duration {
+        passed.last().map_or(Duration::ZERO, |last| last.at.since(self.began))
     }
 }
 
@@ -182,7 +229,12 @@ mod tests {
         assert_eq!(got, expected);
         assert_eq!(passed[0].took, None);
         assert_eq!(passed[5].took, Some(Duration::from_micros(35)));
-        assert_eq!(Update::total(&passed), Duration::from_micros(85));
+        assert_eq!(update.total(&passed), Duration::from_micros(85));
+        let mut update = Update::new(1, at(10));
+        update.add(Step::new(at(10), None, Who::default(), String::new()));
+        update.add(step(30, Stage::Swapped, "x"));
+        let total = update.total(&update.passed());
+        assert_eq!(total, Duration::from_micros(20), "it began before its first stage");
     }
 
     #[test]
@@ -228,5 +280,49 @@ mod tests {
             update.add(step(micros, Stage::Opened, &micros.to_string()));
         }
         assert_eq!((update.steps.len(), update.more), (MOST_STEPS, 745));
+    }
+
+    #[test]
+    fn only_a_signal_that_was_sent_is_delivered() {
+        const HUP: Option<i32> = Some(1);
+        const ALRM: Option<i32> = Some(14);
+        let mut update = Update::new(1, at(0));
+        for (micros, stage, signal) in [
+            (10, None, ALRM),
+            (11, Some(Stage::Delivered), ALRM),
+            (21, Some(Stage::Delivered), HUP),
+            // It is heard of late.
+            (20, Some(Stage::Signalled), HUP),
+        ] {
+            let step = Step::new(at(micros), stage, Who::default(), format!("{signal:?}"));
+            update.add(Step { signal, ..step });
+        }
+        let got: Vec<_> = update.passed().iter().map(|it| (it.stage, it.at)).collect();
+        assert_eq!(got, [(Stage::Signalled, at(20)), (Stage::Delivered, at(21))]);
+        let stages: Vec<_> = update.steps.iter().map(|it| update.stage_of(it)).collect();
+        assert_eq!(stages, [None, None, Some(Stage::Signalled), Some(Stage::Delivered)]);
+    }
+
+    #[test]
+    fn what_is_of_a_stage_is_kept_however_much_there_is_of_others() {
+        let mut update = Update::new(1, at(0));
+        update.add(step(0, Stage::Swapped, "x"));
+        for micros in 1..1000 {
+            update.add(Step::new(at(micros), None, Who::default(), micros.to_string()));
+        }
+        update.add(step(1000, Stage::Signalled, "x"));
+        for micros in 1001..2000 {
+            update.add(step(micros, Stage::Exited, &micros.to_string()));
+        }
+        update.add(step(2000, Stage::Opened, "x"));
+        let got: Vec<_> = update.passed().iter().map(|it| (it.stage, it.at)).collect();
+        let expected = [
+            (Stage::Swapped, at(0)),
+            (Stage::Signalled, at(1000)),
+            (Stage::Exited, at(1999)),
+            (Stage::Opened, at(2000)),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(update.steps.len() as u64 + update.more, 2001);
     }
 }

@@ -27,7 +27,7 @@ impl Watched {
         manner: Manner,
     ) -> Looked {
         let mut look = |places: &mut Places, manner| {
-            places.look(source, self.index, &self.path, &self.settled, manner)
+            places.look(source, self.index, &self.path, self.reach, &self.settled, manner)
         };
         let first = look(places, manner);
         let may_be_replaced = |(path, state): (&PathBuf, &FileState)| {

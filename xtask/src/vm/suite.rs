@@ -28,6 +28,7 @@ const FILES: &[&str] = &[
     VERIFIER,
     "records",
     "traced",
+    "noticed",
     "leftover",
     "privileges",
     "writes",

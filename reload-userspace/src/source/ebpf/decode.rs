@@ -1,16 +1,16 @@
 //! From the bytes of a record to an event: pure, so that it is tested without a kernel.
 
-use std::time::Duration;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, time::Duration};
 
 use nix::{libc, unistd::Pid};
 use reload_ebpf::{
-    ChangeRecord, DeliveryRecord, ForkRecord, Hook, OpenRecord, ProcessRecord, RecordHeader,
-    RecordKind, SignalRecord,
+    ChangeRecord, DeliveryRecord, ForkRecord, Hook, OpenRecord, ProcessRecord, Queue, ReadRecord,
+    RecordHeader, RecordKind, SignalRecord, WatchRecord,
 };
 use zerocopy::FromBytes as _;
 
 use crate::clock::Boot;
-use crate::event::{Actor, Event, Fate, Handling, Operation, PlaceId};
+use crate::event::{Actor, Event, Fate, Handling, Heard, News, Operation, PlaceId};
 
 /// Translates a record of the ring to an event, or gives `None` where it is no record of ours.
 pub(super) fn decode(record: &[u8]) -> Option<Event> {
@@ -52,8 +52,46 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
             let (pid, signal) = (process(record)?, i32::try_from(it.signal).ok()?);
             Some(Event::Delivered { pid, signal, handling: handling(it.action)?, at })
         }
+        kind if kind == RecordKind::Read as u32 => {
+            let (it, news) = ReadRecord::read_from_prefix(record).ok()?;
+            let (pid, comm) = (visible(header.pid)?, text(&header.comm));
+            let descriptor = i32::try_from(it.descriptor).ok()?;
+            Some(Event::Read { pid, comm, descriptor, news: self::news(&it, news)?, at })
+        }
+        kind if kind == RecordKind::Watch as u32 => {
+            let (it, _) = WatchRecord::read_from_prefix(record).ok()?;
+            let (pid, comm) = (visible(header.pid)?, text(&header.comm));
+            let descriptor = i32::try_from(it.descriptor).ok()?;
+            Some(Event::Watched { pid, comm, descriptor, watch: i32::try_from(it.watch).ok()? })
+        }
         _ => None,
     }
+}
+
+/// What has been read from a queue, as far as it is told.
+fn news(record: &ReadRecord, bytes: &[u8]) -> Option<News> {
+    match record.queue {
+        queue if queue == Queue::Inotify as u32 => {
+            let mut rest = bytes.get(..usize::try_from(record.told).ok()?)?;
+            let mut heard = Vec::new();
+            while let Some((event, others)) = heard_first(rest) {
+                heard.push(event);
+                rest = others;
+            }
+            Some(News::Inotify { heard, is_whole: rest.is_empty() && record.told == record.length })
+        }
+        queue if queue == Queue::Fanotify as u32 => Some(News::Fanotify),
+        _ => None,
+    }
+}
+
+/// The first event of what was read by inotify, a `struct inotify_event` and its name, and the rest.
+fn heard_first(bytes: &[u8]) -> Option<(Heard, &[u8])> {
+    let ([watch, mask, _cookie, length], rest) = <[u32; 4]>::read_from_prefix(bytes).ok()?;
+    let (name, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    let name = OsStr::from_bytes(name).to_owned();
+    Some((Heard { watch: watch.cast_signed(), mask, name }, rest))
 }
 
 /// A process, if it is visible in our pid namespace.
@@ -179,6 +217,11 @@ pub(super) fn opening_syscalls() -> impl Iterator<Item = u32> {
     OLD.iter().chain(NEW).filter_map(|&number| u32::try_from(number).ok())
 }
 
+/// The numbers of the system calls that read from a queue, and have inotify watch something.
+pub(super) fn queue_syscalls() -> [u32; 2] {
+    [libc::SYS_read, libc::SYS_inotify_add_watch].map(|it| u32::try_from(it).unwrap_or(u32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use reload_ebpf::{COMM_LEN, NO_SYSCALL};
@@ -287,6 +330,39 @@ mod tests {
         assert_eq!(delivery(1), expected(Handling::Ignore));
         assert_eq!(delivery(2), expected(Handling::Handler));
         assert_eq!(delivery(3), None);
+    }
+
+    #[test]
+    fn what_is_read_from_a_queue_is_told_event_by_event() {
+        let event = |watch: u32, name: &[u8]| {
+            let length = u32::try_from(name.len()).unwrap();
+            [[watch, 0x80, 0, length].as_bytes(), name].concat()
+        };
+        let check = |bytes: &[u8], length: usize, names: &[&str], is_whole: bool| {
+            let record = ReadRecord {
+                header: header(RecordKind::Read as u32, 9),
+                descriptor: 3,
+                queue: Queue::Inotify as u32,
+                length: u32::try_from(length).unwrap(),
+                told: u32::try_from(bytes.len()).unwrap(),
+            };
+            // More is in the ring, and means nothing.
+            let record = [record.as_bytes(), bytes, &[7; 40]].concat();
+            let names = names.iter().map(Into::into);
+            let heard = names.map(|name| Heard { watch: 7, mask: 0x80, name }).collect();
+            let news = News::Inotify { heard, is_whole };
+            let (pid, comm) = (Some(Pid::from_raw(9)), "nginx".to_owned());
+            let at = Boot(Duration::from_nanos(1_500));
+            let expected = Some(Event::Read { pid, comm, descriptor: 3, news, at });
+            assert_eq!(decode(&record), expected);
+        };
+        let both = [event(7, b""), event(7, b"a.conf\0\0\0\0\0\0\0\0\0\0")].concat();
+        check(&both, both.len(), &["", "a.conf"], true);
+        check(&both, both.len() + 16, &["", "a.conf"], false);
+        // Cut within a name, and within an event.
+        check(&both[..40], 48, &[""], false);
+        check(&both[..20], 48, &[""], false);
+        check(&[], 16, &[], false);
     }
 
     #[test]

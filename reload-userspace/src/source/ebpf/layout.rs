@@ -24,6 +24,7 @@ const MEMBERS: &[(&str, &str, &[&str])] = &[
     ("OFF_FILE_INODE", "file", &["f_inode"]),
     ("OFF_FILE_DENTRY", "file", &["f_path", "dentry"]),
     ("OFF_FILE_MODE", "file", &["f_mode"]),
+    ("OFF_FILE_OPERATIONS", "file", &["f_op"]),
     ("OFF_FILES_FDT", "files_struct", &["fdt"]),
     ("OFF_FDT_FD", "fdtable", &["fd"]),
     ("OFF_TASK_FILES", "task_struct", &["files"]),
@@ -36,6 +37,7 @@ const MEMBERS: &[(&str, &str, &[&str])] = &[
     ("OFF_UPID_NR", "upid", &["nr"]),
     ("OFF_UPID_NS", "upid", &["ns"]),
     ("OFF_REGS_SYSCALL", "pt_regs", &[SYSCALL_REGISTER]),
+    ("OFF_REGS_FIRST", "pt_regs", &[FIRST_ARGUMENT]),
     ("OFF_BPRM_FILE", "linux_binprm", &["file"]),
     ("OFF_DENTRY_NAME", "dentry", &["d_name", "name"]),
     ("OFF_DENTRY_PARENT", "dentry", &["d_parent"]),
@@ -47,6 +49,13 @@ const SIZES: &[(&str, &str)] = &[("SIZE_UPID", "upid")];
 
 /// The member of `pt_regs` that keeps the number of the system call.
 const SYSCALL_REGISTER: &str = if cfg!(target_arch = "aarch64") { "syscallno" } else { "orig_ax" };
+
+/// The member that keeps the first argument of a system call until it returns.
+const FIRST_ARGUMENT: &str = if cfg!(target_arch = "aarch64") { "orig_x0" } else { "di" };
+
+/// The member that the second argument is in, and how many bytes into it.
+const SECOND_ARGUMENT: (&str, u32) =
+    if cfg!(target_arch = "aarch64") { ("regs", 8) } else { ("si", 0) };
 
 /// What the BTF of this kernel lacks.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +123,9 @@ impl Layout {
             let missing = || LayoutError::Missing(structure.to_owned());
             types.size(structure).map(|size| (name, size)).ok_or_else(missing)
         });
+        let (register, into) = SECOND_ARGUMENT;
+        let second = types.offset("pt_regs", &[register]).map(|it| ("OFF_REGS_SECOND", it + into));
+        let second = second.ok_or_else(|| LayoutError::Missing(format!("pt_regs.{register}")));
         let renamed = renamed(&types);
         // Without them the program would read something else.
         let is_known = |point: &Point| point.hook != Hook::Rename || !renamed.is_empty();
@@ -122,6 +134,7 @@ impl Layout {
         Ok(Self {
             constants: members
                 .chain(sizes)
+                .chain([second])
                 .chain(renamed.into_iter().map(Ok))
                 .collect::<Result<_, _>>()?,
             stand_in: Btf::parse(&stand_in(&points), Endianness::default())

@@ -1,10 +1,21 @@
 //! The eBPF object: with the constants of this kernel it becomes maps and programs.
 
-use std::fs;
+use std::{fs, io};
 
-use aya::{Ebpf, EbpfLoader, maps::MapError, programs::RawTracePoint};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapError},
+    programs::RawTracePoint,
+};
 
-use super::{Purpose, Unavailable, layout::Layout, strategy::anchors, unavailable::BTF};
+use super::{
+    Purpose, Unavailable,
+    decode::{creating_syscalls, opening_syscalls, queue_syscalls},
+    layout::Layout,
+    setup,
+    strategy::anchors,
+    unavailable::BTF,
+};
 use crate::sys;
 
 /// The eBPF object, made by `cargo xtask build`.
@@ -42,6 +53,9 @@ pub(super) fn load(
     let mut loader = sys::without_opening(EbpfLoader::new);
     loader.btf(None).override_global(aya_log::LEVEL, &log_level, true);
     loader.override_global("NAMES_ANYWHERE", &names_anywhere, true);
+    let [call_read, call_watch] = queue_syscalls();
+    loader.override_global("CALL_READ", &call_read, true);
+    loader.override_global("CALL_WATCH", &call_watch, true);
     for (name, offset) in &layout.constants {
         loader.override_global(name, offset, true);
     }
@@ -50,6 +64,24 @@ pub(super) fn load(
     let learn: &mut RawTracePoint = learn.ok_or(Unavailable::Incomplete { name: "learn" })?;
     learn.load().map_err(|error| Unavailable::program("learn", error))?;
     Ok(ebpf)
+}
+
+/// Tells the programs which system calls create, and which open.
+///
+/// # Errors
+///
+/// Fails where the object is another, or the kernel refuses it.
+pub(super) fn tell_syscalls(ebpf: &mut Ebpf) -> Result<(), Unavailable> {
+    let mut tell = |name, mut numbers: Box<dyn Iterator<Item = u32>>| {
+        // Not taken out: the map must be there when the programs are loaded.
+        let map = ebpf.map_mut(name).ok_or(Unavailable::Incomplete { name })?;
+        let mut map: Array<_, u32> =
+            map.try_into().map_err(|source| Unavailable::Map { name, source })?;
+        let told = numbers.try_for_each(|number| map.set(number, 1, 0));
+        told.map_err(|error| setup(io::Error::other(error)))
+    };
+    tell("CREATING", Box::new(creating_syscalls()))?;
+    tell("OPENING", Box::new(opening_syscalls()))
 }
 
 /// Takes a map out of the object.

@@ -99,11 +99,12 @@ const TRACEPOINT: &[Anchor] = &[
 /// Who opens a file: attached by itself, where that is to be known.
 const OPEN: &[Anchor] = &[vital(Hook::Open, Kind::End, &["security_file_open"], &[(0, "file")])];
 
-/// What processes do to each other: only attached where that is to be traced.
+/// What processes do to each other, and who reads of changes: only attached where that is to be traced.
 const TRACE: &[Anchor] = &[
     vital(Hook::Fork, Kind::Tracepoint, &["btf_trace_sched_process_fork"], &[]),
     vital(Hook::Signal, Kind::Tracepoint, &["btf_trace_signal_generate"], &[]),
     vital(Hook::Deliver, Kind::Tracepoint, &["btf_trace_signal_deliver"], &[]),
+    vital(Hook::Queue, Kind::Tracepoint, &["btf_trace_sys_exit"], &[]),
 ];
 
 /// Who opens a file, where no function can be hooked: only attached where that is to be traced, for every
@@ -179,7 +180,7 @@ pub(super) fn load_open(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavaila
     OPEN.iter().try_for_each(|anchor| load(ebpf, layout, anchor))
 }
 
-/// Loads and attaches what tells of forks and signals, and of opens where the strategy has nothing for that.
+/// Loads and attaches what tells of forks, signals and reads of queues, and of opens where the strategy has nothing for that.
 ///
 /// # Errors
 ///

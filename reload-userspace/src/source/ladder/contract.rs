@@ -136,6 +136,11 @@ impl Source for Ladder {
         best.tell_opens()
     }
 
+    fn tells_reads(&self) -> Tells {
+        let [best, ..] = &self.rungs;
+        best.tells_reads()
+    }
+
     fn expect_open(&mut self, place: PlaceId) -> Tells {
         let source = self.places.get(&place).map(|footing| footing.source);
         let rung = source.and_then(|source| self.rung(source));

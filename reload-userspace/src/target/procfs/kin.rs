@@ -53,9 +53,13 @@ impl Procfs {
     /// Whether `pid` is `ancestor`, or comes from it.
     #[must_use]
     pub fn comes_from(&self, pid: Pid, ancestor: Pid) -> bool {
+        self.line(pid).any(|pid| pid == ancestor)
+    }
+
+    /// `pid`, and all that it comes from, the nearest first.
+    pub(crate) fn line(&self, pid: Pid) -> impl Iterator<Item = Pid> {
         let parent = |&pid: &Pid| Some(Pid::from_raw(self.known(pid)?.parent));
-        let mut line = std::iter::successors(Some(pid), parent).take(MOST_ANCESTORS);
-        line.any(|pid| pid == ancestor)
+        std::iter::successors(Some(pid), parent).take(MOST_ANCESTORS)
     }
 
     /// How a target has ended that only waits to be reaped, or `None` where that is not told.

@@ -39,7 +39,7 @@ pub(super) fn tell(to: &mut dyn Write, record: &Record, has_begun: bool) -> io::
     for (index, event) in events.iter().enumerate() {
         let is_first = index == 0 && !has_begun;
         to.write_all(if is_first { b"{\"traceEvents\":[\n" } else { b",\n" })?;
-        serde_json::to_writer(&mut *to, event)?;
+        super::json::write(to, event)?;
     }
     Ok(())
 }

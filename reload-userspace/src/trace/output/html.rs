@@ -19,7 +19,9 @@ const STYLE: &str = include_str!("html/style.css");
 
 pub(super) fn write(to: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     let told = summary.told();
-    let data = serde_json::to_string(&json!({"updates": summary.slowest(), "summary": told}))?;
+    let mut data = Vec::new();
+    super::json::write(&mut data, &json!({"updates": summary.slowest(), "summary": told}))?;
+    let data = String::from_utf8(data).map_err(io::Error::other)?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -61,7 +63,7 @@ fn stages(told: &Told) -> Markup {
     html! {
         section aria-labelledby="stages-title" {
             h2 id="stages-title" { "Stages" }
-            table {
+            div class="wide" { table {
                 caption { "How long each stage came after the one before it" }
                 thead { tr {
                     @for title in ["Stage", "Updates", "p50", "p90", "p99", "Max"] {
@@ -75,7 +77,7 @@ fn stages(told: &Told) -> Markup {
                         @for micros in [row.p50_us, row.p90_us, row.p99_us, row.max_us] { (time(micros)) }
                     }
                 } }
-            }
+            } }
         }
     }
 }
@@ -84,7 +86,7 @@ fn actors(told: &Told) -> Markup {
     html! {
         section aria-labelledby="actors-title" {
             h2 id="actors-title" { "Actors" }
-            table {
+            div class="wide" { table {
                 caption { "Who did what was seen" }
                 thead { tr {
                     @for title in ["Name", "Last pid", "Container", "Steps", "Updates"] {
@@ -100,7 +102,7 @@ fn actors(told: &Told) -> Markup {
                         td { (it.updates) }
                     }
                 } }
-            }
+            } }
             @if told.more_actors > 0 { p { "And " (told.more_actors) " steps of others." } }
         }
     }
@@ -114,15 +116,21 @@ fn update(record: &Record) -> Markup {
             p {
                 time { (record.began) } " "
                 @if record.unchanged { "The content is what it was." }
+                @for obstacle in &record.obstacles { (one_line(obstacle)) ". " }
                 @for path in &record.paths { code { (one_line(path)) } " " }
             }
             (timeline(record))
             @for gap in &record.lost {
                 p class="gap" role="note" { "Gap: " (gap.count) " records lost: " (one_line(&gap.reason)) }
             }
+            @if !record.absent.is_empty() {
+                p { "Did not happen: "
+                    (record.absent.iter().map(|it| it.words()).collect::<Vec<_>>().join(", ")) "." }
+            }
             details {
-                summary { "Steps" }
-                table {
+                summary { "Steps of update " (record.update) }
+                div class="wide" { table {
+                    caption { "All that happened, in the order of time" }
                     thead { tr {
                         @for title in ["At", "Stage", "Who", "What", "Times"] {
                             th scope="col" { (title) }
@@ -133,16 +141,12 @@ fn update(record: &Record) -> Markup {
                             (time(step.at_us))
                             td { (step.stage.map_or("", Stage::words)) }
                             td { (name(&step.who)) }
-                            td { (one_line(&step.what)) }
+                            th scope="row" class="what" { (one_line(&step.what)) }
                             td { (step.count) }
                         }
                     } }
-                }
+                } }
                 @if record.more_steps > 0 { p { "And " (record.more_steps) " steps more." } }
-                @if !record.absent.is_empty() {
-                    p { "Did not happen: "
-                        (record.absent.iter().map(|it| it.words()).collect::<Vec<_>>().join(", ")) "." }
-                }
                 @if !record.not_visible.is_empty() {
                     ul { @for it in &record.not_visible {
                         li { (it.stage.words()) ": not visible, for " (one_line(&it.reason)) }
@@ -157,17 +161,17 @@ fn update(record: &Record) -> Markup {
 fn timeline(record: &Record) -> Markup {
     let part =
         |micros: f64| if record.total_us > 0.0 { micros * 100.0 / record.total_us } else { 0.0 };
-    let first = record.stages.first().map_or(0.0, |it| it.at_us);
     let bar = |it: &Passed| {
         let width = part(it.took_us.unwrap_or_default());
-        let left = part(it.at_us - first) - width;
+        let left = part(it.at_us) - width;
         // Of what is short something is to be seen, too.
         format!("margin-left:min({left:.2}%,calc(100% - 3px));width:max({width:.2}%,3px)")
     };
     html! {
-        table class="timeline" {
+        div class="wide" { table class="timeline" {
+            caption { "The stages of update " (record.update) }
             thead { tr {
-                @for title in ["Stage", "At", "Took", "Who", "From first to last"] {
+                @for title in ["Stage", "At", "Took", "Who", "From the first step to the last stage"] {
                     th scope="col" { (title) }
                 }
             } }
@@ -180,7 +184,7 @@ fn timeline(record: &Record) -> Markup {
                     td class="track" { div class="bar" style=(bar(it)) {} }
                 }
             } }
-        }
+        } }
     }
 }
 

@@ -1,0 +1,279 @@
+//! A volume whose owner does what he can, beside one whose owner does not.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use clap::Parser as _;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    cli::{Cli, Command, Format, LogLevel, RunArgs},
+    report::Log,
+    rule::{self, Rule},
+    source::{Choice, Ladder, Purpose},
+};
+
+/// How long anything may take before it counts as lost.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How many files the hostile volume has in it.
+const FILES: usize = 300;
+
+/// How much more memory it may cost whatever is done, in bytes: a few times what it does.
+const MOST_MEMORY: u64 = 64 * 1024 * 1024;
+
+fn typed(arguments: &[&str]) -> RunArgs {
+    let words = [&["reload-agent", "run"], arguments].concat();
+    let Command::Run(run) = Cli::parse_from(words).command else {
+        unreachable!("it is what was typed");
+    };
+    run
+}
+
+/// A rule about a volume.
+fn beneath(volume: &Path, rest: &[&str]) -> Rule {
+    let arguments = [&["--watch", volume.to_str().unwrap()], rest].concat();
+    rule::from_args(&typed(&arguments)).unwrap().remove(0).beneath()
+}
+
+/// A volume, written as the kubelet does it but for the pauses.
+struct Volume {
+    dir: PathBuf,
+    files: usize,
+    number: u64,
+}
+
+impl Volume {
+    fn new(dir: PathBuf, files: usize) -> Self {
+        fs::create_dir(&dir).unwrap();
+        let mut volume = Self { dir, files, number: 0 };
+        volume.update();
+        for file in 0..files {
+            symlink(format!("..data/{file}"), volume.dir.join(file.to_string())).unwrap();
+        }
+        volume
+    }
+
+    fn update(&mut self) {
+        let old = self.dir.join(format!("..{}", self.number));
+        self.number += 1;
+        let name = format!("..{}", self.number);
+        self.fill(&name, &self.number.to_string());
+        self.swap(&name);
+        if old.exists() {
+            fs::remove_dir_all(old).unwrap();
+        }
+    }
+
+    fn fill(&self, name: &str, text: &str) {
+        fs::create_dir(self.dir.join(name)).unwrap();
+        for file in 0..self.files {
+            fs::write(self.dir.join(name).join(file.to_string()), text).unwrap();
+        }
+    }
+
+    fn swap(&self, name: &str) {
+        symlink(name, self.dir.join("..data_tmp")).unwrap();
+        fs::rename(self.dir.join("..data_tmp"), self.dir.join("..data")).unwrap();
+    }
+}
+
+/// Has a volume show one state and another by turns as fast as it can, until it is told to stop.
+struct Writer {
+    rounds: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Volume>,
+}
+
+impl Writer {
+    fn start(volume: Volume) -> Self {
+        let (rounds, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, stop) = (Arc::clone(&rounds), Arc::clone(&is_over));
+        let thread = thread::spawn(move || {
+            let states = ["..other".to_owned(), format!("..{}", volume.number)];
+            volume.fill(&states[0], "other");
+            for state in states.iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                volume.swap(state);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            volume
+        });
+        Self { rounds, is_over, thread }
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    fn stop(self) -> Volume {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Serves every reload, and tells of it: what was asked for, and what the file of that rule said then.
+fn serve(files: [PathBuf; 2]) -> (String, mpsc::UnboundedReceiver<(usize, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 512];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(length @ 1..) => request.extend(&buffer[..length]),
+                    _ => break,
+                }
+            }
+            let rule = usize::from(request.starts_with(b"POST /1 "));
+            let text = fs::read_to_string(&files[rule]).unwrap_or_default();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            if stream.write_all(answer).is_err() || sender.send((rule, text)).is_err() {
+                break;
+            }
+        }
+    });
+    (address, receiver)
+}
+
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * u64::try_from(rustix::param::page_size()).unwrap()
+}
+
+/// The processor time of this thread, which is the agent's.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+/// Waits until a rule is reloaded with that in its file.
+async fn reloaded(
+    reloads: &mut mpsc::UnboundedReceiver<(usize, String)>,
+    rule: usize,
+    wanted: impl Fn(&str) -> bool,
+) {
+    let wait = async {
+        loop {
+            let (which, text) = reloads.recv().await.expect("the server goes on");
+            if which == rule && wanted(&text) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it is reloaded");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    let hostile = Volume::new(root.join("hostile"), FILES);
+    let mut good = Volume::new(root.join("good"), 3);
+    let file = |volume: &Volume| volume.dir.join("0");
+    let (address, mut reloads) = serve([file(&hostile), file(&good)]);
+    let post = |path: &str| format!("{address}/{path}");
+    let often = ["--min-interval", "0s", "--post"];
+    let rules = vec![
+        beneath(&hostile.dir, &[&often[..], &[&post("0")]].concat()),
+        // Nobody is there to be reloaded, so nothing is ever waited for.
+        beneath(&hostile.dir, &["--process", "nobody is called so"]),
+        beneath(&good.dir, &[&often[..], &[&post("1")]].concat()),
+    ];
+    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
+    let mut source =
+        Ladder::open(Choice::Only(SourceName::Inotify), Purpose::Reload, false).unwrap();
+    let witness = Witness::open(false, &mut source);
+    let log = Log { format: Format::Text, level: LogLevel::Error };
+    let outlets = Outlets {
+        teller: Teller { log, metrics: None, herald: None },
+        probes: Probes::none(),
+        listen: None,
+        readiness: Readiness::default(),
+    };
+    let agent = Agent::new(source, witness, Rules::Given(rules), settings, outlets).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stop_agent = async {
+        drop(stopped.await);
+        "the end of the test"
+    };
+    let agent = agent.run(clock::now(), stop_agent, signal(SignalKind::hangup()).unwrap());
+
+    let test = async {
+        let writer = Writer::start(hostile);
+        reloaded(&mut reloads, 0, |_| true).await;
+        let (began, before, rounds) = (clock::now(), processor_time(), writer.rounds());
+        let memory_before = memory();
+        for _ in 0..10 {
+            good.update();
+            let wanted = good.number.to_string();
+            reloaded(&mut reloads, 1, |text| text == wanted).await;
+        }
+        assert!(writer.rounds() > rounds && !writer.thread.is_finished(), "it goes on meanwhile");
+        let rounds = writer.rounds() - rounds;
+        // What it does in the end is heeded as well.
+        let mut hostile = writer.stop();
+        hostile.update();
+        let last = hostile.number.to_string();
+        reloaded(&mut reloads, 0, |text| text == last).await;
+        let (time, used) = (clock::now().since(began), processor_time().saturating_sub(before));
+        println!(
+            "{rounds} swaps in {time:?}, in which the agent used {used:?} and {} KiB more",
+            memory().saturating_sub(memory_before) / 1024
+        );
+        assert!(memory() < memory_before + MOST_MEMORY);
+        stop.send(()).unwrap();
+    };
+    let (ended, ()) = tokio::join!(agent, test);
+    ended.unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_volume_that_cannot_be_looked_at_keeps_no_other_rule_from_being_heeded() {
+    let home = tempfile::tempdir().unwrap();
+    let crowded = home.path().join("crowded");
+    fs::create_dir(&crowded).unwrap();
+    for number in 0..2000 {
+        fs::write(crowded.join(number.to_string()), "").unwrap();
+    }
+    let rules = vec![beneath(&crowded, &["--post", "http://127.0.0.1:9/"])];
+    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
+    let mut source = Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
+    let witness = Witness::open(false, &mut source);
+    let log = Log { format: Format::Text, level: LogLevel::Error };
+    let outlets = Outlets {
+        teller: Teller { log, metrics: None, herald: None },
+        probes: Probes::none(),
+        listen: None,
+        readiness: Readiness::default(),
+    };
+    let rules = Rules::Given(rules);
+    let mut agent = Agent::new(source, witness, rules, settings, outlets).unwrap();
+    let reloader = agent.reloaders.values_mut().next().unwrap();
+    let (news, _) = reloader.news_of_obstacles();
+    let news: Vec<_> = news.iter().map(ToString::to_string).collect();
+    assert_eq!(news, [format!("{} has more than 1024 names in it", crowded.display())]);
+}
