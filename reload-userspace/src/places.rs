@@ -47,6 +47,8 @@ pub(crate) struct Places {
 #[derive(Debug)]
 struct Place {
     identity: Identity,
+    /// Whether it is a file that a path stands for, and no directory on the way.
+    is_file: bool,
     dependents: Dependents,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
@@ -272,6 +274,16 @@ impl Places {
         self.by_id.contains_key(&id)
     }
 
+    /// Whether it is that of a file that a path stands for, or has.
+    pub(crate) fn is_file(&self, id: PlaceId) -> bool {
+        self.by_id.get(&id).is_some_and(|place| place.is_file)
+    }
+
+    /// Whether no path leads there any more, although it is not forgotten yet.
+    pub(crate) fn is_left(&self, id: PlaceId) -> bool {
+        !self.by_watch.values().any(|seen| seen.contains_key(&id))
+    }
+
     /// The place of a file, if it is watched.
     pub(crate) fn of(&self, file: Identity) -> Option<PlaceId> {
         self.by_identity.get(&file).copied()
@@ -468,6 +480,7 @@ impl Places {
         dependents.set(index, interest);
         let place = Place {
             identity,
+            is_file: false,
             dependents,
             has_fired: false,
             writing: Writing::None,

@@ -67,6 +67,9 @@ const LOSS_DELAY: Duration = Duration::from_millis(50);
 /// How often it is without any.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often it is looked again for what has been done since the look before, and is told of as one update.
+const MOST_LOOKS: usize = 4;
+
 /// How many events are taken before what is due is done.
 const MOST_EVENTS: usize = 4096;
 
@@ -86,6 +89,7 @@ pub struct Question {
 /// A change of a place that may be part of an update.
 struct Deed {
     place: PlaceId,
+    is_file: bool,
     interest: Interest,
     at: Boot,
     operation: Operation,
@@ -238,7 +242,7 @@ impl<S: Source> Trace<S> {
         let mut stop = std::pin::pin!(stop);
         let end = self.question.span.map(|span| clock::now().after(span));
         loop {
-            let deadline = self.step()?;
+            let deadline = self.step(false)?;
             if self.is_enough() || end.is_some_and(|end| end <= clock::now()) {
                 break;
             }
@@ -247,7 +251,7 @@ impl<S: Source> Trace<S> {
             tokio::select! {
                 biased;
                 () = &mut stop => {
-                    self.step()?;
+                    self.step(true)?;
                     break;
                 }
                 event = self.source.next() => {
@@ -268,8 +272,8 @@ impl<S: Source> Trace<S> {
         self.question.count.is_some_and(|most| self.count >= most)
     }
 
-    /// Does everything that is due, and says when the next thing is.
-    fn step(&mut self) -> Result<Boot> {
+    /// Does everything that is due, or that there is to do, and says when the next thing is.
+    fn step(&mut self, is_last: bool) -> Result<Boot> {
         self.take_all()?;
         let now = clock::now();
         if self.losses_at <= now {
@@ -277,14 +281,15 @@ impl<S: Source> Trace<S> {
         }
         self.queues.look(&self.places);
         // What was opened may have been replaced since, or may be what a look is yet to find.
-        let strangers = self.sort_opens();
-        let latest = self.look(now)?;
+        let mut opens = self.sort_opens();
+        let latest = self.look(now, is_last)?;
         if self.is_enough() {
             // What has put an end to the last update begins another, which nobody wants.
             self.update = None;
             return Ok(now);
         }
-        self.opens = strangers;
+        opens.append(&mut self.opens);
+        self.opens = opens;
         self.sort_opens();
         self.settle(now, latest);
         if self.over_at().is_some_and(|at| at <= now) {
@@ -319,14 +324,19 @@ impl<S: Source> Trace<S> {
             Event::Changed { place, at, by } => {
                 let touched = self.places.fired(place, now, at, &by);
                 let Some(interest) = touched.iter().map(|it| it.interest).max() else { return };
+                if self.places.is_left(place) {
+                    // The number of a file that was replaced may be somebody else's by now.
+                    return;
+                }
+                self.touch(touched);
                 let who = who::who(&self.procfs, by.pid.map(Pid::from_raw), by.comm);
-                let deed = Deed { place, interest, at, operation: by.operation, who };
+                let is_file = self.places.is_file(place);
+                let deed = Deed { place, is_file, interest, at, operation: by.operation, who };
                 if self.deeds.len() == MOST_DEEDS {
                     self.deeds.pop_front();
                     self.untold += 1;
                 }
                 self.deeds.push_back(deed);
-                self.touch(touched);
             }
             Event::Due { place } => {
                 for index in self.places.due(place) {
@@ -350,15 +360,9 @@ impl<S: Source> Trace<S> {
                 self.note(pid, at, None, "starts a program".to_owned());
             }
             Event::Ended { pid, at } => {
-                let since = self.living.remove(&pid);
-                let began = self.update.as_ref().map(|it| it.began);
-                let is_old = began.zip(since).is_some_and(|(began, since)| since < began);
-                let (stage, what) = if is_old {
-                    (Some(Stage::Exited), "ends, which was there before")
-                } else {
-                    (None, "ends")
-                };
-                self.note(pid, at, stage, what.to_owned());
+                let born = self.living.remove(&pid).unwrap_or(at);
+                let who = who::who(&self.procfs, Some(pid), None);
+                self.note_step(Step::end(at, born, who));
             }
             Event::Forked { parent, child, at } => {
                 let child_name = child.map_or_else(|| "a child".to_owned(), |it| it.to_string());

@@ -129,6 +129,10 @@ impl<S: Source> Visitor for Eyes<'_, S> {
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {
         self.file = self.meet(handle, identity, path, Interest::Any);
+        let place = self.file.as_ref().and_then(|met| self.places.by_id.get_mut(&met.id));
+        if let Some(place) = place {
+            place.is_file = true;
+        }
     }
 
     fn writers(&mut self, handle: BorrowedFd<'_>, path: &Path, state: &FileState) -> Writers {

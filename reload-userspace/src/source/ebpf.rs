@@ -417,12 +417,15 @@ impl Source for EbpfSource {
             Purpose::Trace => named(PlaceId(NO_PLACE), name),
         };
         let words: [u8; size_of::<Name>()] = transmute!(name);
+        // Before the name stands for it, which may have stood for another: so that no open goes by untold.
+        let tells = self.expect_open(place);
         if self.expected_names.insert(words, place.0, 0).is_err() {
+            self.expect_no_open(place);
             return Tells::No;
         }
         self.names_of.insert(place, name);
         self.count_names();
-        self.expect_open(place)
+        tells
     }
 
     fn expect_no_open(&mut self, place: PlaceId) {

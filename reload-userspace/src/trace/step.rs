@@ -97,6 +97,8 @@ pub(crate) struct Step {
     pub(crate) who: Who,
     /// What, in words.
     pub(crate) what: String,
+    /// Since when there was the process that ends, if one does.
+    pub(crate) born: Option<Boot>,
     /// The signal that it is about, if it is about one.
     pub(crate) signal: Option<i32>,
 }
@@ -105,7 +107,23 @@ impl Step {
     /// Something that happened once.
     #[must_use]
     pub(crate) fn new(at: Boot, stage: Option<Stage>, who: Who, what: String) -> Self {
-        Self { at, until: at, count: 1, stage, who, what, signal: None }
+        Self { at, until: at, count: 1, stage, who, what, born: None, signal: None }
+    }
+
+    /// The end of a process that there was since then.
+    #[must_use]
+    pub(crate) fn end(at: Boot, born: Boot, who: Who) -> Self {
+        Self { born: Some(born), ..Self::new(at, None, who, "ends".to_owned()) }
+    }
+
+    /// The same as a part of an update that began then: only what was there before is a milestone.
+    #[must_use]
+    pub(crate) fn since(mut self, began: Boot) -> Self {
+        if self.born.is_some_and(|born| born < began) {
+            self.stage = Some(Stage::Exited);
+            "ends, which was there before".clone_into(&mut self.what);
+        }
+        self
     }
 
     /// Takes in another if it is the same once more.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 
 use super::{
-    Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, Opening, TAIL, Trace,
+    Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, MOST_LOOKS, Opening, TAIL, Trace,
     record::{Hidden, Record},
     step::{self, Stage, Step},
     update::{Gap, Update},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{self, Boot},
     event::{Operation, PlaceId, SourceName},
-    places::Touched,
+    places::{Patience, Touched},
     reach::Spot,
     settle::Next,
     source::{Interest, Source, Tells},
@@ -42,26 +42,34 @@ impl<S: Source> Trace<S> {
     }
 
     /// Looks at what something has happened to; where that is a change an update is under way. Gives when
-    /// the last of what has led to it was, if anything is new.
-    pub(super) fn look(&mut self, now: Boot) -> Result<Option<Boot>> {
+    /// the last of what has led to it was, if anything is new. The last look leaves nothing for a later one.
+    pub(super) fn look(&mut self, now: Boot, is_last: bool) -> Result<Option<Boot>> {
         let touched = self.places.peek(&mut self.source, now);
         self.touch(touched);
         let before = self.file_places();
         for watched in self.watched.values_mut() {
-            watched.look_if_due(now, &mut self.places, &mut self.source);
+            if !is_last {
+                watched.look_if_due(now, &mut self.places, &mut self.source);
+            } else if watched.look_at(now).is_some() {
+                watched.look(now, &mut self.places, &mut self.source, Patience::Patient);
+            }
         }
-        let after = self.file_places();
-        self.forget_strangers(&before, &after);
         if self.watched.values().all(|it| it.next(now) == Next::Idle) {
-            self.adopt_late(now);
+            self.adopt();
             return Ok(None);
         }
+        let looked = self.hear_of_it(now)?;
+        let after = self.file_places();
+        self.forget_strangers(&before, &after);
         if self.update.as_ref().is_some_and(|it| it.settled.is_some()) {
-            self.make_way(now)?;
+            self.make_way()?;
         }
-        self.wait_for_makers();
-        self.looked = clock::now();
-        let latest = self.adopt(now);
+        self.looked = looked;
+        let near = self.near();
+        let seen = self.deeds.iter().filter(|it| it.at <= looked && counts(it, self.over, &near));
+        let began = seen.map(|it| it.at).min().unwrap_or(now);
+        self.update.get_or_insert(Update::new(self.count + 1, began));
+        let latest = self.adopt();
         if before != after {
             self.queues.recognize(&self.places);
             self.expect_opens();
@@ -69,38 +77,45 @@ impl<S: Source> Trace<S> {
         Ok(latest)
     }
 
-    /// The deeds up to the last look that has found anything, and those after it.
-    fn parted_deeds(&mut self) -> (VecDeque<Deed>, VecDeque<Deed>) {
-        mem::take(&mut self.deeds).into_iter().partition(|it| it.at <= self.looked)
-    }
-
-    /// A look may be ahead of what is heard: then that is of the update that it has found.
-    fn adopt_late(&mut self, now: Boot) {
-        let Some(settled) = self.update.as_ref().and_then(|it| it.settled) else { return };
-        let (before, later) = self.parted_deeds();
-        self.deeds = before;
-        if let Some(latest) = self.adopt(now)
-            && let Some(update) = self.update.as_mut().filter(|_| latest > settled)
-        {
-            update.settle(latest);
+    /// Hears of what a look has found, which may be ahead of that, and looks again until nothing is new, or
+    /// often enough. Gives until when whatever was done is of this update.
+    fn hear_of_it(&mut self, now: Boot) -> Result<Boot> {
+        let mut again = 0..MOST_LOOKS;
+        loop {
+            self.wait_for_makers();
+            let mut heard = clock::now();
+            self.take_all()?;
+            if self.source.name() != SourceName::Ebpf {
+                // The others date what they tell of by when it is read.
+                heard = clock::now();
+            }
+            // What the last look finds is to be heard, too.
+            if again.next().is_none() {
+                return Ok(heard);
+            }
+            let mut is_new = false;
+            for watched in self.watched.values_mut().filter(|it| it.next(now) != Next::Idle) {
+                let (places, source) = (&mut self.places, &mut self.source);
+                is_new |= watched.look(clock::now(), places, source, Patience::Hasty);
+            }
+            if !is_new {
+                return Ok(heard);
+            }
         }
-        self.deeds = later;
     }
 
-    /// The update that has settled is over, for there is another change. That has all that came after the
-    /// look which has found the last of the old one, or all that is heard of where nothing came after it.
-    fn make_way(&mut self, now: Boot) -> Result<()> {
+    /// The update that has settled is over, for there is another change: what came after the look that has
+    /// found the last of the old one belongs to that.
+    fn make_way(&mut self) -> Result<()> {
+        self.adopt();
         let near = self.near();
-        self.deeds.retain(|it| counts(it, self.over, &near));
-        let is_later = |it: &Deed| it.at > self.looked;
-        if self.deeds.iter().any(is_later) {
-            self.adopt_late(now);
-        }
-        let began = self.deeds.iter().map(|it| it.at).min();
+        let later = self.deeds.iter().filter(|it| counts(it, self.over, &near));
+        let began = later.map(|it| it.at).min();
         if let Some((began, update)) = began.zip(self.update.as_mut()) {
             self.aside.extend(update.cede(began));
         }
         self.finish()?;
+        // The last that was done because of the old one may have come after the first of the new one.
         let just_before = |began: Boot| Boot(began.0.saturating_sub(Duration::from_nanos(1)));
         self.over = began.map_or(self.over, |began| self.over.min(just_before(began)));
         Ok(())
@@ -130,19 +145,24 @@ impl<S: Source> Trace<S> {
         self.deeds.retain(|it| it.at < gone_at || !is_gone(it.place));
     }
 
-    /// Makes steps of an update of what has led to it, and gives when the last of that was.
-    fn adopt(&mut self, now: Boot) -> Option<Boot> {
-        let files = self.file_places();
+    /// Makes steps of the update, if there is one, of what has led to it, and gives when the last of that was.
+    /// What came after the last look is left: no look can have found it.
+    fn adopt(&mut self) -> Option<Boot> {
         let near = self.near();
+        let update = self.update.as_mut()?;
         let deeds = mem::take(&mut self.deeds).into_iter();
-        let deeds = deeds.filter(|it| counts(it, self.over, &near));
-        let steps: Vec<_> = deeds.map(|it| step_of(it, &files)).collect();
-        let first = steps.iter().map(|it| it.at).min();
-        let latest = steps.iter().map(|it| it.at).max();
-        let number = self.count + 1;
-        let update = self.update.get_or_insert_with(|| Update::new(number, first.unwrap_or(now)));
+        let (seen, later): (VecDeque<_>, _) = deeds.partition(|it| it.at <= self.looked);
+        self.deeds = later;
+        let steps = seen.into_iter().filter(|it| counts(it, self.over, &near)).map(step_of);
+        let mut latest = None;
         for step in steps {
+            latest = latest.max(Some(step.at));
             update.add(step);
+        }
+        if let Some((latest, _)) =
+            latest.zip(update.settled).filter(|(latest, settled)| latest > settled)
+        {
+            update.settle(latest);
         }
         update.untold += mem::take(&mut self.untold);
         update.more += mem::take(&mut self.more);
@@ -168,7 +188,7 @@ impl<S: Source> Trace<S> {
         if !is_under_way && paths.is_empty() {
             return;
         }
-        let at = self.adopt(now).or(latest).unwrap_or(now);
+        let at = self.adopt().or(latest).unwrap_or(now);
         if let Some(update) = &mut self.update {
             update.paths.extend(paths);
             update.paths.sort_unstable();
@@ -434,10 +454,10 @@ fn counts(deed: &Deed, over: Boot, near: &BTreeSet<PlaceId>) -> bool {
     deed.at > over && is_close
 }
 
-/// The step that a deed is, where these are the places of files.
-fn step_of(deed: Deed, files: &BTreeSet<PlaceId>) -> Step {
-    let Deed { place, at, operation, who, .. } = deed;
-    let (stage, what) = if files.contains(&place) {
+/// The step that a deed is.
+fn step_of(deed: Deed) -> Step {
+    let Deed { is_file, at, operation, who, .. } = deed;
+    let (stage, what) = if is_file {
         (step::of_file(operation), format!("{operation} of a file"))
     } else {
         (step::of_directory(operation), format!("{operation} in a directory"))

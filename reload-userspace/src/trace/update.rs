@@ -83,6 +83,7 @@ impl Update {
     /// Takes in a step.
     pub(crate) fn add(&mut self, step: Step) {
         self.began = self.began.min(step.at);
+        let step = step.since(self.began);
         if step.stage == Some(Stage::Signalled) {
             self.sent.extend(step.signal);
         }
@@ -252,6 +253,20 @@ mod tests {
         assert_eq!(ceded, [Stage::Delivered, Stage::Opened]);
         let kept: Vec<_> = update.steps.iter().filter_map(|it| it.stage).collect();
         assert_eq!(kept, [Stage::Swapped, Stage::Signalled, Stage::Settled]);
+    }
+
+    #[test]
+    fn only_the_end_of_what_was_there_before_is_a_milestone() {
+        let end = |born| Step::end(at(50), at(born), Who::default());
+        let mut update = Update::new(1, at(10));
+        update.add(end(9));
+        update.add(end(11));
+        let stages: Vec<_> = update.steps.iter().map(|it| it.stage).collect();
+        assert_eq!(stages, [Some(Stage::Exited), None]);
+        // What is old in the next one was made in this one.
+        let mut next = Update::new(2, at(40));
+        update.cede(at(40)).into_iter().for_each(|step| next.add(step));
+        assert_eq!((next.steps[0].stage, next.steps[0].count), (Some(Stage::Exited), 2));
     }
 
     #[test]
