@@ -14,7 +14,7 @@ use crate::{
     maps::NAMES,
     offsets::{
         OFF_ACTION_HANDLER, OFF_BPRM_FILE, OFF_DENTRY_NAME, OFF_FILE_DENTRY, OFF_TASK_COMM,
-        OFF_TASK_LEADER, peek,
+        OFF_TASK_LEADER, peek, peek_at,
     },
 };
 
@@ -52,8 +52,6 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) {
 /// Sends a [`SignalRecord`] if the process that a signal is for bears one of the names.
 #[inline]
 pub(crate) fn signal(ctx: &BtfTracePointContext) {
-    /// What stands in place of a `kernel_siginfo` where the kernel sends it (`SEND_SIG_PRIV`).
-    const PRIVILEGED: usize = 1;
     let target: *const u8 = ctx.arg(2);
     if !is_named(target) {
         return;
@@ -63,9 +61,26 @@ pub(crate) fn signal(ctx: &BtfTracePointContext) {
         target: visible_pid(target).unwrap_or(0),
         signal: ctx.arg(0),
         result: ctx.arg(4),
-        by_kernel: u32::from(ctx.arg::<usize>(1) == PRIVILEGED),
+        by_kernel: u32::from(is_by_kernel(ctx.arg(1))),
     };
     emit(ctx, record, Hook::Signal, Priority::Process, || ());
+}
+
+/// Whether the kernel itself sends a signal with this `kernel_siginfo`, and not whoever runs: timers, what is
+/// ready to be read and children that end all interrupt somebody who has nothing to do with it.
+fn is_by_kernel(info: *const u8) -> bool {
+    /// What stands in place of one: `SEND_SIG_NOINFO`, by a process, and `SEND_SIG_PRIV`, by the kernel.
+    const NONE: usize = 0;
+    const PRIVILEGED: usize = 1;
+    /// Where `si_code` is (`struct kernel_siginfo`, as in user space), and what it is where a process sends it:
+    /// `SI_USER`, `SI_QUEUE`, `SI_TKILL` (`sigaction(2)`).
+    const CODE: usize = 8;
+    const BY_PROCESSES: [i32; 3] = [0, -1, -6];
+    match info.addr() {
+        NONE => false,
+        PRIVILEGED => true,
+        _ => peek_at::<i32>(info, CODE).is_some_and(|code| !BY_PROCESSES.contains(&code)),
+    }
 }
 
 /// Sends a [`DeliveryRecord`] if the current process bears one of the names.
