@@ -9,9 +9,11 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +23,8 @@ use crate::support::{
     agent::command,
     kubelet::{Order, Volume, keys},
     nginx::{Nginx, WORKERS, server},
+    process::Process,
+    program::TIMER,
     source::Source,
     target::Recipe,
     time::{boot_ns, poll},
@@ -345,6 +349,59 @@ fn check_chrome(told: &[u8]) {
             other => panic!("{other}: {event}"),
         }
     }
+}
+
+// Only there it is known who sends a signal.
+promise!(a_signal_of_a_timer_is_sent_by_nobody_who_runs: ebpf);
+fn a_signal_of_a_timer_is_sent_by_nobody_who_runs(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    // Somebody else runs wherever the timer interrupts.
+    let busy = || Process::spawn(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let busy: Vec<_> = (0..thread::available_parallelism().unwrap().get()).map(|_| busy()).collect();
+    let mut timer = Command::new(TIMER.path());
+    let mut timer = Process::spawn(timer.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    BufReader::new(timer.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    let arguments = os(&["--format", "json", "--process", "timer", "--count", "1", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
+    replace(&path, "1");
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    drop((busy, timer));
+    let (updates, _) = objects(&told);
+    let steps = updates[0]["steps"].as_array().unwrap();
+    let alarms = steps.iter().filter(|it| it["what"].as_str().unwrap().starts_with("ALRM,"));
+    let (all, sent): (Vec<_>, Vec<_>) =
+        alarms.map(|it| (it, !it["pid"].is_null() || it["stage"] == "signalled")).unzip();
+    assert!(!all.is_empty(), "{:#}", updates[0]);
+    assert!(!sent.contains(&true), "{all:#?}");
+}
+
+promise!(a_file_that_is_made_anew_was_written_where_nobody_could_see_it: ebpf, fanotify, inotify);
+fn a_file_that_is_made_anew_was_written_where_nobody_could_see_it(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let arguments = os(&["--format", "json", "--count", "1", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
+    // Both, so that the number is another.
+    fs::hard_link(&path, dir.path().join("kept")).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "1").unwrap();
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    let update = updates.last().unwrap();
+    let hidden = update["not_visible"].as_array().unwrap();
+    let reason = hidden.iter().find(|it| it["stage"] == "first_write").map(|it| &it["reason"]);
+    let is_seen = update["stages"].as_array().unwrap().iter().any(|it| it["stage"] == "first_write");
+    assert!(
+        is_seen || reason.is_some_and(|it| it.as_str().unwrap().contains("made anew")),
+        "{update:#}"
+    );
 }
 
 promise!(whoever_interrupts_it_gets_the_summary);

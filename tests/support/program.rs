@@ -38,8 +38,11 @@ pub(crate) const REFUSE: Program =
 pub(crate) const READER: Program =
     Program { name: "reader", source: include_str!("../programs/reader.c") };
 
+pub(crate) const TIMER: Program =
+    Program { name: "timer", source: include_str!("../programs/timer.c") };
+
 /// All of them.
-pub(crate) const ALL: [Program; 6] = [TARGET, WRITER, RESPAWN, HALT, REFUSE, READER];
+pub(crate) const ALL: [Program; 7] = [TARGET, WRITER, RESPAWN, HALT, REFUSE, READER, TIMER];
 
 impl Program {
     /// Where the compiled program is.

@@ -123,6 +123,13 @@ impl Record {
             sight.hidden.iter().filter(|it| !is_passed(it.stage)).cloned().collect();
         let mut absent: Vec<_> =
             Stage::ALL.into_iter().filter(|&it| !is_passed(it) && !is_hidden(it)).collect();
+        // Who makes a file writes to it before anybody can watch it; what is moved there is complete.
+        if update.is_anew && !is_passed(Stage::Swapped) {
+            let reason = "the file was made anew, and written before it could be watched";
+            let written = |stage: &mut Stage| matches!(stage, Stage::FirstWrite | Stage::LastWrite);
+            let unseen = absent.extract_if(.., written);
+            hidden.extend(unseen.map(|stage| Hidden { stage, reason: reason.to_owned() }));
+        }
         // What is missing may have been any of them.
         if update.untold > 0 || !update.gaps.is_empty() {
             let reason = "records of this update are missing";

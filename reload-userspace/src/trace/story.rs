@@ -71,6 +71,9 @@ impl<S: Source> Trace<S> {
         self.update.get_or_insert(Update::new(self.count + 1, began));
         let latest = self.adopt();
         if before != after {
+            if let Some(update) = &mut self.update {
+                update.is_anew = true;
+            }
             self.queues.recognize(&self.places);
             self.expect_opens();
         }

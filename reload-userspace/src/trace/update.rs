@@ -58,6 +58,8 @@ pub(crate) struct Update {
     pub(crate) paths: Vec<PathBuf>,
     /// What has come between a watched path and its content.
     pub(crate) obstacles: BTreeMap<Index, String>,
+    /// Whether there are watched files that were not watched before.
+    pub(crate) is_anew: bool,
     /// When it was complete.
     pub(crate) settled: Option<Boot>,
 }
@@ -76,6 +78,7 @@ impl Update {
             gaps: Vec::new(),
             paths: Vec::new(),
             obstacles: BTreeMap::new(),
+            is_anew: false,
             settled: None,
         }
     }
