@@ -359,7 +359,8 @@ fn a_signal_of_a_timer_is_sent_by_nobody_who_runs(source: Source) {
     fs::write(&path, "0").unwrap();
     // Somebody else runs wherever the timer interrupts.
     let busy = || Process::spawn(Command::new("sh").args(["-c", "while :; do :; done"]));
-    let busy: Vec<_> = (0..thread::available_parallelism().unwrap().get()).map(|_| busy()).collect();
+    let busy: Vec<_> =
+        (0..thread::available_parallelism().unwrap().get()).map(|_| busy()).collect();
     let mut timer = Command::new(TIMER.path());
     let mut timer = Process::spawn(timer.stdin(Stdio::piped()).stdout(Stdio::piped()));
     BufReader::new(timer.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
@@ -397,7 +398,8 @@ fn a_file_that_is_made_anew_was_written_where_nobody_could_see_it(source: Source
     let update = updates.last().unwrap();
     let hidden = update["not_visible"].as_array().unwrap();
     let reason = hidden.iter().find(|it| it["stage"] == "first_write").map(|it| &it["reason"]);
-    let is_seen = update["stages"].as_array().unwrap().iter().any(|it| it["stage"] == "first_write");
+    let is_seen =
+        update["stages"].as_array().unwrap().iter().any(|it| it["stage"] == "first_write");
     assert!(
         is_seen || reason.is_some_and(|it| it.as_str().unwrap().contains("made anew")),
         "{update:#}"

@@ -146,7 +146,7 @@ impl Content {
     pub fn read(view: &View, before: &Self, states: &BTreeMap<PathBuf, FileState>) -> Self {
         let mut content = Self::nothing();
         let mut reader = Reader::new(view.root.as_deref());
-        for (path, state) in &view.files {
+        for (path, state) in view.files.iter() {
             let known = before.files.get(path).copied();
             let stand_in = match reader.digest_of(path, state) {
                 Ok(Read::Digest(digest, is_torn)) => {

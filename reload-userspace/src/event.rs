@@ -176,6 +176,8 @@ pub enum Event {
     Ended {
         /// The process.
         pid: Pid,
+        /// Its name: it may not be there any more to be asked.
+        comm: String,
         /// When.
         at: Boot,
     },

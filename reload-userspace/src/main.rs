@@ -329,9 +329,12 @@ fn diagnose(log: Log) {
         // What aya tells of loading an object is no answer to any question of an operator's.
         LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
     };
+    // What goes wrong between the agent and the API server it tells itself, in its own words.
+    let client = if log.level == LogLevel::Debug { others } else { LevelFilter::OFF };
     let filter = Targets::new()
         .with_target("reload_userspace", ours)
         .with_target("reload_ebpf", ours)
+        .with_targets(["kube_client", "kube_runtime"].map(|it| (it, client)))
         .with_default(others);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry();

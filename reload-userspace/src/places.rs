@@ -8,6 +8,7 @@ use std::{
     ffi::OsStr,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Places {
     by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
     /// The names, with the directories they are in, that each path followed when it was last looked at.
-    followed: HashMap<Index, BTreeSet<(PlaceId, PathBuf)>>,
+    followed: HashMap<Index, Box<[(PlaceId, Arc<Path>)]>>,
     /// The paths that follow a name of which another has found out that it leads elsewhere.
     astray: BTreeSet<Index>,
     /// The crowded places where something has happened that is yet to be looked for.
@@ -59,7 +60,7 @@ struct Place {
     path: PathBuf,
     /// The names of a directory on the way to something, each with the path of the directory: it may be
     /// mounted at more than one.
-    ways: HashMap<PathBuf, Way>,
+    ways: HashMap<Arc<Path>, Way>,
     /// When all peeks in vain so far are paid for.
     paid: Boot,
 }
@@ -79,7 +80,8 @@ enum Writing {
 #[derive(Debug)]
 struct Way {
     child: Child,
-    watches: BTreeSet<Index>,
+    /// In order. Mostly one.
+    watches: Vec<Index>,
 }
 
 /// How many paths may lead through a directory before each event there is looked into once, and not
@@ -120,7 +122,9 @@ impl Place {
     /// Notes that a path no longer follows a name.
     fn leave(&mut self, name: &Path, index: Index) {
         if let Some(way) = self.ways.get_mut(name) {
-            way.watches.remove(&index);
+            if let Ok(place) = way.watches.binary_search(&index) {
+                way.watches.remove(place);
+            }
             if way.watches.is_empty() {
                 self.ways.remove(name);
             }
@@ -184,7 +188,7 @@ impl Place {
             }
             _ => Child::at(handle.as_fd(), path),
         };
-        let is_other = |(path, way): &(&PathBuf, &Way)| child(path) != Some(way.child);
+        let is_other = |(path, way): &(&Arc<Path>, &Way)| child(path) != Some(way.child);
         let others = self.ways.iter().filter(is_other);
         others.flat_map(|(_, way)| way.watches.iter().copied()).collect()
     }
@@ -354,7 +358,7 @@ impl Places {
         let is_everywhere = points.contains(Path::new("/"));
         let mut found = BTreeSet::new();
         for place in self.by_id.values() {
-            let is_through = |path: &PathBuf| is_everywhere || points.contains(path);
+            let is_through = |path: &Path| is_everywhere || points.contains(path);
             let ways = place.ways.iter().filter(|(path, _)| is_through(path));
             found.extend(ways.flat_map(|(_, way)| &way.watches));
         }
@@ -411,13 +415,13 @@ impl Places {
         };
         let view = watch::look(path, reach, &mut eyes);
         let Eyes { seen, failures, followed, .. } = eyes;
-        let no_longer = self.followed.get(&index).map(|before| before.difference(&followed));
-        for (id, name) in no_longer.into_iter().flatten() {
+        let before = self.followed.get(&index).into_iter().flatten();
+        for (id, name) in before.filter(|it| !followed.contains(*it)) {
             if let Some(place) = self.by_id.get_mut(id) {
                 place.leave(name, index);
             }
         }
-        self.followed.insert(index, followed);
+        self.followed.insert(index, followed.into_iter().collect());
         for (id, interest) in &seen {
             // What no longer matters is no longer armed for from the next time on.
             if let Some(place) = self.by_id.get_mut(id) {

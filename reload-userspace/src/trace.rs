@@ -359,9 +359,9 @@ impl<S: Source> Trace<S> {
                 self.living.entry(pid).or_insert(at);
                 self.note(pid, at, None, "starts a program".to_owned());
             }
-            Event::Ended { pid, at } => {
+            Event::Ended { pid, comm, at } => {
                 let born = self.living.remove(&pid).unwrap_or(at);
-                let who = who::who(&self.procfs, Some(pid), None);
+                let who = who::who(&self.procfs, Some(pid), Some(comm));
                 self.note_step(Step::end(at, born, who));
             }
             Event::Forked { parent, child, at } => {
@@ -377,7 +377,7 @@ impl<S: Source> Trace<S> {
                     Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
                     None => Who {
                         pid: None,
-                        comm: Some("the kernel, or somebody who is not visible here".to_owned()),
+                        comm: Some("the kernel or unseen".to_owned()),
                         container: None,
                     },
                 };

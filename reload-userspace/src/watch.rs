@@ -12,6 +12,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -118,8 +119,8 @@ impl FileState {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// The files that the path stands for: itself or, of a directory, those in it; each under the
-    /// path that its reader would use.
-    pub files: BTreeMap<PathBuf, FileState>,
+    /// path that its reader would use. Shared with whoever remembers them.
+    pub files: Arc<BTreeMap<PathBuf, FileState>>,
     /// The kubelet's volumes on the way: each `..data`, and the directory that it leads to.
     pub volumes: BTreeMap<PathBuf, PathBuf>,
     /// The directory that nothing has led out of, by the path that is watched, if it was looked at so.

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -54,7 +55,7 @@ pub(crate) struct Watched {
     view: View,
     content: Content,
     /// The files as they were when their content was last compared.
-    settled: BTreeMap<PathBuf, FileState>,
+    settled: Arc<BTreeMap<PathBuf, FileState>>,
     settle: Settle,
     /// The kubelet's volumes in the change under way.
     volumes: Volumes,
@@ -116,7 +117,7 @@ impl Watched {
             path: path.to_owned(),
             reach,
             ration: Ration::new(),
-            settled: looked.view.files.clone(),
+            settled: Arc::clone(&looked.view.files),
             view: looked.view,
             content,
             settle: Settle::new(limits),
@@ -466,7 +467,7 @@ impl Watched {
     /// The change has been dealt with. Who has made it may still be heard of until that is asked.
     pub(crate) fn finish(&mut self) {
         self.settle.finish();
-        self.settled.clone_from(&self.view.files);
+        self.settled = Arc::clone(&self.view.files);
         self.is_to_verify = false;
         self.in_making.clear();
         self.volumes = Volumes::default();
@@ -479,7 +480,7 @@ impl Watched {
     /// away (vim). Only some quiet tells that this is not so.
     fn note_names(&mut self, view: &View, cause: Option<&Actor>) {
         let has_arrived = cause.is_some_and(|by| by.operation.is_arrival());
-        for (path, state) in &view.files {
+        for (path, state) in view.files.iter() {
             let before = self.view.files.get(path);
             if before.is_none() && !has_arrived && !state.is_linked {
                 self.in_making.insert(path.clone());
@@ -487,7 +488,7 @@ impl Watched {
                 self.in_making.remove(path);
             }
         }
-        for (path, state) in &self.view.files {
+        for (path, state) in self.view.files.iter() {
             if view.files.contains_key(path) {
                 continue;
             }

@@ -49,7 +49,7 @@ impl<S: Source> Agent<S> {
         }
         // At the start nobody knows which of them have changed.
         let is_known = !reloader.changed.is_empty();
-        let all = || reloader.watches().values().flat_map(|it| it.content().paths());
+        let all = || reloader.watches().flat_map(|it| it.content().paths());
         let all = all().filter(|_| !is_known);
         let paths = reloader.changed.iter().chain(all).take(MOST_FILES);
         let spots = paths.map(|path| reloader.spot(path)).collect();

@@ -129,7 +129,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
         .collect();
     if known.is_some_and(|(digest, _)| digest != wanted.digest) {
         // Which of them it was nobody has noted.
-        let files = reloader.watches().values().flat_map(|watched| watched.content().paths());
+        let files = reloader.watches().flat_map(|watched| watched.content().paths());
         reloader.changed = files.cloned().collect();
         let (rule, paths) = (reloader.name().to_owned(), Vec::new().into());
         let changed = Decision::Changed { rule, paths, by: None, when: Change::Away };

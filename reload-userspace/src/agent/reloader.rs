@@ -49,7 +49,8 @@ pub(super) struct Reloader {
     pub(super) rule: Rule,
     pub(super) crew: Option<CrewId>,
     pub(super) delivery: Delivery<Target>,
-    watches: BTreeMap<Index, Watched>,
+    /// Boxed, for a node of such a tree has room for eleven, and most rules have a few.
+    watches: BTreeMap<Index, Box<Watched>>,
     /// In the order of the rule, so that the digest is the same when the agent is started again.
     order: Vec<Index>,
     /// Those of them that anything is under way or due of: of thousands, a few.
@@ -94,7 +95,11 @@ pub(super) enum Conclusion {
 
 impl Reloader {
     /// Puts a rule to work on paths that have been looked at.
-    pub(super) fn new(rule: Rule, crew: Option<CrewId>, watches: Vec<(Index, Watched)>) -> Self {
+    pub(super) fn new(
+        rule: Rule,
+        crew: Option<CrewId>,
+        watches: Vec<(Index, Box<Watched>)>,
+    ) -> Self {
         let order: Vec<_> = watches.iter().map(|(index, _)| *index).collect();
         let watches = BTreeMap::from_iter(watches);
         let digest = digest(&order, &watches);
@@ -122,12 +127,12 @@ impl Reloader {
         self.rule.name()
     }
 
-    pub(super) fn watches(&self) -> &BTreeMap<Index, Watched> {
-        &self.watches
+    pub(super) fn watches(&self) -> impl Iterator<Item = &Watched> {
+        self.watches.values().map(Box::as_ref)
     }
 
     /// Gives its paths away, with all that is known of them.
-    pub(super) fn into_watches(self) -> BTreeMap<Index, Watched> {
+    pub(super) fn into_watches(self) -> BTreeMap<Index, Box<Watched>> {
         self.watches
     }
 
@@ -144,7 +149,7 @@ impl Reloader {
     /// A path, to do something with it.
     pub(super) fn watch(&mut self, index: Index) -> Option<&mut Watched> {
         self.active.insert(index);
-        self.watches.get_mut(&index)
+        self.watches.get_mut(&index).map(Box::as_mut)
     }
 
     /// Notes that something happened to what a path depends on.
@@ -202,7 +207,7 @@ impl Reloader {
     }
 
     fn active(&self) -> impl Iterator<Item = &Watched> + '_ {
-        self.active.iter().filter_map(|index| self.watches.get(index))
+        self.active.iter().filter_map(|index| self.watches.get(index).map(Box::as_ref))
     }
 
     /// What is in the way of its paths, if it has not been told yet; and whether anything is that was not
@@ -256,7 +261,7 @@ impl Reloader {
         let swapped: BTreeSet<_> = self.active().flat_map(Watched::swapped).collect();
         let last = self.active().filter(|it| it.swapped().next().is_some());
         let last = last.filter_map(Watched::last).max()?;
-        let mut all = self.watches.values().flat_map(Watched::volumes);
+        let mut all = self.watches().flat_map(Watched::volumes);
         all.any(|volume| !swapped.contains(volume)).then(|| last.after(VOLUME_GROUP))
     }
 
@@ -382,7 +387,7 @@ impl Reloader {
 
     /// When what the paths mean last changed, in time since 1970.
     pub(super) fn latest_change(&self) -> Duration {
-        self.watches.values().map(Watched::latest_change).max().unwrap_or_default()
+        self.watches().map(Watched::latest_change).max().unwrap_or_default()
     }
 }
 
@@ -400,7 +405,7 @@ fn plan(rule: &Rule) -> Plan {
 }
 
 /// One digest of all that is watched.
-fn digest(order: &[Index], watches: &BTreeMap<Index, Watched>) -> Digest {
-    let contents = order.iter().filter_map(|index| watches.get(index)).map(Watched::content);
+fn digest(order: &[Index], watches: &BTreeMap<Index, Box<Watched>>) -> Digest {
+    let contents = order.iter().filter_map(|index| watches.get(index)).map(|it| it.content());
     Content::digest(&contents.collect::<Vec<_>>())
 }

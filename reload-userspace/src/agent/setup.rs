@@ -37,7 +37,7 @@ struct Draft {
     before: Option<RuleId>,
     crew: Option<CrewId>,
     /// Its paths that were not watched for that one.
-    fresh: BTreeMap<PathBuf, (Index, Watched)>,
+    fresh: BTreeMap<PathBuf, (Index, Box<Watched>)>,
 }
 
 impl<S: Source> Agent<S> {
@@ -204,7 +204,7 @@ impl<S: Source> Agent<S> {
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
-            .flat_map(|it| it.watches().values())
+            .flat_map(|it| it.watches())
             .filter(|watched| watched.reach() == rule.reach())
             .map(|watched| watched.path().to_owned())
             .collect();
@@ -224,7 +224,7 @@ impl<S: Source> Agent<S> {
                 Reach::Beneath => Ok(looked),
             };
             match looked {
-                Ok(looked) => fresh.insert(path.clone(), (index, looked)),
+                Ok(looked) => fresh.insert(path.clone(), (index, Box::new(looked))),
                 Err(error) => {
                     self.unwatch(fresh.into_values().map(|(index, _)| index).chain([index]));
                     return Err(error);
@@ -243,7 +243,7 @@ impl<S: Source> Agent<S> {
         }
         let heritage = before.as_ref().map(|(id, it)| (*id, Heritage::of(it)));
         let mut known = before.map(|(_, it)| it.into_watches()).unwrap_or_default();
-        let mut watches: Vec<(Index, Watched)> = Vec::new();
+        let mut watches: Vec<(Index, Box<Watched>)> = Vec::new();
         for path in rule.watches() {
             let is_same = |it: &Watched| it.path() == path && it.reach() == rule.reach();
             let inherited = known.iter().find(|(_, it)| is_same(it)).map(|(&index, _)| index);

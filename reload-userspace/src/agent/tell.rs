@@ -80,7 +80,7 @@ impl<S: Source> Agent<S> {
 
     /// All paths of all rules.
     fn watches(&self) -> impl Iterator<Item = &Watched> {
-        self.reloaders.values().flat_map(|it| it.watches().values())
+        self.reloaders.values().flat_map(|it| it.watches())
     }
 
     /// The names of the rules.
@@ -99,7 +99,7 @@ impl<S: Source> Agent<S> {
         self.outlets.readiness.set(missing.chain(unknown).collect());
         for reloader in self.reloaders.values() {
             let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
-            let clear = reloader.watches().values().filter(|it| it.obstacle().is_none()).count();
+            let clear = reloader.watches().filter(|it| it.obstacle().is_none()).count();
             self.teller.measure(|metrics| {
                 if reloader.crew.is_some() {
                     metrics.set_targets(rule, targets);
@@ -183,7 +183,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_of_pins(&mut self) {
         // A volume that nothing leads out of is where the kubelet writes it, and nothing in it is mounted.
         let rules = || self.reloaders.values().filter(|it| it.rule.reach() == Reach::Anywhere);
-        let files = rules().flat_map(|it| it.watches().values());
+        let files = rules().flat_map(|it| it.watches());
         let files = files.flat_map(|watched| watched.content().paths());
         let paths = rules().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {
@@ -225,7 +225,7 @@ impl<S: Source> Agent<S> {
 }
 
 fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Teller) {
-    let contents = reloader.watches().values().map(Watched::content);
+    let contents = reloader.watches().map(Watched::content);
     let now = contents.flat_map(|it| it.unreadable.iter().map(|(path, why)| (path.clone(), *why)));
     let now: BTreeMap<_, _> = now.collect();
     // Of files that are somebody else's, and may have another name each time, the first is told.

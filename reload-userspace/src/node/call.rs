@@ -82,8 +82,8 @@ pub(super) async fn publish(client: Client, pod: Pod, node: String, notice: Noti
     };
     Answer {
         what: "events",
-        sentence: "cannot tell of it as an Event; grant create on events of events.k8s.io",
-        fault: created.err().filter(|error| !is_gone(error)).map(|error| words(&error)),
+        sentence: "cannot tell of it as an Event",
+        fault: created.err().and_then(|it| fault(&it, "grant create on events of events.k8s.io")),
     }
 }
 
@@ -97,9 +97,18 @@ pub(super) async fn nudge(client: Client, pod: Pod) -> Answer {
     let done = pods.patch_metadata(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
     Answer {
         what: "nudges",
-        sentence: "cannot nudge a pod, so the kubelet looks when it looks; grant patch on pods, or \
-                   leave out --nudge",
-        fault: done.err().filter(|error| !is_gone(error)).map(|error| words(&error)),
+        sentence: "cannot nudge a pod, so the kubelet looks when it looks",
+        fault: done.err().and_then(|it| fault(&it, "grant patch on pods, or leave out --nudge")),
+    }
+}
+
+/// What is wrong if a call went so, with the remedy where it is that the right is missing.
+fn fault(error: &kube::Error, remedy: &str) -> Option<String> {
+    let is_refused = matches!(error, kube::Error::Api(status) if status.code == 403);
+    match words(error) {
+        _ if is_gone(error) => None,
+        words if is_refused => Some(format!("{words}; {remedy}")),
+        words => Some(words),
     }
 }
 

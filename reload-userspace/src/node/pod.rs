@@ -47,8 +47,8 @@ pub(super) struct Volume {
     pub(super) name: String,
     /// What the kubelet calls the kind of it, in the name of a directory.
     pub(super) plugin: &'static str,
-    /// What it is made of.
-    pub(super) objects: BTreeSet<Object>,
+    /// What it is made of, each once.
+    pub(super) objects: Vec<Object>,
     /// Whether it is there for the token of the service account, which nobody has asked for.
     pub(super) is_token: bool,
     /// Whether all annotations of the pod are in it, those too that the agent sets.
@@ -176,7 +176,7 @@ impl Volume {
         Some(Self {
             name: volume.name.clone(),
             plugin,
-            objects,
+            objects: objects.into_iter().collect(),
             is_token,
             shows_annotations,
             sub_paths,

@@ -76,6 +76,8 @@ impl Basis {
                 }
             }
         }
+        // One, mostly.
+        made.rules.shrink_to_fit();
         made
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{Index, Patience, Places, Way, Writing};
@@ -25,7 +26,7 @@ pub(super) struct Eyes<'a, S> {
     pub(super) may_await_end: bool,
     pub(super) seen: BTreeMap<PlaceId, Interest>,
     pub(super) failures: Vec<(PathBuf, WatchError)>,
-    pub(super) followed: BTreeSet<(PlaceId, PathBuf)>,
+    pub(super) followed: BTreeSet<(PlaceId, Arc<Path>)>,
     /// The file that was shown last.
     pub(super) file: Option<Met>,
 }
@@ -114,17 +115,18 @@ impl<S: Source> Visitor for Eyes<'_, S> {
         let Some(place) = self.places.by_id.get_mut(&id) else {
             return;
         };
-        if let Some(way) = place.ways.get_mut(path) {
-            if way.child != child {
-                self.places.astray.extend(way.watches.iter().filter(|&&other| other != self.index));
-            }
-            way.child = child;
-            way.watches.insert(self.index);
-        } else {
-            let watches = BTreeSet::from([self.index]);
-            place.ways.insert(path.to_owned(), Way { child, watches });
+        let known = place.ways.get_key_value(path);
+        let name = known.map_or_else(|| Arc::from(path), |(name, _)| Arc::clone(name));
+        let way = place.ways.entry(Arc::clone(&name));
+        let way = way.or_insert_with(|| Way { child, watches: Vec::with_capacity(1) });
+        if way.child != child {
+            self.places.astray.extend(way.watches.iter().filter(|&&other| other != self.index));
         }
-        self.followed.insert((id, path.to_owned()));
+        way.child = child;
+        if let Err(gap) = way.watches.binary_search(&self.index) {
+            way.watches.insert(gap, self.index);
+        }
+        self.followed.insert((id, name));
     }
 
     fn file(&mut self, handle: BorrowedFd<'_>, identity: Identity, path: &Path) {

@@ -14,6 +14,7 @@ use std::{
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -275,7 +276,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
         let state = state(&stat, self.links > 0);
         let writers = self.visitor.writers(handle, path, &state);
         self.view.writers = Some(self.view.writers.map_or(writers, |others| others.or(writers)));
-        self.view.files.insert(path.to_owned(), state);
+        Arc::make_mut(&mut self.view.files).insert(path.to_owned(), state);
     }
 }
 
@@ -428,10 +429,8 @@ mod tests {
         fn names(&self) -> Vec<String> {
             let view = self.look();
             assert_eq!(view.obstacle, None);
-            let names = view
-                .files
-                .into_keys()
-                .map(|path| path.strip_prefix(&self.path).unwrap().to_owned());
+            let names =
+                view.files.keys().map(|path| path.strip_prefix(&self.path).unwrap().to_owned());
             names.map(|name| name.to_str().unwrap().to_owned()).collect()
         }
     }
@@ -562,7 +561,7 @@ mod tests {
         let link = volume.home.path().join("link");
         symlink(&volume.path, &link).unwrap();
         let view = Walk::to(&link, Reach::Beneath, &mut Notes::default());
-        assert_eq!(view.files.into_keys().collect::<Vec<_>>(), [link.join("a.conf")]);
+        assert_eq!(view.files.keys().cloned().collect::<Vec<_>>(), [link.join("a.conf")]);
         let file = volume.at("a.conf");
         let view = Walk::to(&file, Reach::Beneath, &mut Notes::default());
         assert_eq!(view.obstacle, Some(Obstacle::NotDirectory(file)));

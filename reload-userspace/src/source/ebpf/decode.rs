@@ -29,7 +29,9 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
         kind if kind == RecordKind::Exec as u32 => {
             Some(Event::Started { pid: process(record)?, at })
         }
-        kind if kind == RecordKind::Exit as u32 => Some(Event::Ended { pid: process(record)?, at }),
+        kind if kind == RecordKind::Exit as u32 => {
+            Some(Event::Ended { pid: process(record)?, comm: text(&header.comm), at })
+        }
         kind if kind == RecordKind::Open as u32 => {
             let (open, _) = OpenRecord::read_from_prefix(record).ok()?;
             let pid = Pid::from_raw(i32::try_from(header.pid).ok()?);
@@ -289,7 +291,8 @@ mod tests {
         let exit = ProcessRecord { header: header(RecordKind::Exit as u32, 9) };
         let pid = Pid::from_raw(9);
         assert_eq!(decode(exec.as_bytes()), Some(Event::Started { pid, at }));
-        assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid, at }));
+        let comm = text(&exit.header.comm);
+        assert_eq!(decode(exit.as_bytes()), Some(Event::Ended { pid, comm, at }));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn actors(told: &Told) -> Markup {
                 } }
                 tbody { @for it in &told.actors {
                     tr {
-                        th scope="row" { (name(&it.who)) }
+                        th scope="row" { (one_line(it.who.comm.as_deref().unwrap_or("not known"))) }
                         td { @if let Some(pid) = it.who.pid { (pid) } }
                         td { (one_line(it.who.container.as_deref().unwrap_or_default())) }
                         td { (it.steps) }
