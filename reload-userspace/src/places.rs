@@ -24,6 +24,9 @@ use crate::{
 /// The number of a path that is watched.
 pub(crate) type Index = usize;
 
+/// A name on the way of a path, with the directory that it is in.
+type Followed = (PlaceId, Arc<Path>);
+
 /// All places that are watched.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -31,7 +34,7 @@ pub(crate) struct Places {
     by_id: HashMap<PlaceId, Place>,
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
     /// The names, with the directories they are in, that each path followed when it was last looked at.
-    followed: HashMap<Index, Box<[(PlaceId, Arc<Path>)]>>,
+    followed: HashMap<Index, Box<[Followed]>>,
     /// The paths that follow a name of which another has found out that it leads elsewhere.
     astray: BTreeSet<Index>,
     /// The crowded places where something has happened that is yet to be looked for.

@@ -204,7 +204,7 @@ impl<S: Source> Agent<S> {
         let known: Vec<_> = before
             .and_then(|id| self.reloaders.get(&id))
             .into_iter()
-            .flat_map(|it| it.watches())
+            .flat_map(Reloader::watches)
             .filter(|watched| watched.reach() == rule.reach())
             .map(|watched| watched.path().to_owned())
             .collect();

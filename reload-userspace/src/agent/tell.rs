@@ -80,7 +80,7 @@ impl<S: Source> Agent<S> {
 
     /// All paths of all rules.
     fn watches(&self) -> impl Iterator<Item = &Watched> {
-        self.reloaders.values().flat_map(|it| it.watches())
+        self.reloaders.values().flat_map(Reloader::watches)
     }
 
     /// The names of the rules.
@@ -183,7 +183,7 @@ impl<S: Source> Agent<S> {
     pub(super) fn tell_of_pins(&mut self) {
         // A volume that nothing leads out of is where the kubelet writes it, and nothing in it is mounted.
         let rules = || self.reloaders.values().filter(|it| it.rule.reach() == Reach::Anywhere);
-        let files = rules().flat_map(|it| it.watches());
+        let files = rules().flat_map(Reloader::watches);
         let files = files.flat_map(|watched| watched.content().paths());
         let paths = rules().flat_map(|it| it.rule.watches()).chain(files);
         for pin in Mounts::read().unwrap_or_default().pins(paths) {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Index, Patience, Places, Way, Writing};
+use super::{Followed, Index, Patience, Places, Way, Writing};
 use crate::{
     event::{PlaceId, Writers},
     source::{Interest, Source, WatchError},
@@ -26,7 +26,7 @@ pub(super) struct Eyes<'a, S> {
     pub(super) may_await_end: bool,
     pub(super) seen: BTreeMap<PlaceId, Interest>,
     pub(super) failures: Vec<(PathBuf, WatchError)>,
-    pub(super) followed: BTreeSet<(PlaceId, Arc<Path>)>,
+    pub(super) followed: BTreeSet<Followed>,
     /// The file that was shown last.
     pub(super) file: Option<Met>,
 }
