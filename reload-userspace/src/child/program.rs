@@ -9,8 +9,8 @@ use std::{
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-/// Where a program is looked for if nobody says so (`execvp(3)`).
-const USUAL_PATH: &str = "/bin:/usr/bin";
+/// Where a program is looked for if nobody says so: where root's programs are, too, for there is nginx.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where a program is that the agent would run.
 #[must_use]

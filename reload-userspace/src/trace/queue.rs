@@ -225,13 +225,13 @@ impl<S: Source> Trace<S> {
             News::Inotify { .. } => "inotify",
             News::Fanotify => "fanotify",
         };
-        let (stage, what) = match about {
+        let (stage, what) = match &about {
             About::Path(name) if name.is_empty() => {
                 (Some(Stage::Noticed), format!("reads it from {queue}"))
             }
             About::Path(name) => (Some(Stage::Noticed), format!("reads of {name} from {queue}")),
             // Far up the path many things happen that are of no concern.
-            About::Beside(_, it) if !self.near_identities().any(|near| near == it) => return,
+            About::Beside(_, it) if !self.near_identities().any(|near| near == *it) => return,
             About::Beside(name, _) => (None, format!("reads of {name} from {queue}, beside it")),
             About::Unknown => (None, format!("reads from {queue}; of what is not known")),
             About::Other => return,
@@ -239,7 +239,8 @@ impl<S: Source> Trace<S> {
         let mut who = who::who(&self.procfs, pid, Some(comm));
         // Where he runs is not told any more once he has ended.
         who.container = who.container.or_else(|| holder?.container);
-        self.note_step(Step::new(at, stage, who, what));
+        let may_be = matches!(about, About::Unknown).then_some(Stage::Noticed);
+        self.note_step(Step { may_be, ..Step::new(at, stage, who, what) });
     }
 }
 

@@ -99,6 +99,8 @@ pub(crate) struct Step {
     pub(crate) what: String,
     /// Since when there was the process that ends, if one does.
     pub(crate) born: Option<Boot>,
+    /// Which stage it may be, if it is of none for all that is known.
+    pub(crate) may_be: Option<Stage>,
     /// The signal that it is about, if it is about one.
     pub(crate) signal: Option<i32>,
 }
@@ -107,7 +109,7 @@ impl Step {
     /// Something that happened once.
     #[must_use]
     pub(crate) fn new(at: Boot, stage: Option<Stage>, who: Who, what: String) -> Self {
-        Self { at, until: at, count: 1, stage, who, what, born: None, signal: None }
+        Self { at, until: at, count: 1, stage, who, what, born: None, may_be: None, signal: None }
     }
 
     /// The end of a process that there was since then.

@@ -96,7 +96,10 @@ fn lines<'a>(record: &'a Record, containers: &[&str]) -> Vec<Line<'a>> {
             }),
         }
     }
-    lines.sort_by(|one, other| one.at_us.total_cmp(&other.at_us));
+    let stage = |line: &Line<'_>| line.passed.map(|it| it.stage);
+    lines.sort_by(|one, other| {
+        one.at_us.total_cmp(&other.at_us).then_with(|| stage(one).cmp(&stage(other)))
+    });
     lines
 }
 
