@@ -52,6 +52,15 @@ const COMMON: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// What it takes to run a check in the place of another's process: to enter its namespaces and its root,
+/// and to become its user.
+const TO_CHECK_THERE: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::DAC_READ_SEARCH);
+
 /// What may be of use to an agent with these rules, of what it has been granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rights {
@@ -109,7 +118,12 @@ impl Rights {
         if settings.listen.is_some_and(|address| address.port() < FIRST_FREE_PORT) {
             to_open |= CapabilitySet::NET_BIND_SERVICE;
         }
-        let programs = if any(runs_programs) { Programs::AsNow } else { Programs::None };
+        let programs = match settings.origin {
+            // A pod may have a check, in its own place, and no other command.
+            Origin::Pods { .. } => Programs::AtMost(TO_CHECK_THERE),
+            _ if any(runs_programs) => Programs::AtMost(CapabilitySet::all()),
+            _ => Programs::None,
+        };
         Self { to_open: to_open | to_work, to_work, programs, wants_witness: is_witnessed }
     }
 
@@ -273,9 +287,9 @@ mod tests {
         }
         check("--process x", Programs::None);
         check("--post http://a", Programs::None);
-        check("--exec true", Programs::AsNow);
-        check("--process x --check true", Programs::AsNow);
-        check("--process x --check true --check-in target", Programs::AsNow);
+        check("--exec true", Programs::AtMost(ALL));
+        check("--process x --check true", Programs::AtMost(ALL));
+        check("--process x --check true --check-in target", Programs::AtMost(ALL));
     }
 
     #[test]
@@ -294,7 +308,25 @@ mod tests {
         let expected = Rights {
             to_open: SIGNAL | CapabilitySet::SYS_ADMIN,
             to_work: SIGNAL,
-            programs: Programs::AsNow,
+            programs: Programs::AtMost(ALL),
+            wants_witness: true,
+        };
+        assert_eq!(rights, expected);
+    }
+
+    #[test]
+    fn on_a_node_there_are_checks_and_no_other_commands() {
+        let words = ["reload-agent", "node", "--node-name", "a", "--source", "ebpf"];
+        let Command::Node(node) = Cli::parse_from(words).command else {
+            unreachable!("it is what was typed");
+        };
+        let (settings, _) = Settings::of_node(&node.run).unwrap();
+        let choice = Choice::Only(SourceName::Ebpf);
+        let rights = Rights::with(&[], &settings, choice, (ALL, NEW), NONE);
+        let expected = Rights {
+            to_open: SIGNAL | BPF | CapabilitySet::SYS_ADMIN,
+            to_work: SIGNAL,
+            programs: Programs::AtMost(TO_CHECK_THERE),
             wants_witness: true,
         };
         assert_eq!(rights, expected);

@@ -1,10 +1,12 @@
 //! What `deploy/daemonset` and the chart have is what a real API server takes, and the chart works.
 
+use std::fs;
+
 use serde_json::json;
 
 use crate::support::{
     chart::render,
-    cluster::{Namespace, try_feed},
+    cluster::{Namespace, Pod, try_feed},
     daemon::{Daemon, manifests},
     listener::{Listener, config, heard, wait_until_it_listens},
 };
@@ -25,6 +27,41 @@ fn every_overlay_is_taken_by_the_server() {
     for overlay in ["nudge", "checks", "no-ebpf", "all"] {
         check("reload-agent", &manifests(&format!("overlays/{overlay}")));
     }
+}
+
+/// The capabilities that the agent in a pod has, effective and permitted.
+#[track_caller]
+fn capabilities(pod: &Pod) -> [u64; 2] {
+    let of_pod = |file: &str| {
+        let groups = fs::read_to_string(format!("/proc/{file}/cgroup")).ok()?;
+        groups.contains(pod.uid()).then(|| format!("/proc/{file}"))
+    };
+    let processes = fs::read_dir("/proc").unwrap();
+    let processes = processes.filter_map(|it| of_pod(it.unwrap().file_name().to_str()?));
+    let is_agent = |process: &String| {
+        fs::read_to_string(format!("{process}/comm")).is_ok_and(|it| it == "reload-agent\n")
+    };
+    let agents: Vec<_> = processes.filter(is_agent).collect();
+    let [agent] = agents.as_slice() else { panic!("{agents:?} are of {}", pod.uid()) };
+    let status = fs::read_to_string(format!("{agent}/status")).unwrap();
+    ["CapEff:\t", "CapPrm:\t"].map(|set| {
+        let set = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+        u64::from_str_radix(set, 16).unwrap()
+    })
+}
+
+#[test]
+#[ignore = "needs a cluster; `cargo xtask k8s` runs it"]
+fn an_agent_keeps_what_it_works_with_and_no_more() {
+    /// `CAP_DAC_READ_SEARCH`, `CAP_KILL`, `CAP_SYS_PTRACE` (`linux/capability.h`).
+    const READ_AND_SIGNAL: u64 = 1 << 2 | 1 << 5 | 1 << 19;
+    /// `CAP_SETGID`, `CAP_SETUID`, `CAP_SYS_CHROOT`, `CAP_SYS_ADMIN`.
+    const TO_CHECK: u64 = 1 << 6 | 1 << 7 | 1 << 18 | 1 << 21;
+    let daemon = Daemon::install("base");
+    assert_eq!(capabilities(&daemon.pod()), [READ_AND_SIGNAL; 2]);
+    drop(daemon);
+    let daemon = Daemon::install("overlays/checks");
+    assert_eq!(capabilities(&daemon.pod()), [READ_AND_SIGNAL, READ_AND_SIGNAL | TO_CHECK]);
 }
 
 #[test]

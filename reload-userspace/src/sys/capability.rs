@@ -48,8 +48,8 @@ pub fn use_granted() {
 /// What the programs get that this process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Programs {
-    /// What they would get now: what is ambient, and root's whatever is in the bounding set.
-    AsNow,
+    /// Of these what they would get now: what is ambient, and root's whatever is in the bounding set.
+    AtMost(CapabilitySet),
     /// There are none. If there were, they would get nothing, be they root's.
     None,
 }
@@ -65,7 +65,9 @@ pub enum Programs {
 pub fn keep(wanted: CapabilitySet, programs: Programs) -> io::Result<()> {
     let had = capabilities(None)?;
     let (idle, inheritable) = match programs {
-        Programs::AsNow => (ambient() | lent(had.permitted), had.inheritable),
+        Programs::AtMost(most) => {
+            ((ambient() | lent(had.permitted)) & most, had.inheritable & most)
+        }
         Programs::None => (CapabilitySet::empty(), CapabilitySet::empty()),
     };
     if programs == Programs::None {
