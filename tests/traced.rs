@@ -14,7 +14,7 @@ use std::{
 };
 
 use reload_userspace::{
-    event::{Event, Fate, Handling},
+    event::{Event, Fate, Handling, Sender},
     source::{EbpfSource, Purpose, Source as _, Tells},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -59,7 +59,7 @@ fn forks_and_signals_are_told_of_where_they_are_traced(source: Source) {
     }
     let pid = nix::unistd::Pid::from_raw(shell.pid());
     let sleeper = nix::unistd::Pid::from_raw(line.trim().parse().unwrap());
-    let me = Some(nix::unistd::Pid::this());
+    let me = Sender::Process(nix::unistd::Pid::this());
     let is_told = |what: &str, is_it: &dyn Fn(&Event) -> bool| {
         assert!(told.iter().any(is_it), "{what}: {told:?}");
     };

@@ -196,8 +196,8 @@ pub enum Event {
         pid: Pid,
         /// The signal's number.
         signal: i32,
-        /// Who has sent it; `None` where the kernel did, or somebody who is not visible.
-        by: Option<Pid>,
+        /// Who has sent it.
+        by: Sender,
         /// The name of the task that was running then, which is the sender's unless the kernel sent it.
         comm: String,
         /// What became of it.
@@ -272,6 +272,17 @@ impl Event {
             Self::Lost { .. } => "lost",
         }
     }
+}
+
+/// Who has sent a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A process.
+    Process(Pid),
+    /// A process that is not visible in the agent's pid namespace.
+    Unseen,
+    /// The kernel, in the name of nobody: of a timer, a child that has ended, what is ready to be read.
+    Kernel,
 }
 
 /// What became of a signal that was made (`TRACE_SIGNAL_…` of `include/trace/events/signal.h`).

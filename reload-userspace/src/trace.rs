@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::unistd::Pid;
 
 use self::{
     queue::Queues,
@@ -38,7 +38,7 @@ use crate::{
     cli::{SETTLE, SETTLE_MAX},
     clock::{self, Boot},
     confirm::Ticket,
-    event::{Event, Operation, PlaceId},
+    event::{Event, Operation, PlaceId, Sender},
     places::{Index, Places},
     settle::Limits,
     source::{Interest, Source, Tells},
@@ -373,17 +373,16 @@ impl<S: Source> Trace<S> {
                 let whom = who::who(&self.procfs, Some(pid), None);
                 let whom = whom.comm.unwrap_or_default();
                 let what = format!("{}, to {whom} ({pid})", step::words(&event));
-                let sender = match by {
-                    Some(by) => who::who(&self.procfs, Some(by), Some(comm.clone())),
-                    None => Who {
-                        pid: None,
-                        comm: Some("the kernel or unseen".to_owned()),
-                        container: None,
-                    },
+                let unseen = |comm| Who { pid: None, comm: Some(comm), container: None };
+                // What the kernel sends, of timers, children and the like, it sends whatever is written; and
+                // what a process sends itself is not why it reloads.
+                let (is_sent, sender) = match by {
+                    Sender::Process(by) => {
+                        (by != pid, who::who(&self.procfs, Some(by), Some(comm.clone())))
+                    }
+                    Sender::Unseen => (true, unseen(comm.clone())),
+                    Sender::Kernel => (false, unseen("the kernel".to_owned())),
                 };
-                // Timers, children and the like go on whatever is written. Of children the kernel tells in
-                // the name of the child.
-                let is_sent = by.is_some_and(|by| by != pid) && signal != Signal::SIGCHLD as i32;
                 let stage = is_sent.then_some(Stage::Signalled);
                 let step = Step::new(at, stage, sender, what);
                 self.note_step(Step { signal: Some(signal), ..step });

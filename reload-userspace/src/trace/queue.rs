@@ -239,7 +239,8 @@ impl<S: Source> Trace<S> {
         let mut who = who::who(&self.procfs, pid, Some(comm));
         // Where he runs is not told any more once he has ended.
         who.container = who.container.or_else(|| holder?.container);
-        let may_be = matches!(about, About::Unknown).then_some(Stage::Noticed);
+        let doubt = (Stage::Noticed, "somebody has read of a change, and of which is not known");
+        let may_be = matches!(about, About::Unknown).then_some(doubt);
         self.note_step(Step { may_be, ..Step::new(at, stage, who, what) });
     }
 }

@@ -123,10 +123,10 @@ impl Record {
             sight.hidden.iter().filter(|it| !is_passed(it.stage)).cloned().collect();
         let mut absent: Vec<_> =
             Stage::ALL.into_iter().filter(|&it| !is_passed(it) && !is_hidden(it)).collect();
-        let may_be = |stage: &mut Stage| update.steps.iter().any(|it| it.may_be == Some(*stage));
-        let reason = "somebody has read of a change, and of which is not known";
-        let unsure = absent.extract_if(.., may_be);
-        hidden.extend(unsure.map(|stage| Hidden { stage, reason: reason.to_owned() }));
+        for (stage, reason) in update.steps.iter().filter_map(|it| it.may_be) {
+            let unsure = absent.extract_if(.., |it| *it == stage);
+            hidden.extend(unsure.map(|stage| Hidden { stage, reason: reason.to_owned() }));
+        }
         // Who makes a file writes to it before anybody can watch it; what is moved there is complete.
         if update.is_anew && !is_passed(Stage::Swapped) {
             let reason = "the file was made anew, and written before it could be watched";

@@ -99,8 +99,8 @@ pub(crate) struct Step {
     pub(crate) what: String,
     /// Since when there was the process that ends, if one does.
     pub(crate) born: Option<Boot>,
-    /// Which stage it may be, if it is of none for all that is known.
-    pub(crate) may_be: Option<Stage>,
+    /// Which stage it may be, and what is not known of it, if it is of none for all that is known.
+    pub(crate) may_be: Option<(Stage, &'static str)>,
     /// The signal that it is about, if it is about one.
     pub(crate) signal: Option<i32>,
 }

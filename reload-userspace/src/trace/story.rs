@@ -305,7 +305,14 @@ impl<S: Source> Trace<S> {
             Some(inode) => format!("opens what was there before (inode {inode})"),
             None => "opens the content".to_owned(),
         };
-        self.note(pid, at, is_reader.then_some(Stage::Opened), what);
+        let who = who::who(&self.procfs, Some(pid), None);
+        let doubt = (
+            Stage::Opened,
+            "somebody has opened it who has ended since: whose he was is not known",
+        );
+        let may_be = (!is_reader && who.comm.is_none()).then_some(doubt);
+        let stage = is_reader.then_some(Stage::Opened);
+        self.note_step(Step { may_be, ..Step::new(at, stage, who, what) });
     }
 
     /// Has it told who opens the files that the paths lead to now.
@@ -413,6 +420,8 @@ impl<S: Source> Trace<S> {
         let is_asked = self.watched.values().any(|it| it.files().next().is_some());
         if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
             hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
+        } else if name == SourceName::Poll {
+            hide(&[Stage::Opened], "polling may find the file only when it has been opened");
         }
         hidden
     }

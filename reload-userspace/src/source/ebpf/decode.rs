@@ -10,7 +10,7 @@ use reload_ebpf::{
 use zerocopy::FromBytes as _;
 
 use crate::clock::Boot;
-use crate::event::{Actor, Event, Fate, Handling, Heard, News, Operation, PlaceId};
+use crate::event::{Actor, Event, Fate, Handling, Heard, News, Operation, PlaceId, Sender};
 
 /// Translates a record of the ring to an event, or gives `None` where it is no record of ours.
 pub(super) fn decode(record: &[u8]) -> Option<Event> {
@@ -44,7 +44,11 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
         }
         kind if kind == RecordKind::Signal as u32 => {
             let (it, _) = SignalRecord::read_from_prefix(record).ok()?;
-            let by = visible(header.pid)?.filter(|_| it.by_kernel == 0);
+            let by = match (it.by_kernel, visible(header.pid)?) {
+                (0, Some(pid)) => Sender::Process(pid),
+                (0, None) => Sender::Unseen,
+                _ => Sender::Kernel,
+            };
             let (pid, signal) = (visible(it.target)??, i32::try_from(it.signal).ok()?);
             let comm = text(&header.comm);
             Some(Event::Signalled { pid, signal, by, comm, fate: fate(it.result)?, at })
@@ -317,11 +321,11 @@ mod tests {
             let comm = "nginx".to_owned();
             Some(Event::Signalled { pid, signal: 1, by, comm, fate, at })
         };
-        let sender = Some(Pid::from_raw(9));
+        let sender = Sender::Process(Pid::from_raw(9));
         assert_eq!(signal(9, 0, 0), expected(sender, Fate::Queued));
         assert_eq!(signal(9, 1, 0), expected(sender, Fate::Ignored));
-        assert_eq!(signal(9, 2, 1), expected(None, Fate::AlreadyPending));
-        assert_eq!(signal(0, 4, 0), expected(None, Fate::InfoLost));
+        assert_eq!(signal(9, 2, 1), expected(Sender::Kernel, Fate::AlreadyPending));
+        assert_eq!(signal(0, 4, 0), expected(Sender::Unseen, Fate::InfoLost));
         assert_eq!(signal(9, 5, 0), None);
 
         let delivery = |action| {
