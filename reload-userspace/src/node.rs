@@ -52,8 +52,11 @@ use crate::{
 /// How long after a change of a pod the rules are told: they change in bursts.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How many pods are listed at a time: the answer is in memory as a whole.
-const PAGE: u32 = 50;
+/// How many pods are listed at a time: the answer is in memory as a whole, and each has up to 1.5 MiB.
+const PAGE: u32 = 8;
+
+/// How many different things that are wrong with a pod are told.
+const MOST_TOLD: usize = 64;
 
 /// How many calls of the API server are under way at a time, besides those that watch.
 const MOST_CALLS: usize = 4;
@@ -89,8 +92,8 @@ pub enum Nudging {
 struct Known {
     pod: Pod,
     made: Made,
-    /// What has been told of what is wrong with it.
-    told: BTreeSet<String>,
+    /// What has been told of what is wrong with it, by digest: a pod may be wrong in ever new words.
+    told: BTreeSet<u64>,
 }
 
 /// The pods of a node.
@@ -229,7 +232,7 @@ impl Node {
             }
         }
         for uid in self.nudges.due(now) {
-            if let Some(known) = self.pods.get(&uid).filter(|it| !it.pod.is_static()) {
+            if let Some(known) = self.pods.get(&uid) {
                 let call = call::nudge(client.clone(), known.pod.clone());
                 self.call(call);
             }

@@ -164,7 +164,15 @@ impl<S: Source> Agent<S> {
                 }
                 obstacle => {
                     let reason = format!("{obstacle}; keeping what was read before");
-                    Decision::Degraded { source: self.source.name(), reason }
+                    match reloader.rule.reach() {
+                        Reach::Anywhere => {
+                            Decision::Degraded { source: self.source.name(), reason }
+                        }
+                        // The pod's matter, and told to it.
+                        Reach::Beneath => {
+                            Decision::Warning { rule: Some(reloader.name().to_owned()), reason }
+                        }
+                    }
                 }
             });
         }

@@ -1,10 +1,12 @@
 //! What takes time, beside the loop: checks, commands and requests.
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
     future::Future,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,7 +28,7 @@ use crate::{
     report::{Decision, Failure},
     rule::{Action, Check, CheckIn},
     source::Source,
-    target::Target,
+    target::{PodUid, Target},
 };
 
 /// How long a command that is an action may take.
@@ -34,6 +36,9 @@ const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How many commands run at a time.
 const MOST_COMMANDS: usize = 16;
+
+/// How many of one pod do, so that none keeps the others waiting.
+const MOST_OF_POD: usize = 2;
 
 /// How long a request may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,19 +102,18 @@ impl<S: Source> Agent<S> {
         let first = self
             .targets_of(reloader)
             .min_by_key(|target| (is_others(*target), target.pid.as_raw()));
+        let scope = reloader.rule.selector().map(|selector| selector.scope.clone());
+        let scope = scope.unwrap_or_default();
+        let pod = scope.uid();
         let (place, target) = match (place, first) {
             (CheckIn::Agent, _) => (Place::Agent, None),
-            (CheckIn::Target, Some(target)) => {
-                let selector = reloader.rule.selector();
-                let scope = selector.map(|selector| selector.scope.clone()).unwrap_or_default();
-                (Place::Target(target, scope), Some(target))
-            }
+            (CheckIn::Target, Some(target)) => (Place::Target(target, scope), Some(target)),
             (CheckIn::Target, None) => return,
         };
         let shown = command.to_string();
         let job = Job { command, place, timeout, environment: environment(reloader) };
         self.begin(id, async move {
-            let verdict = verdict(run(job).await, &shown, timeout);
+            let verdict = verdict(run(job, pod).await, &shown, timeout);
             Done { rule: id, what: What::Check(target, verdict) }
         });
     }
@@ -125,7 +129,7 @@ impl<S: Source> Agent<S> {
             Action::Exec(command) => self.begin(id, async move {
                 let shown = command.to_string();
                 let job = Job { command, place: Place::Agent, timeout: EXEC_TIMEOUT, environment };
-                let verdict = verdict(run(job).await, &shown, EXEC_TIMEOUT);
+                let verdict = verdict(run(job, None).await, &shown, EXEC_TIMEOUT);
                 done(verdict.map_err(|fault| fault.detail))
             }),
             Action::Post(endpoint) => self.begin(id, async move {
@@ -262,11 +266,27 @@ fn is_others(target: Target) -> bool {
 }
 
 /// Runs a command when it is its turn: a file that many rules watch is not to start hundreds at once.
-async fn run(job: Job) -> Ended {
+async fn run(job: Job, pod: Option<PodUid>) -> Ended {
     static SEATS: Semaphore = Semaphore::const_new(MOST_COMMANDS);
-    // It is never closed.
+    // They are never closed.
+    let _seat_of_pod = match pod.map(seats_of) {
+        Some(seats) => seats.acquire_owned().await.ok(),
+        None => None,
+    };
     let _seat = SEATS.acquire().await.ok();
     child::run(job).await
+}
+
+/// Those of a pod, as long as any of its commands runs or waits.
+fn seats_of(pod: PodUid) -> Arc<Semaphore> {
+    static SEATS: Mutex<BTreeMap<PodUid, Weak<Semaphore>>> = Mutex::new(BTreeMap::new());
+    let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
+    seats.retain(|_, it| it.strong_count() > 0);
+    seats.get(&pod).and_then(Weak::upgrade).unwrap_or_else(|| {
+        let fresh = Arc::new(Semaphore::new(MOST_OF_POD));
+        seats.insert(pod, Arc::downgrade(&fresh));
+        fresh
+    })
 }
 
 /// What a command is told of the change.

@@ -1,15 +1,18 @@
 //! Keeps what is known of the pods, and says what the rules are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use kube::{Client, runtime::watcher};
 
 use super::{
-    GATHER, Known, Node,
+    GATHER, Known, MOST_TOLD, Node,
     notice::Notice,
     objects::{Changed, Kind, News, Unwatched},
     pod::{Object, Pod},
-    rules::chain,
+    rules::{Made, chain},
     spec,
     tell::watch_words,
 };
@@ -52,7 +55,10 @@ impl Node {
             }
             Ok(watcher::Event::Apply(pod)) => {
                 self.works("pods");
-                let Some(known) = self.know(&pod) else { return };
+                let Some(known) = self.know(&pod) else {
+                    self.forget(pod.metadata.uid);
+                    return;
+                };
                 let uid = known.pod.api_uid.clone();
                 if known.is_news_after(self.pods.get(&uid)) {
                     self.expect_feed();
@@ -61,10 +67,7 @@ impl Node {
             }
             Ok(watcher::Event::Delete(pod)) => {
                 self.works("pods");
-                let gone = pod.metadata.uid.and_then(|uid| self.pods.remove(&uid));
-                if gone.is_some_and(|gone| !gone.made.rules.is_empty()) {
-                    self.expect_feed();
-                }
+                self.forget(pod.metadata.uid);
             }
             Err(error) => {
                 self.listed = None;
@@ -74,14 +77,30 @@ impl Node {
         }
     }
 
+    /// Notes that a pod is gone, or over.
+    fn forget(&mut self, uid: Option<String>) {
+        let gone = uid.and_then(|uid| self.pods.remove(&uid));
+        if gone.is_some_and(|gone| !gone.made.rules.is_empty()) {
+            self.expect_feed();
+        }
+    }
+
     /// Makes rules of a pod.
     fn know(&self, pod: &spec::Pod) -> Option<Known> {
-        let pod = Pod::of(pod)?;
+        let mut pod = Pod::of(pod)?;
+        if self.question.file.is_none() {
+            // Nothing else goes by them.
+            pod.labels.clear();
+        }
         let before = self.pods.get(&pod.api_uid);
         let made = match before {
             Some(known) if known.pod == pod => known.made.clone(),
             _ => self.basis.rules(&pod),
         };
+        if self.question.file.is_none() && made == Made::default() {
+            // Most pods say nothing, and who fills their specs is anybody.
+            (pod.volumes, pod.containers) = (Vec::new(), BTreeMap::new());
+        }
         Some(Known { pod, made, told: before.map(|it| it.told.clone()).unwrap_or_default() })
     }
 
@@ -121,8 +140,13 @@ impl Node {
         for (uid, known) in &mut self.pods {
             let untold: Vec<_> = known.untold().map(|(word, it)| (word, it.clone())).collect();
             for (word, reason) in untold {
-                known.told.insert(reason.clone());
+                known.told.insert(digest(&reason));
                 complaints.push((uid.clone(), word, reason));
+                if known.told.len() == MOST_TOLD {
+                    let reason = "what else is wrong with it is not told any more".to_owned();
+                    complaints.push((uid.clone(), word, reason));
+                    break;
+                }
             }
         }
         complaints
@@ -187,6 +211,13 @@ impl Node {
     }
 }
 
+/// What tells one complaint from the others.
+fn digest(reason: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    reason.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Known {
     /// Whether there is anything to do or to tell that there was not before.
     fn is_news_after(&self, before: Option<&Self>) -> bool {
@@ -198,7 +229,9 @@ impl Known {
     fn untold(&self) -> impl Iterator<Item = (&'static str, &String)> {
         let faults = self.made.faults.iter().map(|it| ("ReloadRuleInvalid", it));
         let warnings = self.made.warnings.iter().map(|it| ("ReloadNeverUpdates", it));
-        faults.chain(warnings).filter(|(_, it)| !self.told.contains(*it))
+        let is_heard = self.told.len() < MOST_TOLD;
+        let all = faults.chain(warnings).filter(move |_| is_heard);
+        all.filter(|(_, it)| !self.told.contains(&digest(it)))
     }
 
     /// What the volumes are made of that its rules are about.

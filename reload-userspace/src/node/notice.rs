@@ -69,7 +69,7 @@ impl Notice {
 }
 
 /// As much of a note as Kubernetes takes.
-fn cut(note: &str) -> String {
+pub(super) fn cut(note: &str) -> String {
     if note.len() <= MOST_NOTE {
         return note.to_owned();
     }

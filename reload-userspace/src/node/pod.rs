@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::spec::{self, DownwardApi};
 use crate::{
-    rule::ANNOTATION,
+    rule::{ANNOTATION, PodRule},
     target::{ContainerId, PodUid},
 };
 
@@ -17,12 +17,16 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// `reload-agent.dev/`.
 pub(super) const NUDGED: &str = "nudged";
 
+/// What the pod has that stands for a file on the node.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
-    /// What tells it from all others that ever were.
+    /// What tells it from all others that ever were. The API server has chosen it; nothing that the pod says
+    /// of itself goes into it, for by it the pod's processes and volumes are found.
     pub(super) uid: PodUid,
-    /// What the API calls it by, which for the pod of a file on the node is another.
+    /// The same as the API writes it.
     pub(super) api_uid: String,
     /// Its namespace.
     pub(super) namespace: String,
@@ -67,23 +71,26 @@ pub(super) enum Object {
 }
 
 impl Pod {
-    /// What matters of a pod, or `None` where it is not one that can run.
+    /// What matters of a pod, or `None` where it is not one that can run, or need a reload: it is over, or
+    /// stands for a file on the node, whose pod is called otherwise there and can mount no object.
     pub(super) fn of(pod: &spec::Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let meta = &pod.metadata;
-        // The kubelet calls the pod of a file after the hash of it, and not after what stands for it here.
-        let annotations = meta.annotations.iter().flatten();
-        let hash = annotations.clone().find(|(key, _)| *key == "kubernetes.io/config.hash");
-        let uid = hash.map(|(_, hash)| hash).or(meta.uid.as_ref())?.parse().ok()?;
-        let annotations = annotations.filter_map(|(key, value)| {
-            let name = key.strip_prefix(ANNOTATION).filter(|name| *name != NUDGED)?;
-            Some((name.to_owned(), value.clone()))
-        });
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
-        let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+        let annotations = meta.annotations.iter().flatten();
+        let is_mirror = annotations.clone().any(|(key, _)| key == MIRROR);
+        if is_mirror || matches!(phase, Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let annotations = annotations.filter_map(|(key, value)| {
+            let name = key.strip_prefix(ANNOTATION).filter(|name| *name != NUDGED)?;
+            // Of one that is too long as much as it takes to see that.
+            let kept = value.floor_char_boundary(PodRule::most_of(name) + 1);
+            Some((name.to_owned(), value[..kept].to_owned()))
+        });
         let mut pod = Self {
-            uid,
+            uid: meta.uid.as_ref()?.parse().ok()?,
             api_uid: meta.uid.clone()?,
             namespace: meta.namespace.clone()?,
             name: meta.name.clone()?,
@@ -97,7 +104,7 @@ impl Pod {
                 .map(|it| (it.name.clone(), None))
                 .collect(),
             // Whoever is about to be ended needs no reload.
-            is_alive: !is_over && meta.deletion_timestamp.is_none(),
+            is_alive: meta.deletion_timestamp.is_none(),
         };
         let statuses = status.into_iter().flat_map(|status| {
             let both = [&status.container_statuses, &status.init_container_statuses];
@@ -110,11 +117,6 @@ impl Pod {
             }
         }
         Some(pod)
-    }
-
-    /// Whether it is made by a file on the node, so that no change of what stands for it here matters.
-    pub(super) fn is_static(&self) -> bool {
-        self.api_uid != self.uid.to_string()
     }
 
     /// How it is called in logs and metrics.

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Nudging,
+    notice::cut,
     pod::{Pod, Volume},
 };
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     rule::{NodeFile, PodRule, Rule, RuleError, discreet},
     target::Scope,
 };
+
+/// How many volumes the rules of a pod may watch, all together; each takes 13 KiB of memory.
+const MOST_WATCHES: usize = 32;
 
 /// What the rules of pods are made from, besides the pods.
 #[derive(Clone, Debug)]
@@ -55,24 +59,28 @@ impl Basis {
             }
             Ok(said) => said,
             Err(error) => {
-                made.faults.push(chain(error));
+                made.faults.push(fault(error));
                 return made;
             }
         };
         let is_one = said.len() == 1;
+        let count = |made: &Made| made.rules.iter().map(|it| it.watches().len()).sum::<usize>();
         for (index, rule) in said.iter().enumerate() {
             match self.rule(pod, rule, &mut made) {
                 Ok(rule) if made.rules.iter().any(|other| other.name() == rule.name()) => {
                     let name = rule.name().to_owned();
-                    made.faults.push(chain(RuleError::SameNameInPod { name }));
+                    made.faults.push(fault(RuleError::SameNameInPod { name }));
+                }
+                Ok(rule) if count(&made) + rule.watches().len() > MOST_WATCHES => {
+                    made.faults.push(fault(RuleError::TooManyVolumes { most: MOST_WATCHES }));
                 }
                 Ok(rule) => made.rules.push(rule),
-                Err(error) if is_one => made.faults.push(chain(error)),
+                Err(error) if is_one => made.faults.push(fault(error)),
                 Err(source) => {
                     let called = rule.said.name.as_ref().or(rule.said.process.as_ref());
                     let called = called.map_or_else(|| (index + 1).to_string(), |it| discreet(it));
                     let source = Box::new(source);
-                    made.faults.push(chain(RuleError::RuleOfPod { rule: called, source }));
+                    made.faults.push(fault(RuleError::RuleOfPod { rule: called, source }));
                 }
             }
         }
@@ -149,6 +157,11 @@ fn means((selector, _): &(crate::rule::PodSelector, PodRule), pod: &Pod) -> bool
 fn stranger(rule: &PodRule, id: &str, name: &str, what: &'static str, names: &[&str]) -> RuleError {
     let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     RuleError::NotOfPod { option: rule.calls(id), name: discreet(name), what, has }
+}
+
+/// What is wrong, as long as is told of it: whoever has said it decides how long it is.
+fn fault(error: RuleError) -> String {
+    cut(&chain(error))
 }
 
 /// An error and all that led to it, in one sentence.
@@ -351,21 +364,43 @@ mod tests {
 
     #[test]
     fn a_pod_that_ends_has_no_rules() {
-        let mut ending = pod(&json!({ "reload-agent.dev/process": "nginx" }));
-        ending.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
-        let made = basis(NodeFile::default()).rules(&Pod::of(&ending).unwrap());
-        assert_eq!(made, Made::default());
+        let mut over = pod(&json!({ "reload-agent.dev/process": "nginx" }));
+        over.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+        assert_eq!(Pod::of(&over), None);
+    }
+
+    /// Else it would be taken for the other, whose processes and volumes it would reach.
+    #[test]
+    fn nothing_that_a_pod_says_makes_it_another() {
+        let said = |others: Value| {
+            let mut annotations = json!({ "reload-agent.dev/process": "nginx" });
+            annotations.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
+            Pod::of(&pod(&annotations))
+        };
+        let itself = said(json!({})).unwrap();
+        for hash in ["0123456789abcdef0123456789abcdef", "5f3f9a63-1111-4c8e-9d3c-0f5a3e3a9b11"] {
+            assert_eq!(said(json!({ "kubernetes.io/config.hash": hash })).unwrap(), itself);
+            let mirror = json!({
+                "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash,
+            });
+            assert_eq!(said(mirror), None);
+        }
     }
 
     #[test]
-    fn the_pod_of_a_file_on_the_node_is_called_after_the_file() {
-        let hash = "0123456789abcdef0123456789abcdef";
-        let pod = pod(&json!({
-            "reload-agent.dev/process": "nginx", "kubernetes.io/config.hash": hash,
-        }));
-        let pod = Pod::of(&pod).unwrap();
-        assert!(pod.is_static());
-        let made = basis(NodeFile::default()).rules(&pod);
-        assert!(made.rules[0].watches()[0].starts_with(format!("/k/pods/{hash}")));
+    fn what_is_too_long_is_refused_in_few_words() {
+        let check = |annotations: Value, expected: &str| {
+            let made = made(&annotations);
+            assert!(made.rules.is_empty(), "{made:?}");
+            let [fault] = made.faults.as_slice() else { panic!("{made:?}") };
+            assert!(fault.contains(expected) && fault.len() <= 1000, "{fault}");
+        };
+        check(json!({ "reload-agent.dev/process": "a".repeat(64) }), "1 to 63 characters");
+        check(json!({ "reload-agent.dev/process": "a\nb" }), "control character");
+        check(json!({ "reload-agent.dev/signal": "a".repeat(250_000) }), "more than 4096 bytes");
+        let unnamed = format!("[{{process: {}}}]", "a".repeat(1950));
+        check(json!({ "reload-agent.dev/rules": unnamed }), "1 to 63 characters");
+        let list = (0..33).map(|n| format!("{{process: p{n}}}")).collect::<Vec<_>>().join(", ");
+        check(json!({ "reload-agent.dev/rules": format!("[{list}]") }), "more than 32 rules");
     }
 }

@@ -182,6 +182,20 @@ pub enum RuleError {
     /// The annotation of a pod says that it is about others.
     #[error("`pods` is for the node's file; the annotation of a pod is about that pod")]
     ForeignPods,
+    /// A check of a pod would keep others waiting.
+    #[error("{option} is longer than the minute that a check of a pod may take; give less")]
+    LongCheck {
+        /// What was said.
+        option: String,
+    },
+    /// A pod wants too much watched.
+    #[error(
+        "the rules of the pod watch more than {most} volumes together; name those that matter with `volumes`"
+    )]
+    TooManyVolumes {
+        /// How many there may be.
+        most: usize,
+    },
     /// A list is too long.
     #[error("{option} has more than {most} {what}; give fewer")]
     LongList {

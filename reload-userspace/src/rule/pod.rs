@@ -31,6 +31,12 @@ const RULES: &str = "reload-agent.dev/rules";
 /// How long a list of rules in an annotation may be, in bytes.
 const MOST_TEXT: usize = 64 * 1024;
 
+/// How long a check of a pod may take: others wait for their turn.
+const MOST_CHECK: Duration = Duration::from_mins(1);
+
+/// How many bytes any other annotation may have.
+const MOST_VALUE: usize = 4096;
+
 /// How many rules a pod may have.
 const MOST_RULES: usize = 32;
 
@@ -128,6 +134,10 @@ impl PodRule {
             let known = KNOWN.map(|name| Speaker::Annotations.calls(name)).join(", ");
             return Err(RuleError::Annotation { name: Speaker::Annotations.calls(name), known });
         }
+        if let Some((name, _)) = said.iter().find(|(name, it)| it.len() > Self::most_of(name)) {
+            let option = Speaker::Annotations.calls(name);
+            return Err(RuleError::LongList { option, most: Self::most_of(name), what: "bytes" });
+        }
         let get = |name: &str| said.get(name).cloned();
         if let Some(list) = said.get("rules") {
             let others = KNOWN.iter().filter(|name| **name != "rules");
@@ -167,6 +177,12 @@ impl PodRule {
         Ok(vec![Self { said, is_listed: false }])
     }
 
+    /// How many bytes an annotation may have, by what comes after `reload-agent.dev/`.
+    #[must_use]
+    pub fn most_of(name: &str) -> usize {
+        if name == "rules" { MOST_TEXT } else { MOST_VALUE }
+    }
+
     /// How an option is called by whoever said this.
     #[must_use]
     pub fn calls(&self, id: &str) -> String {
@@ -176,6 +192,12 @@ impl PodRule {
     fn speaker(&self) -> Speaker<'static> {
         if self.is_listed { Speaker::File } else { Speaker::Annotations }
     }
+}
+
+/// As much of a name as shows which it is.
+fn shown(name: &str) -> String {
+    let shown = discreet(name);
+    shown.chars().take(MOST_CHARACTERS).collect()
 }
 
 impl Rule {
@@ -196,10 +218,17 @@ impl Rule {
         let speaker = rule.speaker();
         let said = said.clone();
         let called = said.name.clone().or_else(|| said.process.clone()).unwrap_or_default();
-        let is_good = (1..=MOST_CHARACTERS).contains(&called.chars().count())
-            && !called.contains(char::is_control);
-        if said.name.is_some() && !is_good {
-            return Err(RuleError::Name { name: discreet(&called) });
+        let is_good = |name: &&String| {
+            (1..=MOST_CHARACTERS).contains(&name.chars().count())
+                && !name.contains(char::is_control)
+        };
+        // Of a listed rule the process is its name, too, and whoever reads the log has made neither.
+        let bad = [&said.name, &said.process].into_iter().flatten().find(|it| !is_good(it));
+        if let Some(name) = bad {
+            return Err(RuleError::Name { name: shown(name) });
+        }
+        if said.check_timeout.is_some_and(|it| it > MOST_CHECK) {
+            return Err(RuleError::LongCheck { option: speaker.calls("checkTimeout") });
         }
         let name = if *is_listed { format!("{pod}/{called}") } else { pod.to_owned() };
         // One of them must be said: without a process nobody is meant.
