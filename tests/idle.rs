@@ -74,7 +74,8 @@ fn after_many_a_reconcile(source: Source) {
     pause(AWAY);
     let before = descriptors();
     pause(AWAY);
-    assert!(descriptors() <= before, "{before} descriptors became {}", descriptors());
+    // While it looks it has some more.
+    poll("none is left over", || (descriptors() <= before).then_some(()));
     replace(&path, "2");
     let events = agent.events_until("reloaded");
     assert_eq!(count(&events, "reloaded"), 1, "{events:?}");
