@@ -8,6 +8,7 @@
 mod output;
 mod queue;
 mod record;
+mod sight;
 mod step;
 mod story;
 mod summary;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::{
     Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, MOST_LOOKS, Opening, TAIL, Trace,
-    record::{Hidden, Record},
+    record::Record,
     step::{self, Stage, Step},
     update::{Gap, Update},
     who,
@@ -25,7 +25,7 @@ use crate::{
     places::{Patience, Touched},
     reach::Spot,
     settle::Next,
-    source::{Interest, Source, Tells},
+    source::{Interest, Source},
     target::Selector,
     watch::{Identity, Obstacle, wait_for_changes},
     watched::Watched,
@@ -331,7 +331,7 @@ impl<S: Source> Trace<S> {
         self.identities().map(|it| it.inode).collect()
     }
 
-    fn identities(&self) -> impl Iterator<Item = Identity> {
+    pub(super) fn identities(&self) -> impl Iterator<Item = Identity> {
         self.watched.values().flat_map(Watched::identities)
     }
 
@@ -383,49 +383,6 @@ impl<S: Source> Trace<S> {
         self.watched.values_mut().for_each(|it| it.verify(at));
     }
 
-    /// What cannot be seen here, and why.
-    pub(super) fn hidden(&self, tells: Tells) -> Vec<Hidden> {
-        let mut hidden = Vec::new();
-        let mut hide = |stages: &[Stage], reason: &str| {
-            hidden.extend(stages.iter().map(|&stage| Hidden { stage, reason: reason.to_owned() }));
-        };
-        let name = self.source.name();
-        if matches!(name, SourceName::Poll) {
-            hide(
-                &[Stage::FirstWrite, Stage::LastWrite, Stage::Swapped],
-                "polling only compares the content; --source ebpf sees each step",
-            );
-        }
-        if self.source.strategy() == Some("tracepoint") {
-            hide(&[Stage::Closed], "the strategy tracepoint has no hook for it; trampoline has");
-        } else if name == SourceName::Poll {
-            hide(&[Stage::Closed], "polling only compares the content");
-        } else if name != SourceName::Ebpf {
-            let reason = format!("the source {name} does not tell it from a write; ebpf may");
-            hide(&[Stage::Closed], &reason);
-        }
-        if self.source.tells_reads() == Tells::No {
-            let reason =
-                format!("the source {name} does not tell who reads of a change; ebpf does");
-            hide(&[Stage::Noticed], &format!("{reason}; {}", self.holders()));
-        }
-        let processes = [Stage::Signalled, Stage::Delivered, Stage::Forked, Stage::Exited];
-        if self.question.names.is_empty() {
-            hide(&processes, "no process is named; give --process NAME");
-        } else if tells == Tells::No {
-            let reason = format!("the source {name} tells nothing of processes; ebpf does");
-            hide(&processes, &reason);
-        }
-        // Where there is no file yet nobody has been asked.
-        let is_asked = self.watched.values().any(|it| it.files().next().is_some());
-        if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
-            hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
-        } else if name == SourceName::Poll {
-            hide(&[Stage::Opened], "polling may find the file only when it has been opened");
-        }
-        hidden
-    }
-
     /// The places of the directories that the paths are in.
     fn near(&self) -> BTreeSet<PlaceId> {
         self.near_identities().filter_map(|it| self.places.of(it)).collect()
@@ -434,16 +391,6 @@ impl<S: Source> Trace<S> {
     /// Which directories the paths are in.
     pub(super) fn near_identities(&self) -> impl Iterator<Item = Identity> {
         self.directories().filter_map(|it| Identity::at(&it))
-    }
-
-    /// Who has an inotify watch on what is watched, or its directories.
-    pub(super) fn holders(&self) -> String {
-        let holders =
-            self.queues.holders(&self.identities().chain(self.near_identities()).collect());
-        match holders.as_slice() {
-            [] => "nobody has an inotify watch there".to_owned(),
-            holders => format!("an inotify watch there is held by {}", holders.join(", ")),
-        }
     }
 
     /// The directories that the paths are in, as they are typed and as they are.
