@@ -123,15 +123,20 @@ fn nothing_beyond_the_volume_is_read() {
 
     // And `..data` itself leads out.
     let stolen = PathBuf::from(&there);
-    let draft = dir.join("..data_tmp");
+    let (draft, data) = (dir.join("..data_tmp"), dir.join("..data"));
     symlink(stolen.parent().unwrap().join("..data"), &draft).unwrap();
-    fs::rename(&draft, dir.join("..data")).unwrap();
+    let planted = fs::read_link(&draft).unwrap();
+    fs::rename(&draft, &data).unwrap();
     scene.fence("3");
     let after_swap = reloads(&scene);
     scene.fence("4");
     scene.fence("5");
     scene.check(&["1", "2", "3", "4", "5"]);
-    assert_eq!(reloads(&scene), after_swap);
+    // The kubelet may have come by, and have put its own volume there again, which is one change. What it
+    // led to has changed twice.
+    let repairs = usize::from(fs::read_link(&data).unwrap() != planted);
+    let more = reloads(&scene) - after_swap;
+    assert!(more <= 2 * repairs, "{more} more decisions, {repairs} of the kubelet's updates");
 }
 
 fn reloads(scene: &Scene) -> usize {

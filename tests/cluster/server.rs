@@ -29,7 +29,8 @@ fn check(name: &str, annotations: &Value) {
     let mut decided = daemon.until_times(&pod, "confirmed", 2);
     // Not for what there was when it started.
     decided.retain(|event| !["adopted", "waiting", "found", "changed"].contains(&event.name()));
-    assert_eq!(names(&decided), ["reloaded", "confirmed", "reloaded", "confirmed"]);
+    let expected = ["reloaded", "confirmed", "reloaded", "confirmed"];
+    assert_eq!(names(&decided), expected, "{:#?}", daemon.until_times(&pod, "confirmed", 2));
     let signal = annotations["reload-agent.dev/signal"].as_str().unwrap_or("HUP");
     assert_eq!(decided[0].text("signal"), signal);
     let note = namespace.event(pod.name(), "Reloaded");

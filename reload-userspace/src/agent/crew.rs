@@ -299,6 +299,10 @@ impl Crew {
         if let Some(&exec) = self.started.get(&target.pid) {
             return exec;
         }
+        // The first of a container: whoever forked it is outside, and of another name.
+        if procfs.is_first_of_its_namespace(target.pid) {
+            return target.start();
+        }
         if self.follows == Tells::No || target.start() < self.since {
             let is_own = procfs.is_forked_by_stranger(target.pid, &self.selector);
             let before = if is_own { Duration::ZERO } else { DAEMON_START };

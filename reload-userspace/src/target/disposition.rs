@@ -60,6 +60,13 @@ enum Taker {
 }
 
 impl Procfs {
+    /// Whether the process is the first of its pid namespace, as that of a container is; not where that cannot
+    /// be told.
+    #[must_use]
+    pub fn is_first_of_its_namespace(&self, pid: Pid) -> bool {
+        matches!(status_in(&self.home(pid)), Ok(Some(status)) if status.innermost == 1)
+    }
+
     /// What the process would do with `signal`, or `None` where it is gone.
     ///
     /// For a signal that is caught that is one read. Who waits for one can only be seen with the right
@@ -262,6 +269,18 @@ mod tests {
         machine.write(4, "status", status);
         machine.write(4, "task/4/status", status);
         assert_eq!(of(&machine, signal), Some(expected), "for {signal:?} and {status}");
+    }
+
+    #[test]
+    fn the_first_of_a_namespace_is_known_from_outside() {
+        let is_first = |text: &str| {
+            let machine = Machine::new(&[]);
+            machine.write(4, "status", text);
+            machine.procfs.is_first_of_its_namespace(Pid::from_raw(4))
+        };
+        assert!(is_first(&status(1, NONE, NONE, NONE)));
+        assert!(!is_first(&status(4, NONE, NONE, NONE)));
+        assert!(!is_first(""));
     }
 
     #[test]
