@@ -69,7 +69,7 @@ fn lines(text: &str) -> Result<Lines, String> {
 pub(crate) type Report = BTreeMap<String, String>;
 
 /// How long the tests may take. It is for what hangs: they take a fraction of it.
-const LIMIT: Duration = Duration::from_mins(15);
+const LIMIT: Duration = Duration::from_mins(30);
 
 /// How often the machines are looked after.
 const PACE: Duration = Duration::from_millis(100);
