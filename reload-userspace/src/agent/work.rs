@@ -102,12 +102,14 @@ impl<S: Source> Agent<S> {
         let first = self
             .targets_of(reloader)
             .min_by_key(|target| (is_others(*target), target.pid.as_raw()));
-        let scope = reloader.rule.selector().map(|selector| selector.scope.clone());
-        let scope = scope.unwrap_or_default();
-        let pod = scope.uid();
+        let pod = reloader.rule.pod();
         let (place, target) = match (place, first) {
             (CheckIn::Agent, _) => (Place::Agent, None),
-            (CheckIn::Target, Some(target)) => (Place::Target(target, scope), Some(target)),
+            (CheckIn::Target, Some(target)) => {
+                let selector = reloader.rule.selector();
+                let scope = selector.map(|selector| selector.scope.clone()).unwrap_or_default();
+                (Place::Target(target, scope), Some(target))
+            }
             (CheckIn::Target, None) => return,
         };
         let shown = command.to_string();

@@ -85,8 +85,8 @@ impl Pod {
         }
         let annotations = annotations.filter_map(|(key, value)| {
             let name = key.strip_prefix(ANNOTATION).filter(|name| *name != NUDGED)?;
-            // Of one that is too long as much as it takes to see that.
-            let kept = value.floor_char_boundary(PodRule::most_of(name) + 1);
+            // Of one that is too long as much as it takes to see that: a character has four bytes at most.
+            let kept = value.floor_char_boundary(PodRule::most_of(name) + 4);
             Some((name.to_owned(), value[..kept].to_owned()))
         });
         let mut pod = Self {

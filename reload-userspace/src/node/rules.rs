@@ -64,15 +64,11 @@ impl Basis {
             }
         };
         let is_one = said.len() == 1;
-        let count = |made: &Made| made.rules.iter().map(|it| it.watches().len()).sum::<usize>();
         for (index, rule) in said.iter().enumerate() {
             match self.rule(pod, rule, &mut made) {
                 Ok(rule) if made.rules.iter().any(|other| other.name() == rule.name()) => {
                     let name = rule.name().to_owned();
                     made.faults.push(fault(RuleError::SameNameInPod { name }));
-                }
-                Ok(rule) if count(&made) + rule.watches().len() > MOST_WATCHES => {
-                    made.faults.push(fault(RuleError::TooManyVolumes { most: MOST_WATCHES }));
                 }
                 Ok(rule) => made.rules.push(rule),
                 Err(error) if is_one => made.faults.push(fault(error)),
@@ -103,6 +99,10 @@ impl Basis {
         let scope = Scope::Pod { uid: pod.uid, containers };
         let directories = volumes.iter().map(|volume| self.directory(pod, volume)).collect();
         let valid = Rule::of_pod(&pod.called(), rule, directories, scope, &self.defaults)?;
+        let others = made.rules.iter().map(|it| it.watches().len()).sum::<usize>();
+        if others + valid.watches().len() > MOST_WATCHES {
+            return Err(RuleError::TooManyVolumes { most: MOST_WATCHES });
+        }
         let is_concerned =
             |container: &&String| rule.said.container.as_ref().is_none_or(|it| it == *container);
         for volume in volumes {
@@ -388,6 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_pod_watch_so_many_volumes_together() {
+        let each = (0..MOST_WATCHES).map(|n| format!("{{process: p{n}, volumes: [conf]}}"));
+        let most = each.collect::<Vec<_>>().join(", ");
+        let of_list = |list: &str| made(&json!({ "reload-agent.dev/rules": format!("[{list}]") }));
+        let all = of_list(&most);
+        assert_eq!((all.rules.len(), all.faults.len()), (MOST_WATCHES, 0));
+        let two = most.replacen("[conf]", "[conf, all]", 1);
+        let made = of_list(&two);
+        assert_eq!((made.rules.len(), made.faults.len()), (MOST_WATCHES - 1, 1));
+        assert!(
+            made.faults[0].starts_with("rule p31: the rules of the pod watch more than 32"),
+            "{made:?}"
+        );
+    }
+
+    #[test]
     fn what_is_too_long_is_refused_in_few_words() {
         let check = |annotations: Value, expected: &str| {
             let made = made(&annotations);
@@ -398,6 +414,12 @@ mod tests {
         check(json!({ "reload-agent.dev/process": "a".repeat(64) }), "1 to 63 characters");
         check(json!({ "reload-agent.dev/process": "a\nb" }), "control character");
         check(json!({ "reload-agent.dev/signal": "a".repeat(250_000) }), "more than 4096 bytes");
+        // Not cut in the middle of a character, and then taken for a short one.
+        let wide = "a".repeat(4095) + &"\u{1f600}".repeat(9);
+        check(
+            json!({ "reload-agent.dev/check": wide, "reload-agent.dev/process": "a" }),
+            "4096 bytes",
+        );
         let unnamed = format!("[{{process: {}}}]", "a".repeat(1950));
         check(json!({ "reload-agent.dev/rules": unnamed }), "1 to 63 characters");
         let list = (0..33).map(|n| format!("{{process: p{n}}}")).collect::<Vec<_>>().join(", ");

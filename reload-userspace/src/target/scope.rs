@@ -35,15 +35,6 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The pod that it is, if it is one.
-    #[must_use]
-    pub fn uid(&self) -> Option<PodUid> {
-        match self {
-            Self::Anywhere => None,
-            Self::Pod { uid, .. } => Some(*uid),
-        }
-    }
-
     /// Whether it leaves nobody out.
     #[must_use]
     pub fn is_anywhere(&self) -> bool {
