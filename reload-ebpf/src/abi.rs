@@ -73,6 +73,9 @@ pub const fn superblock_slot(device: u32) -> (u32, u64) {
     ((number >> 6) % SUPERBLOCK_WORDS, 1 << (number % 64))
 }
 
+/// How many beginnings are remembered, where that is done: what tasks do at the same time.
+pub const MAX_BEGUN: u32 = 1024;
+
 /// How many process names can be looked for.
 pub const MAX_NAMES: u32 = 256;
 
@@ -119,6 +122,16 @@ pub struct Name {
     pub directory: u32,
     /// Its bytes up to the first zero, and zeros after that.
     pub text: [u8; NAME_LEN],
+}
+
+/// What a task is about to do: the key of the map of beginnings. Both addresses are only compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Begun {
+    /// The task.
+    pub task: u64,
+    /// The argument that tells it from what else the task does for that.
+    pub subject: u64,
 }
 
 /// What `learn` answers.
@@ -357,14 +370,22 @@ pub enum Hook {
     Opened = 20,
     /// A system call has read from a queue of notifications, or has something watched with one.
     Queue = 21,
+    /// An attribute of a file is about to be set.
+    AttributesBegin = 22,
+    /// A file is about to get another name.
+    LinkBegin = 23,
+    /// A name is about to be moved or exchanged.
+    RenameBegin = 24,
+    /// A name is about to be removed.
+    UnlinkBegin = 25,
 }
 
 impl Hook {
     /// How many hooks there are.
-    pub const COUNT: u32 = 22;
+    pub const COUNT: u32 = 26;
 
     /// All hooks, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::CtimeSwap,
         Self::CtimeSkip,
         Self::CtimeSet,
@@ -387,6 +408,10 @@ impl Hook {
         Self::Deliver,
         Self::Opened,
         Self::Queue,
+        Self::AttributesBegin,
+        Self::LinkBegin,
+        Self::RenameBegin,
+        Self::UnlinkBegin,
     ];
 
     /// The eBPF program that the hook runs.
@@ -415,6 +440,10 @@ impl Hook {
             Self::Deliver => "on_deliver",
             Self::Opened => "on_opened",
             Self::Queue => "on_queue",
+            Self::AttributesBegin => "on_attributes_begin",
+            Self::LinkBegin => "on_link_begin",
+            Self::RenameBegin => "on_rename_begin",
+            Self::UnlinkBegin => "on_unlink_begin",
         }
     }
 
@@ -440,6 +469,7 @@ impl Hook {
 
 const _: () = {
     assert!(size_of::<Key>() == 16 && align_of::<Key>() == 8);
+    assert!(size_of::<Begun>() == 16 && offset_of!(Begun, subject) == 8);
     assert!(size_of::<Answer>() == 32 && offset_of!(Answer, operations) == 24);
     assert!(size_of::<Name>() == 64 && offset_of!(Name, text) == 4);
     assert!(size_of::<Observer>() == 16 && offset_of!(Observer, tgid) == 12);

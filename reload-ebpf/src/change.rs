@@ -1,5 +1,7 @@
 //! Changes of watched inodes.
 
+use core::num::NonZero;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::task_struct,
@@ -21,6 +23,23 @@ use crate::{
 /// `inode` is a `struct inode`, as the verifier knows it.
 #[inline]
 pub(crate) unsafe fn record(ctx: &impl EbpfContext, inode: *const u8, hook: Hook) {
+    // SAFETY: as the caller says.
+    unsafe { record_since(ctx, inode, hook, None) };
+}
+
+/// As [`record`], of what began then, in nanoseconds since boot, if that is known. No other number than zero
+/// says that it is not: the verifier wants to know all of an argument.
+///
+/// # Safety
+///
+/// As [`record`].
+#[inline]
+pub(crate) unsafe fn record_since(
+    ctx: &impl EbpfContext,
+    inode: *const u8,
+    hook: Hook,
+    began: Option<NonZero<u64>>,
+) {
     // SAFETY: the caller says what it is.
     let Some(place) = (unsafe { place::of(inode) }) else {
         return;
@@ -43,7 +62,8 @@ pub(crate) unsafe fn record(ctx: &impl EbpfContext, inode: *const u8, hook: Hook
     {
         return;
     }
-    let header = header(ctx, RecordKind::Change);
+    let mut header = header(ctx, RecordKind::Change);
+    header.boot_ns = began.map_or(header.boot_ns, NonZero::get);
     let record = ChangeRecord { header, syscall, place, hook: hook as u32 };
     let priority = if hook.is_under_way() { Priority::Repeated } else { Priority::Change };
     // Silent once there is room for the record, so that a place whose record is dropped stays armed;

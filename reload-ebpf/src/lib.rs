@@ -7,8 +7,9 @@
 mod abi;
 
 pub use abi::{
-    Answer, Armed, CANARY, COMM_LEN, ChangeRecord, DeliveryRecord, ForkRecord, Hook, Key,
-    MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NEWS_LEN, NO_PLACE,
-    NO_SYSCALL, Name, Observer, OpenRecord, ProcessRecord, Queue, ReadRecord, RecordHeader,
-    RecordKind, Refusal, SUPERBLOCK_WORDS, SYSCALLS, SignalRecord, WatchRecord, superblock_slot,
+    Answer, Armed, Begun, CANARY, COMM_LEN, ChangeRecord, DeliveryRecord, ForkRecord, Hook, Key,
+    MAX_BEGUN, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, NAME_LEN, NAMES_EXPECTED, NEWS_LEN,
+    NO_PLACE, NO_SYSCALL, Name, Observer, OpenRecord, ProcessRecord, Queue, ReadRecord,
+    RecordHeader, RecordKind, Refusal, SUPERBLOCK_WORDS, SYSCALLS, SignalRecord, WatchRecord,
+    superblock_slot,
 };

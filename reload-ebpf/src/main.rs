@@ -12,6 +12,7 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the hook macros pass the context by value")]
 
+mod begun;
 mod change;
 mod emit;
 mod learn;

@@ -3,11 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use reload_ebpf::{
-    Answer, COMM_LEN, Hook, Key, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, Name, Observer, Queue,
-    SUPERBLOCK_WORDS, SYSCALLS,
+    Answer, Begun, COMM_LEN, Hook, Key, MAX_BEGUN, MAX_EXPECTED_NAMES, MAX_NAMES, MAX_PLACES, Name,
+    Observer, Queue, SUPERBLOCK_WORDS, SYSCALLS,
 };
 
 /// The size of the ring in bytes: 4,000 records, where a place has at most one at a time.
@@ -62,6 +62,12 @@ pub(crate) static OPENING: Array<u32> = Array::with_max_entries(SYSCALLS, 0);
 /// that is not known.
 #[map]
 pub(crate) static QUEUES: Array<u64> = Array::with_max_entries(Queue::COUNT, 0);
+
+/// When what tasks are about to do began, in nanoseconds since boot.
+///
+/// One that forgets will do: what is forgotten is dated by its end. Only of this size where the agent traces.
+#[map]
+pub(crate) static BEGUN: LruHashMap<Begun, u64> = LruHashMap::with_max_entries(MAX_BEGUN, 0);
 
 /// The task names whose execs and exits are recorded.
 #[map]

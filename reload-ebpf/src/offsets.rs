@@ -81,8 +81,9 @@ offsets! {
     CALL_READ;
     /// The number of `inotify_add_watch(2)`
     CALL_WATCH;
-    /// 1 where a name counts in whatever directory it is opened
-    NAMES_ANYWHERE;
+    /// 1 where the agent traces: then a name counts in whatever directory it is opened, and a change is dated
+    /// by when it began
+    IS_TRACE;
 }
 
 /// Reads a member of a kernel structure that may not be there any more.

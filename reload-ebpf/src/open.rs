@@ -13,7 +13,7 @@ use crate::{
     learn,
     maps::{EXPECTED, EXPECTED_NAMES, OPENING},
     offsets::{
-        NAMES_ANYWHERE, OFF_DENTRY_INODE, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_DENTRY,
+        IS_TRACE, OFF_DENTRY_INODE, OFF_DENTRY_NAME, OFF_DENTRY_PARENT, OFF_FILE_DENTRY,
         OFF_FILE_INODE, OFF_FILE_MODE, OFF_INODE_INO, member, peek,
     },
     place,
@@ -90,7 +90,7 @@ fn is_opening(syscall: i64) -> bool {
 
 /// Whether names count in whatever directory they are.
 fn is_anywhere() -> bool {
-    NAMES_ANYWHERE.load() != 0
+    IS_TRACE.load() != 0
 }
 
 /// Whether there are any names to look up.

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use reload_ebpf::Hook;
 
 use crate::{
-    change,
+    begun, change,
     offsets::{
         OFF_DENTRY_INODE, OFF_FILE_INODE, OFF_FILE_MODE, OFF_INODE_MODE, OFF_RENAME_NEW,
         OFF_RENAME_OLD, RENAME_HAS_DENTRIES, member,
@@ -111,12 +111,23 @@ pub(crate) fn on_create(ctx: FEntryContext) -> i32 {
 /// Hook: fexit on `notify_change(idmap, dentry, ...)`.
 #[fexit]
 pub(crate) fn on_attributes(ctx: FExitContext) -> i32 {
+    let began = begun::take(ctx.arg(1));
     if has_succeeded(&ctx) {
         // SAFETY: the second argument is a `struct dentry`.
         let inode = unsafe { member::<*const u8>(ctx.arg(1), &OFF_DENTRY_INODE) };
         // SAFETY: the inode was read from it.
-        unsafe { change::record(&ctx, inode, Hook::Attributes) };
+        unsafe { change::record_since(&ctx, inode, Hook::Attributes, began) };
     }
+    0
+}
+
+/// An attribute of a file is about to be set.
+///
+/// Hook: fentry on what [`on_attributes`] is at the end of. This one and the others like it are attached only
+/// where the agent traces.
+#[fentry]
+pub(crate) fn on_attributes_begin(ctx: FEntryContext) -> i32 {
+    begun::note(ctx.arg(1));
     0
 }
 
@@ -126,16 +137,26 @@ pub(crate) fn on_attributes(ctx: FExitContext) -> i32 {
 /// Linux 6.18.
 #[fexit]
 pub(crate) fn on_rename(ctx: FExitContext) -> i32 {
+    let began = begun::take(ctx.arg(0));
     if has_succeeded(&ctx) {
         // SAFETY: the argument is a `struct renamedata`.
         let (old, new) = unsafe { renamed(ctx.arg(0)) };
         // SAFETY: both were read from it.
-        unsafe { change::record(&ctx, new, Hook::Rename) };
+        unsafe { change::record_since(&ctx, new, Hook::Rename, began) };
         if old != new {
             // SAFETY: as above.
-            unsafe { change::record(&ctx, old, Hook::Rename) };
+            unsafe { change::record_since(&ctx, old, Hook::Rename, began) };
         }
     }
+    0
+}
+
+/// A name is about to be moved, or exchanged with another.
+///
+/// Hook: fentry on what [`on_rename`] is at the end of.
+#[fentry]
+pub(crate) fn on_rename_begin(ctx: FEntryContext) -> i32 {
+    begun::note(ctx.arg(0));
     0
 }
 
@@ -144,10 +165,20 @@ pub(crate) fn on_rename(ctx: FExitContext) -> i32 {
 /// Hook: fexit on `vfs_link(old_dentry, idmap, dir, ...)`.
 #[fexit]
 pub(crate) fn on_link(ctx: FExitContext) -> i32 {
+    let began = begun::take(ctx.arg(0));
     if has_succeeded(&ctx) {
         // SAFETY: the third argument is the directory.
-        unsafe { change::record(&ctx, ctx.arg(2), Hook::Link) };
+        unsafe { change::record_since(&ctx, ctx.arg(2), Hook::Link, began) };
     }
+    0
+}
+
+/// A file is about to get another name.
+///
+/// Hook: fentry on what [`on_link`] is at the end of.
+#[fentry]
+pub(crate) fn on_link_begin(ctx: FEntryContext) -> i32 {
+    begun::note(ctx.arg(0));
     0
 }
 
@@ -173,10 +204,23 @@ pub(crate) fn on_mkdir(ctx: FExitContext) -> i32 {
 
 /// A name was removed.
 ///
-/// Hook: fexit on `vfs_unlink(idmap, dir, ...)`.
+/// Hook: fexit on `vfs_unlink(idmap, dir, dentry, ...)`.
 #[fexit]
 pub(crate) fn on_unlink(ctx: FExitContext) -> i32 {
-    entry(&ctx, Hook::Unlink);
+    let began = begun::take(ctx.arg(2));
+    if has_succeeded(&ctx) {
+        // SAFETY: the second argument is the directory.
+        unsafe { change::record_since(&ctx, ctx.arg(1), Hook::Unlink, began) };
+    }
+    0
+}
+
+/// A name is about to be removed.
+///
+/// Hook: fentry on what [`on_unlink`] is at the end of.
+#[fentry]
+pub(crate) fn on_unlink_begin(ctx: FEntryContext) -> i32 {
+    begun::note(ctx.arg(2));
     0
 }
 

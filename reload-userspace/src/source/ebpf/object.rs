@@ -8,6 +8,8 @@ use aya::{
     programs::RawTracePoint,
 };
 
+use reload_ebpf::MAX_BEGUN;
+
 use super::{
     Purpose, Unavailable,
     decode::{creating_syscalls, opening_syscalls, queue_syscalls},
@@ -47,12 +49,14 @@ pub(super) fn load(
     purpose: Purpose,
     diagnostics: bool,
 ) -> Result<Ebpf, Unavailable> {
-    let names_anywhere = u32::from(purpose == Purpose::Trace);
+    let is_trace = u32::from(purpose == Purpose::Trace);
     let log_level = if diagnostics { aya_log::Level::Debug as u8 } else { 0 };
     // aya would parse all types of the kernel here, 30 MB of them, of which we need none.
     let mut loader = sys::without_opening(EbpfLoader::new);
     loader.btf(None).override_global(aya_log::LEVEL, &log_level, true);
-    loader.override_global("NAMES_ANYWHERE", &names_anywhere, true);
+    loader.override_global("IS_TRACE", &is_trace, true);
+    // What is done at once by all processes, on a machine where it is of use.
+    loader.map_max_entries("BEGUN", if is_trace == 0 { 1 } else { MAX_BEGUN });
     let [call_read, call_watch] = queue_syscalls();
     loader.override_global("CALL_READ", &call_read, true);
     loader.override_global("CALL_WATCH", &call_watch, true);

@@ -111,9 +111,17 @@ const TRACE: &[Anchor] = &[
 /// system call of the machine passes it.
 const OPENED: &[Anchor] = &[vital(Hook::Opened, Kind::Tracepoint, &["btf_trace_sys_exit"], &[])];
 
+/// When something begins that the others tell of when it is done: only attached where that is to be traced.
+const BEGIN: &[Anchor] = &[
+    vital(Hook::AttributesBegin, Kind::Entry, &["notify_change"], &[]),
+    vital(Hook::LinkBegin, Kind::Entry, &["vfs_link"], &[]),
+    vital(Hook::RenameBegin, Kind::Entry, &["vfs_rename"], &[]),
+    vital(Hook::UnlinkBegin, Kind::Entry, &["vfs_unlink"], &[]),
+];
+
 /// All of them.
 pub(super) fn anchors() -> impl Iterator<Item = &'static Anchor> {
-    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN, TRACE, OPENED].into_iter().flatten()
+    [PROCESSES, TRAMPOLINE, TRACEPOINT, OPEN, TRACE, OPENED, BEGIN].into_iter().flatten()
 }
 
 impl Strategy {
@@ -180,7 +188,8 @@ pub(super) fn load_open(ebpf: &mut Ebpf, layout: &Layout) -> Result<(), Unavaila
     OPEN.iter().try_for_each(|anchor| load(ebpf, layout, anchor))
 }
 
-/// Loads and attaches what tells of forks, signals and reads of queues, and of opens where the strategy has nothing for that.
+/// Loads and attaches what tells of forks, signals and reads of queues, and what the strategy has not by itself:
+/// who opens a file, or when something began.
 ///
 /// # Errors
 ///
@@ -190,11 +199,11 @@ pub(super) fn attach_trace(
     ebpf: &mut Ebpf,
     layout: &Layout,
 ) -> Result<(), Unavailable> {
-    let opens = match strategy {
-        Strategy::Trampoline => &[],
+    let own = match strategy {
+        Strategy::Trampoline => BEGIN,
         Strategy::Tracepoint => OPENED,
     };
-    TRACE.iter().chain(opens).try_for_each(|anchor| {
+    TRACE.iter().chain(own).try_for_each(|anchor| {
         load(ebpf, layout, anchor)?;
         attach(ebpf, anchor)
     })
