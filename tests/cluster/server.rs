@@ -29,12 +29,6 @@ fn check(name: &str, annotations: &Value) {
     let mut decided = daemon.until_times(&pod, "confirmed", 2);
     // Not for what there was when it started.
     decided.retain(|event| !["adopted", "waiting", "found", "changed"].contains(&event.name()));
-    // Which container is meant is known some time after it has started, and who is found only then may get a
-    // signal too many (docs/kubernetes.md).
-    let is_found_late = annotations["reload-agent.dev/container"].is_string();
-    if is_found_late && decided.len() == 6 {
-        println!("one signal too many: {:#?}", decided.drain(..2).collect::<Vec<_>>());
-    }
     let expected = ["reloaded", "confirmed", "reloaded", "confirmed"];
     assert_eq!(names(&decided), expected, "{:#?}", daemon.until_times(&pod, "confirmed", 2));
     let signal = annotations["reload-agent.dev/signal"].as_str().unwrap_or("HUP");

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{crew::CrewId, work::Jobs};
+use super::{
+    crew::{CrewId, TICK},
+    work::Jobs,
+};
 use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
@@ -313,13 +316,17 @@ impl Reloader {
         if has_more_happened && !is_overdue {
             return Conclusion::NotYet;
         }
-        let mut paths = Vec::new();
+        let (mut paths, mut done) = (Vec::new(), Vec::new());
         let mut by: Option<Actor> = None;
         let has_read = contents.iter().any(|(_, content)| content.is_some());
         for (index, content) in contents {
             let Some(watched) = self.watches.get_mut(&index) else { continue };
+            let changes = content.map(|content| watched.accept(content)).unwrap_or_default();
+            if !changes.is_empty() {
+                done.push(watched.done());
+            }
+            paths.extend(changes);
             by = watched.take_by().or(by);
-            paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
         }
         // Two watches may be of the same file.
         paths.sort_unstable();
@@ -333,7 +340,8 @@ impl Reloader {
             }
             self.changed.extend(paths.iter().cloned());
             self.forget_the_gone();
-            self.delivery.want(Wanted { digest, changed, since: clock::now() });
+            let since = self.since(&done);
+            self.delivery.want(Wanted { digest, changed, since });
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
             self.untold.push(if self.delivery.is_everybody_served() {
@@ -349,6 +357,17 @@ impl Reloader {
             self.untold.push(Decision::Unchanged { rule: self.name().to_owned(), by });
         }
         Conclusion::Same { was_announced }
+    }
+
+    /// Since when the content has been what it is, if that was done then.
+    ///
+    /// The kubelet swaps a volume at once: whoever starts after that reads what is new, even if nobody has
+    /// looked at it yet. What is written in place may not be there before somebody has seen that it is.
+    fn since(&self, done: &[Option<Boot>]) -> Boot {
+        let done: Option<Vec<_>> = done.iter().copied().collect();
+        let done = done.filter(|_| self.rule.pod().is_some()).and_then(|it| it.into_iter().max());
+        // Whoever does it may be in the midst of it when it is told.
+        done.map_or_else(clock::now, |done| done.after(TICK).min(clock::now()))
     }
 
     /// Forgets which files have changed and are there no more, where somebody else gives them names: as
