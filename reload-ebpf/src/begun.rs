@@ -5,7 +5,7 @@
 
 use core::num::NonZero;
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use reload_ebpf::Begun;
 
 use crate::{emit::current, maps::BEGUN, offsets::IS_TRACE};
@@ -17,7 +17,7 @@ pub(crate) fn note(subject: *const u8) {
     // SAFETY: the helper takes no argument and every tracing program may call it (Linux 5.8).
     let boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     // What finds no room is dated by its end.
-    drop(BEGUN.insert(begun(subject), boot_ns, u64::from(BPF_ANY)));
+    let (Ok(()) | Err(_)) = BEGUN.insert(begun(subject), boot_ns, 0);
 }
 
 /// When the current task began what it has now done with `subject`, in nanoseconds since boot, if that was
@@ -30,7 +30,7 @@ pub(crate) fn take(subject: *const u8) -> Option<NonZero<u64>> {
     let key = begun(subject);
     // SAFETY: it is copied at once, and only the task that it is of writes to it.
     let boot_ns = unsafe { BEGUN.get(key) }.copied();
-    drop(BEGUN.remove(key));
+    BEGUN.remove(key).ok()?;
     boot_ns.and_then(NonZero::new)
 }
 

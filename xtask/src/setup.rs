@@ -294,6 +294,8 @@ fn build_linker(place: &Place, kind: Kind) -> Result<()> {
 fn install_tool(cargo: &mut Command, place: &Place) -> Result<()> {
     // In a temporary folder, for a tool's build is of no use later.
     cargo.env_remove("CARGO_TARGET_DIR");
+    // It runs for seconds, and its optimisation would take minutes.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "false");
     // `--force`, for one that is there and does not work would be kept.
-    exec(cargo.args(["--locked", "--force", "--root"]).arg(place.tools()))
+    exec(cargo.args(["--debug", "--locked", "--force", "--root"]).arg(place.tools()))
 }

@@ -51,7 +51,17 @@ static void fail(const char *what)
     exit(1);
 }
 
-static pid_t start_target(const char *name)
+/* As whoever reloads: until that is seen, or it is not for some seconds, the next change waits. */
+static void read_again(const char *path)
+{
+    char content[64];
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0 || read(file, content, sizeof content) < 0)
+        fail("latency: cannot read a file");
+    close(file);
+}
+
+static pid_t start_target(const char *name, const char *path)
 {
     pid_t pid = fork();
     if (pid != 0)
@@ -62,8 +72,10 @@ static pid_t start_target(const char *name)
     if (sigaction(SIGHUP, &action, NULL) != 0)
         fail("latency: cannot install a handler");
     sem_post(&shared->ready);
-    for (;;)
+    for (;;) {
         pause();
+        read_again(path);
+    }
 }
 
 static void write_draft(const char *draft, int revision)
@@ -92,7 +104,7 @@ int main(int count, char **argument)
     sem_init(&shared->handled, 1, 0);
     sem_init(&shared->ready, 1, 0);
 
-    pid_t target = start_target(argument[2]);
+    pid_t target = start_target(argument[2], file);
     sem_wait(&shared->ready);
     printf("target %d\n", target);
     fflush(stdout);
