@@ -38,8 +38,8 @@ pub(crate) struct Recipe {
     pub(crate) binary: PathBuf,
     /// What to watch.
     pub(crate) watch: Vec<PathBuf>,
-    /// The name of the process to reload.
-    pub(crate) process: String,
+    /// The name of the process to reload, if no file says that.
+    pub(crate) process: Option<String>,
     /// Further options.
     pub(crate) options: Vec<String>,
 }
@@ -53,7 +53,8 @@ impl Recipe {
             .flat_map(|path| ["--watch".to_owned(), path.to_string_lossy().into_owned()]);
         let mut arguments = vec!["run".to_owned()];
         arguments.extend(watch);
-        arguments.extend(["--process".to_owned(), self.process.clone()]);
+        let process = self.process.iter().cloned();
+        arguments.extend(process.flat_map(|name| ["--process".to_owned(), name]));
         arguments.extend(self.options.iter().cloned());
         arguments.extend(["--log-format".to_owned(), "json".to_owned()]);
         arguments
@@ -264,7 +265,7 @@ mod tests {
         let recipe = Recipe {
             binary: "/reload-agent".into(),
             watch: vec!["/a".into(), "/b".into()],
-            process: "nginx".to_owned(),
+            process: Some("nginx".to_owned()),
             options: ["--min-interval", "0s"].map(str::to_owned).to_vec(),
         };
         let expected = "run --watch /a --watch /b --process nginx --min-interval 0s \

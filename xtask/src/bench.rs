@@ -4,38 +4,52 @@
 //! and by turns, A B A B, summed up per turn, and compared between neighbours; what is printed is the
 //! median. Nothing here fails for a number.
 
+mod burst;
+mod contender;
 mod cost;
+mod document;
 mod instructions;
 mod kernel;
 mod lab;
 mod latency;
+mod plot;
 mod report;
+mod scale;
 mod stat;
 mod upkeep;
+mod usage;
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::{lab::Lab, report::Report};
+use self::{
+    document::Document,
+    lab::Lab,
+    latency::Way,
+    plot::{Line, Picture, distribution},
+    report::{Report, Row},
+    scale::Kind,
+};
 use crate::{
     build::{Built, Linkage, Profile, build},
     place::{Place, is_root, printed},
     setup::{Extent, setup},
 };
 
-/// Measure latency, memory, and what the agent costs others
+/// Measure the agent beside other reloaders, and what it costs
 ///
 /// Prints what was measured beside the goals of the design. The agent's own clock is trusted for
-/// nothing that can be seen from outside. Takes about four minutes, and needs root, a machine that
-/// does little else, and for one of the comparisons inotify-tools.
+/// nothing that can be seen from outside. Takes about half an hour, and needs root, a machine that
+/// does little else, and of the other reloaders those that are to be compared: inotify-tools, entr,
+/// watchexec and watchman; of one that is missing that is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// What to measure; all of it if nothing is named
+    /// What to measure; all but instructions if nothing is named
     #[arg(value_name = "WHAT")]
     parts: Vec<Part>,
 
-    /// Take fewer samples: less than a minute, and more noise
+    /// Take fewer samples: some minutes, and more noise
     #[arg(long)]
     quick: bool,
 
@@ -43,7 +57,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Where the agent's events come from: auto, ebpf, fanotify, inotify or poll
+    /// Also write docs/benchmarks.md and its pictures anew; measures all but instructions
+    #[arg(long, conflicts_with_all = ["parts", "quick"])]
+    write: bool,
+
+    /// Where the agent's events come from, except where it is compared: auto, ebpf, fanotify, inotify or poll
     #[arg(long, value_name = "NAME", default_value = "auto")]
     source: String,
 }
@@ -51,35 +69,44 @@ pub(crate) struct Options {
 /// Something that is measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// From a change to the handler
+    /// From a change to the handler, beside other reloaders
     Latency,
+    /// Changes in quick succession, beside other reloaders
+    Burst,
+    /// Idleness beside a busy program
+    Idle,
+    /// Many directories, many rules, and a machine that is busy otherwise
+    Scale,
     /// What others pay, and how long the agent takes to start
     Cost,
+    /// The memory of an agent that has worked
+    Memory,
     /// What others pay on Debian's kernels, in instructions, which virtual machines count; only where it is
     /// named
     Instructions,
-    /// Memory, and many directories
-    Memory,
-    /// Idleness beside a busy program
-    Idle,
+    /// All but instructions
+    All,
 }
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     latency: latency::Plan,
+    burst: burst::Plan,
     cost_rounds: usize,
     idle: Duration,
 }
 
 const FULL: Plan = Plan {
-    latency: latency::Plan { rounds: 9, samples: 500, samples_of_loop: 50 },
+    latency: latency::Plan { rounds: 7, samples: 300, samples_of_slow: 30 },
+    burst: burst::Plan { changes: 10_000, pairs: 10 },
     cost_rounds: 40,
     idle: Duration::from_secs(30),
 };
 
 const QUICK: Plan = Plan {
-    latency: latency::Plan { rounds: 3, samples: 200, samples_of_loop: 15 },
+    latency: latency::Plan { rounds: 3, samples: 100, samples_of_slow: 10 },
+    burst: burst::Plan { changes: 1_000, pairs: 3 },
     cost_rounds: 8,
     idle: Duration::from_secs(5),
 };
@@ -95,16 +122,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup(&place, Extent::Build)?;
     let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
     let plan = if options.quick { QUICK } else { FULL };
-    let binary = agent.clone();
-    let lab = Lab::new(&place, agent, options.source.clone())?;
+    let lab = Lab::new(&place, agent.clone(), options.source.clone())?;
 
     let machine = machine(&place);
     println!("\n{machine}");
     let mut report = Report::default();
-    let is_asked = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let mut pictures = Vec::new();
+    let is_all = options.parts.is_empty() || options.parts.contains(&Part::All);
+    let is_asked = |part| is_all || options.parts.contains(&part);
     if is_asked(Part::Latency) {
-        let title = "rename(2) of the watched file -> handler, us: p50 / p90 / p99";
-        report.add(title, latency::measure(&lab, plan.latency)?);
+        for way in Way::ALL {
+            pictures.push(latency_of(&lab, plan.latency, way, &mut report)?);
+        }
+    }
+    if is_asked(Part::Burst) {
+        pictures.push(bursts(&lab, plan.burst, &mut report)?);
+    }
+    if is_asked(Part::Scale) {
+        pictures.extend(scales(&lab, plan.idle, &mut report)?);
     }
     if is_asked(Part::Cost) {
         let costs = cost::measure(&lab, plan.cost_rounds)?;
@@ -114,14 +149,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         report.add(title, cost::count(&lab)?);
     }
     if options.parts.contains(&Part::Instructions) {
-        for (line, rows) in instructions::count(&place, &binary, &lab)? {
+        for (line, rows) in instructions::count(&place, &agent, &lab)? {
             report.add(format!("Instructions added on Linux {line}"), rows);
         }
     }
     if is_asked(Part::Memory) {
-        let (memory, scale) = upkeep::memory_and_scale(&lab)?;
-        report.add("Memory", memory);
-        report.add("Many directories", scale);
+        report.add("Memory", upkeep::memory(&lab)?);
     }
     if is_asked(Part::Idle) {
         let title = format!("Idle, for {} s beside a busy program", plan.idle.as_secs());
@@ -133,7 +166,102 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let text = format!("{:#}\n", report.json(&machine));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if options.write {
+        Document { machine: &machine, report: &report, pictures: &pictures }.write(&place)?;
+    }
     Ok(())
+}
+
+/// Measures everybody's latency with one way to change a file.
+fn latency_of(lab: &Lab, plan: latency::Plan, way: Way, report: &mut Report) -> Result<Picture> {
+    let all = latency::measure(lab, plan, way)?;
+    let title = format!("{} -> handler, us: p50 / p90 / p99 / max", way.name());
+    let absent = contender::ALL.iter().filter_map(|it| {
+        let shown = format!("not run: {}", it.absence()?);
+        Some(Row::new(it.name, shown, serde_json::Value::Null))
+    });
+    report.add(title, all.iter().map(latency::Measured::row).chain(absent).collect());
+    if way == Way::Rename {
+        report.add("The agent beside others, by rename", latency::ratios(&all));
+    }
+    let is_shown = |it: &&latency::Measured| !it.samples().is_empty();
+    let lines = all.iter().filter(is_shown);
+    let lines = lines.map(|it| distribution(it.contender.name, &it.samples())).collect();
+    Ok(Picture {
+        file: match way {
+            Way::Rename => "latency-rename",
+            Way::Swap => "latency-swap",
+            Way::Write => "latency-write",
+        },
+        title: format!("From {} to the handler", way.name()),
+        across: "microseconds",
+        up: "% of changes handled by then",
+        is_log: false,
+        lines,
+    })
+}
+
+/// Measures what becomes of changes in quick succession.
+fn bursts(lab: &Lab, plan: burst::Plan, report: &mut Report) -> Result<Picture> {
+    let all = burst::measure(lab, plan)?;
+    let title = format!("{} changes as fast as they can be made", plan.changes);
+    report.add(title, all.iter().map(burst::Measured::storm_row).collect());
+    let spacings: Vec<_> = burst::SPACINGS.iter().map(|us| (us / 1000).to_string()).collect();
+    let title = format!("% missed of the second of two changes {} ms apart", spacings.join(" / "));
+    report.add(title, all.iter().map(burst::Measured::pairs_row).collect());
+    let point = |&(us, missed): &(u32, f64)| (f64::from(us.max(100)) / 1e3, missed * 100.0);
+    let lines = all.iter().map(|it| Line {
+        name: it.contender.name.to_owned(),
+        points: it.missed.iter().map(point).collect(),
+    });
+    Ok(Picture {
+        file: "missed",
+        title: "Of two changes, the second is missed".to_owned(),
+        across: "milliseconds between them",
+        up: "% of second changes missed",
+        is_log: false,
+        lines: lines.collect(),
+    })
+}
+
+/// Measures what becomes of the agent where there is much to do.
+fn scales(lab: &Lab, time: Duration, report: &mut Report) -> Result<Vec<Picture>> {
+    let mut curves = Vec::new();
+    for kind in [Kind::Directories, Kind::Rules] {
+        let all = scale::measure(lab, kind)?;
+        let rows = all.iter().flat_map(|it| it.rows(kind)).collect();
+        report.add(format!("More and more {}", kind.name()), rows);
+        curves.push((kind, all));
+    }
+    report.add("Beside others", scale::beside_others(lab, time)?);
+    let lines = |pick: fn(&scale::Measured) -> Option<f64>| {
+        let line = |(kind, all): &(Kind, Vec<scale::Measured>)| {
+            let points = all.iter().filter_map(|it| Some((f64::from(it.count), pick(it)?)));
+            Line { name: kind.name().to_owned(), points: points.collect() }
+        };
+        curves.iter().map(line).collect::<Vec<_>>()
+    };
+    let picture = |file, title: &str, up, lines| Picture {
+        file,
+        title: title.to_owned(),
+        across: "directories, or rules with one each",
+        up,
+        is_log: true,
+        lines,
+    };
+    let latency = lines(|it| it.p50);
+    let memory = lines(|it| Some(it.rss_mib));
+    let processor = lines(|it| Some(it.processor_us));
+    Ok(vec![
+        picture(
+            "scale-latency",
+            "A change in one: rename to handler, p50",
+            "microseconds",
+            latency,
+        ),
+        picture("scale-memory", "Memory in use", "MiB", memory),
+        picture("scale-processor", "Processor time for a change", "microseconds", processor),
+    ])
 }
 
 /// What is measured, and on what.

@@ -1,6 +1,7 @@
 /* The least that can react to a change: a bare loop of inotify and kill, to measure others by.
  *
- * bare FOLDER PID: prints `ready` once it watches, and sends SIGHUP to PID for each rename into it.
+ * bare FOLDER PID: prints `ready` once it watches, and sends SIGHUP to PID for each rename into it and each file in it
+ * that was written.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@ int main(int count, char **argument)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     pid_t pid = atoi(argument[2]);
     int queue = inotify_init1(IN_CLOEXEC);
-    if (queue < 0 || inotify_add_watch(queue, argument[1], IN_MOVED_TO) < 0) {
+    if (queue < 0 || inotify_add_watch(queue, argument[1], IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
         perror("bare: cannot watch");
         return 1;
     }

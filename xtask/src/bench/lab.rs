@@ -108,14 +108,38 @@ impl Lab {
     ///
     /// Fails where it does not start, with what it said.
     pub(crate) fn agent(&self, watch: Vec<PathBuf>) -> Result<Running> {
-        let recipe = Recipe {
-            binary: self.binary.clone(),
-            watch,
-            process: Self::name(),
-            options: ["--min-interval", "0s", "--reconcile", "1h", "--source", &self.source]
-                .map(str::to_owned)
-                .to_vec(),
-        };
+        self.agent_with(watch, &self.source)
+    }
+
+    /// The same, with a source of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::agent`].
+    pub(crate) fn agent_with(&self, watch: Vec<PathBuf>, source: &str) -> Result<Running> {
+        self.start(watch, Some(Self::name()), source, &[])
+    }
+
+    /// The same, with the rules of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::agent`].
+    pub(crate) fn agent_of_rules(&self, file: &Path) -> Result<Running> {
+        let file = file.to_string_lossy();
+        self.start(Vec::new(), None, &self.source, &["--config", &file])
+    }
+
+    fn start(
+        &self,
+        watch: Vec<PathBuf>,
+        process: Option<String>,
+        source: &str,
+        more: &[&str],
+    ) -> Result<Running> {
+        let options = ["--min-interval", "0s", "--reconcile", "1h", "--source", source];
+        let options = options.iter().chain(more).map(|&it| it.to_owned()).collect();
+        let recipe = Recipe { binary: self.binary.clone(), watch, process, options };
         let begun = SystemTime::now();
         let (agent, ready) = Agent::start(&recipe, &self.patience)?;
         let wall = ready.at.duration_since(begun).unwrap_or_default();

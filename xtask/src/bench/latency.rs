@@ -1,37 +1,49 @@
-//! From rename(2) of the watched file to the handler of the process that is told of it.
+//! From a change of the watched file to the handler of the process that is told of it: everybody by turns.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{
+    contender::{ALL, BARE, Contender, SHELL_LOOP, Started},
     lab::{Lab, Running, Talker},
     report::{Bound, Row},
-    stat::{Percentiles, median},
-};
-use crate::{
-    child::{Ask, Child},
-    place::is_program,
+    stat::{Confident, Percentiles, median},
+    usage::Usage,
 };
 
-/// The loop that sidecars run: whoever mounts a `ConfigMap` and knows no better writes it.
-const SHELL_LOOP: &str = r#"while :; do
-    folder=$(dirname "$(readlink -f "$1/app.conf")")
-    inotifywait -qq -e moved_to "$folder"
-    kill -HUP $(pgrep -x "$2")
-done"#;
-
-/// Who is measured.
+/// How a file is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watcher {
-    Bare,
-    Agent,
-    ShellLoop,
+pub(crate) enum Way {
+    /// A new one is renamed over it.
+    Rename,
+    /// The kubelet swaps its link.
+    Swap,
+    /// It is written to in place.
+    Write,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 3] = [Self::Rename, Self::Swap, Self::Write];
+
+    /// As the program that changes it calls it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Rename => "rename",
+            Self::Swap => "swap",
+            Self::Write => "write",
+        }
+    }
+
+    /// As a person calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rename => "rename(2) over the file",
+            Self::Swap => "the kubelet's swap of ..data",
+            Self::Write => "a write in place",
+        }
+    }
 }
 
 /// How much to measure.
@@ -39,64 +51,190 @@ enum Watcher {
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) samples: usize,
-    /// The shell loop is slow, and misses what comes while it starts inotifywait anew.
-    pub(crate) samples_of_loop: usize,
+    /// Of those that are slow, and miss what comes while they start anew.
+    pub(crate) samples_of_slow: usize,
 }
 
-/// The samples of one watcher.
-#[derive(Debug, Default)]
-struct Samples {
-    rounds: Vec<Percentiles>,
-    missed: usize,
-    extra: usize,
+/// What was measured of a contender with one way.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) contender: Contender,
+    pub(crate) rounds: Vec<Round>,
 }
 
-/// Measures all three by turns.
+/// One turn of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    /// In microseconds, in the order of time.
+    pub(crate) samples: Vec<f64>,
+    pub(crate) missed: usize,
+    pub(crate) extra: usize,
+    pub(crate) ready: Duration,
+    /// What it had taken when it was over.
+    pub(crate) usage: Usage,
+    /// For each change, in microseconds and times.
+    pub(crate) processor_us: f64,
+    pub(crate) wakes: f64,
+}
+
+/// Measures all by turns, except who cannot be.
 ///
 /// # Errors
 ///
 /// Fails where a program does.
-pub(crate) fn measure(lab: &Lab, plan: Plan) -> Result<Vec<Row>> {
-    let (mut bare, mut agent, mut shell) =
-        (Samples::default(), Samples::default(), Samples::default());
-    let has_loop = is_program("inotifywait") && is_program("pgrep");
+pub(crate) fn measure(lab: &Lab, plan: Plan, way: Way) -> Result<Vec<Measured>> {
+    let present = ALL.into_iter().filter(|it| it.absence().is_none());
+    let fresh = |contender| Measured { contender, rounds: Vec::new() };
+    let mut all: Vec<_> = present.map(fresh).collect();
     for round in 0..plan.rounds {
-        let folder = lab.grounds[0].watched(&format!("latency-{round}"))?;
-        bare.add(lab, Watcher::Bare, &folder, plan.samples)?;
-        agent.add(lab, Watcher::Agent, &folder, plan.samples)?;
-        if has_loop {
-            shell.add(lab, Watcher::ShellLoop, &folder, plan.samples_of_loop)?;
+        for (turn, measured) in all.iter_mut().enumerate() {
+            let folder = lab.grounds[0].watched(&format!("{}-{round}-{turn}", way.word()))?;
+            let slow = measured.contender.is_slow();
+            let samples = if slow { plan.samples_of_slow } else { plan.samples };
+            measured.rounds.push(one_round(lab, measured.contender, &folder, way, samples)?);
         }
     }
-    let mut rows = Vec::new();
-    rows.extend(bare.row("bare C loop, inotify and kill"));
-    rows.extend(agent.row("reload-agent"));
-    match shell.row("shell loop, inotifywait and pgrep") {
-        Some(row) => rows.push(row),
-        None => rows.push(Row::new(
-            "shell loop, inotifywait and pgrep",
-            "not measured: no inotify-tools",
-            json!(null),
-        )),
+    Ok(all)
+}
+
+fn one_round(
+    lab: &Lab,
+    contender: Contender,
+    folder: &Path,
+    way: Way,
+    samples: usize,
+) -> Result<Round> {
+    let (mut talker, pid) = start_target(lab, folder, way)?;
+    let started = contender.start(lab, folder, &pid)?;
+    if contender.is_slow() {
+        // What it does right after its start is not to be measured.
+        lab.patience.pause(Duration::from_millis(200))?;
     }
-    let ratios = [
-        ("reload-agent / bare, p50", ratio(&agent, &bare, |it| it.p50), Bound::AtMost(1.5, " x")),
-        ("reload-agent / bare, p99", ratio(&agent, &bare, |it| it.p99), Bound::AtMost(2.0, " x")),
-        (
-            "shell loop / reload-agent, p50",
-            ratio(&shell, &agent, |it| it.p50),
-            Bound::AtLeast(50.0, " x"),
-        ),
-    ];
-    for (what, ratio, bound) in ratios {
-        if let Some(ratio) = ratio {
+    let before = started.usage()?;
+    let taken = take(lab, &mut talker, samples, pause(contender))?;
+    let usage = started.usage()?;
+    let changes = count(samples);
+    // Most of what a script does is done by those that have ended.
+    let ran = if contender.is_slow() {
+        usage.ran.saturating_sub(before.ran).as_secs_f64() * 1e6
+    } else {
+        number(usage.ran_ns.saturating_sub(before.ran_ns)) / 1e3
+    };
+    let ready = started.ready;
+    Started::stop(started)?;
+    Ok(Round {
+        samples: taken.samples,
+        missed: taken.missed,
+        extra: taken.extra,
+        ready,
+        usage,
+        processor_us: ran / changes,
+        wakes: number(usage.sleeps.saturating_sub(before.sleeps)) / changes,
+    })
+}
+
+fn number(number: u64) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn count(samples: usize) -> f64 {
+    f64::from(u32::try_from(samples).unwrap_or(u32::MAX))
+}
+
+impl Measured {
+    fn of(&self, pick: impl Fn(&Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(pick).collect()
+    }
+
+    /// All samples, in microseconds.
+    pub(crate) fn samples(&self) -> Vec<f64> {
+        self.rounds.iter().flat_map(|round| round.samples.iter().copied()).collect()
+    }
+
+    fn percentiles(&self) -> Vec<Percentiles> {
+        self.rounds.iter().filter_map(|round| Percentiles::of(&round.samples)).collect()
+    }
+
+    /// The median, and its interval from round to round.
+    pub(crate) fn middle(&self) -> Option<Confident> {
+        Confident::of(&self.percentiles().iter().map(|it| it.p50).collect::<Vec<_>>())
+    }
+
+    pub(crate) fn missed(&self) -> usize {
+        self.rounds.iter().map(|it| it.missed).sum()
+    }
+
+    pub(crate) fn extra(&self) -> usize {
+        self.rounds.iter().map(|it| it.extra).sum()
+    }
+
+    /// Its line in the table.
+    pub(crate) fn row(&self) -> Row {
+        let (missed, extra) = (self.missed(), self.extra());
+        let Some(Percentiles { p50, p90, p99 }) = Percentiles::median(&self.percentiles()) else {
+            let shown = format!("all {missed} missed");
+            return Row::new(self.contender.name, shown, json!({ "missed": missed }));
+        };
+        let max = self.samples().into_iter().fold(0.0, f64::max);
+        let counts = [(missed, "missed"), (extra, "extra")].into_iter();
+        let odd = counts.filter(|(count, _)| *count != 0);
+        let odd: Vec<_> = odd.map(|(count, what)| format!(", {count} {what}")).collect();
+        let odd = odd.concat();
+        let shown = format!("{p50:.0} / {p90:.0} / {p99:.0} / {max:.0}{odd}");
+        let interval = self.middle().map(|it| [it.low, it.high]);
+        let of = |pick: fn(&Round) -> f64| median(&self.of(pick));
+        let value = json!({
+            "p50_us": p50, "p50_interval_us": interval, "p90_us": p90, "p99_us": p99, "max_us": max,
+            "samples": self.samples().len(), "missed": missed, "extra": extra,
+            "processor_us_a_change": of(|it| it.processor_us),
+            "wakes_a_change": of(|it| it.wakes),
+            "rss_kib": of(|it| number(it.usage.rss_kib)), "pss_kib": of(|it| number(it.usage.pss_kib)),
+            "ready_ms": of(|it| it.ready.as_secs_f64() * 1e3),
+        });
+        Row::new(self.contender.name, shown, value)
+    }
+}
+
+/// How the agent compares to the others, beside the goals.
+pub(crate) fn ratios(all: &[Measured]) -> Vec<Row> {
+    let find = |contender| all.iter().find(|it| it.contender == contender);
+    let mut rows = Vec::new();
+    for agent in all.iter().filter(|it| it.contender.is_agent()) {
+        let ratios = [
+            ("p50", find(BARE), false, Bound::AtMost(1.5, " x")),
+            ("p99", find(BARE), false, Bound::AtMost(2.0, " x")),
+            ("p50", find(SHELL_LOOP), true, Bound::AtLeast(50.0, " x")),
+        ];
+        for (which, other, is_upside_down, bound) in ratios {
+            let pick = |it: &Percentiles| if which == "p50" { it.p50 } else { it.p99 };
+            let Some(other) = other else { continue };
+            let (above, below) = if is_upside_down { (other, agent) } else { (agent, other) };
+            let Some(ratio) = ratio(above, below, pick) else { continue };
+            let what = format!("{} / {}, {which}", above.contender.name, below.contender.name);
             rows.push(Row::new(what, format!("{ratio:.2} x"), json!(ratio)).goal(ratio, bound));
         }
     }
-    Ok(rows)
+    rows
 }
 
-/// Measures an agent that `start` starts: the median in microseconds, and how many were missed.
+/// The median of the ratios of neighbours in time, so that what drifts over the run cancels out.
+fn ratio(above: &Measured, below: &Measured, pick: impl Fn(&Percentiles) -> f64) -> Option<f64> {
+    let (above, below) = (above.percentiles(), below.percentiles());
+    let pairs = above.iter().zip(&below);
+    median(&pairs.map(|(above, below)| pick(above) / pick(below)).collect::<Vec<_>>())
+}
+
+/// What was measured of an agent that goes on running.
+pub(crate) struct Sampled {
+    pub(crate) running: Running,
+    /// In microseconds.
+    pub(crate) p50: Option<f64>,
+    pub(crate) missed: usize,
+    /// For each change, in microseconds.
+    pub(crate) processor_us: f64,
+}
+
+/// Measures an agent that `start` starts.
 ///
 /// # Errors
 ///
@@ -106,117 +244,60 @@ pub(crate) fn p50_with(
     start: impl FnOnce() -> Result<Running>,
     folder: &Path,
     samples: usize,
-) -> Result<(Running, Option<f64>, usize)> {
-    let (mut talker, _pid) = start_target(lab, folder, samples, pause(Watcher::Agent))?;
+) -> Result<Sampled> {
+    let (mut talker, _pid) = start_target(lab, folder, Way::Rename)?;
     let running = start()?;
-    let (taken, missed, _extra) = take(lab, &mut talker)?;
-    Ok((running, Percentiles::of(&taken).map(|it| it.p50), missed))
+    let before = Usage::of_process(running.agent.pid())?;
+    let taken = take(lab, &mut talker, samples, FAST)?;
+    let after = Usage::of_process(running.agent.pid())?;
+    Ok(Sampled {
+        p50: Percentiles::of(&taken.samples).map(|it| it.p50),
+        missed: taken.missed,
+        processor_us: number(after.ran_ns - before.ran_ns) / 1e3 / count(samples),
+        running,
+    })
 }
 
-impl Samples {
-    fn add(&mut self, lab: &Lab, watcher: Watcher, folder: &Path, samples: usize) -> Result<()> {
-        let (mut talker, pid) = start_target(lab, folder, samples, pause(watcher))?;
-        let (taken, missed, extra) = match watcher {
-            Watcher::Bare => {
-                let mut bare = Talker::start(Command::new(&lab.bare).arg(folder).arg(&pid))?;
-                let ready = bare.line(&lab.patience)?;
-                ensure!(ready.as_deref() == Some("ready"), "the bare loop does not start");
-                take(lab, &mut talker)?
-            }
-            Watcher::Agent => {
-                let running = lab.agent(vec![folder.join("app.conf")])?;
-                let taken = take(lab, &mut talker)?;
-                running.agent.stop()?;
-                taken
-            }
-            Watcher::ShellLoop => {
-                let mut command = Command::new("sh");
-                command.args(["-c", SHELL_LOOP, "sh"]).arg(folder).arg(Lab::name());
-                let shell =
-                    Child::spawn(command.stdin(Stdio::null()).stderr(Stdio::null()), Ask::Signal)?;
-                wait_for_inotify(lab, &shell)?;
-                take(lab, &mut talker)?
-            }
-        };
-        self.rounds.extend(Percentiles::of(&taken));
-        self.missed += missed;
-        self.extra += extra;
-        Ok(())
-    }
+const FAST: Duration = Duration::from_millis(5);
 
-    fn row(&self, what: &str) -> Option<Row> {
-        let Percentiles { p50, p90, p99 } = Percentiles::median(&self.rounds)?;
-        let (missed, extra) = (self.missed, self.extra);
-        let counts = [(missed, "missed"), (extra, "extra")].into_iter();
-        let odd: String = counts
-            .filter(|(count, _)| *count != 0)
-            .flat_map(|(count, what)| [", ".to_owned(), count.to_string(), format!(" {what}")])
-            .collect();
-        let shown = format!("{p50:.0} / {p90:.0} / {p99:.0}{odd}");
-        let value = json!({
-            "p50_us": p50, "p90_us": p90, "p99_us": p99, "missed": missed, "extra": extra,
-        });
-        Some(Row::new(what, shown, value))
-    }
+fn pause(contender: Contender) -> Duration {
+    if contender.is_slow() { Duration::from_millis(60) } else { FAST }
 }
 
-/// The median of the ratios of neighbours in time, so that what drifts over the run cancels out.
-fn ratio(above: &Samples, below: &Samples, pick: fn(&Percentiles) -> f64) -> Option<f64> {
-    let pairs = above.rounds.iter().zip(&below.rounds);
-    median(&pairs.map(|(above, below)| pick(above) / pick(below)).collect::<Vec<_>>())
-}
-
-fn pause(watcher: Watcher) -> Duration {
-    match watcher {
-        Watcher::Bare | Watcher::Agent => Duration::from_millis(5),
-        Watcher::ShellLoop => Duration::from_millis(60),
-    }
-}
-
-/// Starts the program that measures, and gives the pid of its target, which catches the signal.
-fn start_target(
-    lab: &Lab,
-    folder: &Path,
-    samples: usize,
-    pause: Duration,
-) -> Result<(Talker, String)> {
+/// Starts the program that changes the file, and gives the pid of its target, which catches the signal.
+///
+/// # Errors
+///
+/// Fails where it does not start.
+pub(crate) fn start_target(lab: &Lab, folder: &Path, way: Way) -> Result<(Talker, String)> {
     let mut command = Command::new(&lab.latency);
-    command.arg(folder).arg(Lab::name()).arg(samples.to_string());
-    let mut talker = Talker::start(command.arg(pause.as_micros().to_string()))?;
+    let mut talker = Talker::start(command.arg(folder).arg(Lab::name()).arg(way.word()))?;
     let line = talker.line(&lab.patience)?.unwrap_or_default();
     let pid = line.strip_prefix("target ").context("the program that measures has no target")?;
     let pid = pid.to_owned();
     Ok((talker, pid))
 }
 
-/// Lets it measure: the microseconds that it took, and how many were missed, and were too many.
-fn take(lab: &Lab, talker: &mut Talker) -> Result<(Vec<f64>, usize, usize)> {
-    talker.go("go")?;
-    let (mut taken, mut missed, mut extra) = (Vec::new(), 0, None);
-    while let Some(line) = talker.line(&lab.patience)? {
-        if line == "missed" {
-            missed += 1;
-        } else if let Some(number) = line.strip_prefix("extra ") {
-            extra = number.parse().ok();
-        } else if let Ok(nanos) = line.parse::<f64>() {
-            taken.push(nanos / 1e3);
-        }
-    }
-    let extra = extra.context("the program that measures latency has failed")?;
-    Ok((taken, missed, extra))
+/// What came of so many changes.
+struct Taken {
+    samples: Vec<f64>,
+    missed: usize,
+    extra: usize,
 }
 
-/// Waits until the shell's inotifywait watches: the kernel then lists a watch of its descriptor.
-fn wait_for_inotify(lab: &Lab, shell: &Child) -> Result<()> {
-    let pace = Duration::from_millis(5);
-    let is_armed = |pid: &u32| {
-        let infos = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten();
-        infos.flatten().any(|info| {
-            std::fs::read_to_string(info.path()).is_ok_and(|text| text.contains("inotify wd:"))
-        })
-    };
-    let armed = lab.patience.until(pace, Duration::from_secs(10), || {
-        Ok(shell.children().iter().any(is_armed).then_some(()))
-    })?;
-    armed.context("inotifywait does not start")
+fn take(lab: &Lab, talker: &mut Talker, samples: usize, pause: Duration) -> Result<Taken> {
+    talker.go(&format!("single {samples} {}", pause.as_micros()))?;
+    let mut taken = Taken { samples: Vec::new(), missed: 0, extra: 0 };
+    while let Some(line) = talker.line(&lab.patience)? {
+        if line == "done" {
+            return Ok(taken);
+        } else if line == "missed" {
+            taken.missed += 1;
+        } else if let Some(number) = line.strip_prefix("extra ") {
+            taken.extra = number.parse().context("the program that measures speaks otherwise")?;
+        } else if let Ok(nanos) = line.parse::<f64>() {
+            taken.samples.push(nanos / 1e3);
+        }
+    }
+    anyhow::bail!("the program that measures latency has failed")
 }

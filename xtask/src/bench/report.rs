@@ -107,6 +107,11 @@ impl Report {
         self.sections.push(section);
     }
 
+    /// The titles, and of each row what it is about, what was measured, the goal, and whether it is met.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, Vec<[String; 4]>)> {
+        self.sections.iter().map(|it| (it.title.as_str(), it.rows.iter().map(Row::cells).collect()))
+    }
+
     /// All of it, for a program.
     pub(crate) fn json(&self, machine: &str) -> Value {
         let mut sections = Map::new();
@@ -119,6 +124,12 @@ impl Report {
 }
 
 impl Row {
+    fn cells(&self) -> [String; 4] {
+        let goal = self.goal.map_or_else(String::new, |goal| goal.bound.to_string());
+        let met = self.goal.map_or("", Goal::verdict);
+        [self.what.clone(), self.shown.clone(), goal, met.to_owned()]
+    }
+
     fn json(&self) -> Value {
         let goal = self.goal.map(|goal| goal.bound.to_string());
         json!({ "value": self.value, "goal": goal, "is_met": self.goal.and_then(Goal::is_met) })
@@ -131,10 +142,8 @@ impl fmt::Display for Section {
         let (goal, met) = if has_goals { ("goal", "met") } else { ("", "") };
         writeln!(f)?;
         line(f, &self.title, "", goal, met)?;
-        for row in &self.rows {
-            let goal = row.goal.map_or_else(String::new, |goal| goal.bound.to_string());
-            let met = row.goal.map_or("", Goal::verdict);
-            line(f, &format!("  {}", row.what), &row.shown, &goal, met)?;
+        for [what, shown, goal, met] in self.rows.iter().map(Row::cells) {
+            line(f, &format!("  {what}"), &shown, &goal, &met)?;
         }
         Ok(())
     }

@@ -109,7 +109,7 @@ impl Stage {
         let recipe = Recipe {
             binary: binary.clone(),
             watch: vec![volume.folder().to_owned(), host],
-            process: name,
+            process: Some(name),
             // Each change is to show its own reload, however quickly they follow each other.
             options: ["--check", &check, "--min-interval", "0s", "--source", source]
                 .map(str::to_owned)
@@ -253,7 +253,7 @@ impl Stage {
         let recipe = Recipe {
             binary: self.binary.clone(),
             watch: vec![watched],
-            process: script::NO_HANDLER.to_owned(),
+            process: Some(script::NO_HANDLER.to_owned()),
             options: Vec::new(),
         };
         let (mut agent, _ready) = Agent::start(&recipe, &self.patience)?;
