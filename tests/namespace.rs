@@ -230,3 +230,34 @@ fn content(target: &mut Lines) -> String {
 fn is_called(pid: i32, name: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
 }
+
+// The others tell nothing of processes.
+promise!(whoever_is_not_visible_is_nobody: ebpf);
+/// Whatever he is called: what happens to him is told to no trace in there.
+fn whoever_is_not_visible_is_nobody(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.conf");
+    fs::write(&path, "0").unwrap();
+    let recipe = Recipe::new().reading(&path);
+    let mut outside = recipe.start();
+    let mut command = clean(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(AGENT).arg("trace");
+    command.args(source.arguments()).args(["--format", "json", "--count", "2"]);
+    command.args(["--process", recipe.name(), "--watch"]).arg(&path);
+    let mut trace = Trace::spawn(&mut command);
+    trace.wait_until("ready", |line| line.starts_with("ready;").then_some(()));
+    for content in ["1", "2"] {
+        replace(&path, content);
+        kill_process(Pid::from_raw(outside.pid).unwrap(), Signal::HUP).unwrap();
+        outside.signals_until(content);
+    }
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (updates, _) = objects(&told);
+    assert_eq!(updates.len(), 2);
+    for update in &updates {
+        let steps = update["steps"].as_array().unwrap();
+        let is_of_signal = |it: &Value| it["what"].as_str().unwrap().contains("HUP");
+        assert!(!steps.iter().any(is_of_signal), "{update:#}");
+    }
+}

@@ -263,7 +263,8 @@ pub struct SignalRecord {
     /// Its `kind` is [`RecordKind::Signal`]; it is about whoever was running then, who has sent it unless
     /// the kernel did.
     pub header: RecordHeader,
-    /// Whom it is for, as the agent's pid namespace numbers him; 0 where he is not visible there.
+    /// Whom it is for, as the agent's pid namespace numbers him. Of whoever is not visible there nothing is
+    /// told, nor of his execs, forks and end.
     pub target: u32,
     /// The signal's number.
     pub signal: u32,

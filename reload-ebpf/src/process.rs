@@ -31,8 +31,10 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook, kind: RecordKind) {
     }
     let is_named = ctx.command().is_ok_and(is_looked_for)
         || (hook == Hook::Exec && executable(ctx.arg(2)).is_some_and(is_looked_for));
-    if is_named {
-        emit(ctx, ProcessRecord { header: header(ctx, kind) }, hook, Priority::Process, || ());
+    let header = header(ctx, kind);
+    // Whoever is not visible to the agent is none of its processes, whatever he is called.
+    if is_named && header.pid != 0 {
+        emit(ctx, ProcessRecord { header }, hook, Priority::Process, || ());
     }
 }
 
@@ -45,6 +47,9 @@ pub(crate) fn fork(ctx: &BtfTracePointContext) {
         return;
     }
     let header = header(ctx, RecordKind::Fork);
+    if header.pid == 0 {
+        return;
+    }
     let record = ForkRecord { header, child: visible_pid(child).unwrap_or(0), reserved: 0 };
     emit(ctx, record, Hook::Fork, Priority::Process, || ());
 }
@@ -56,9 +61,13 @@ pub(crate) fn signal(ctx: &BtfTracePointContext) {
     if !is_named(target) {
         return;
     }
+    // Whoever is not visible to the agent is none of its processes, whatever he is called.
+    let Some(visible) = visible_pid(target) else {
+        return;
+    };
     let record = SignalRecord {
         header: header(ctx, RecordKind::Signal),
-        target: visible_pid(target).unwrap_or(0),
+        target: visible,
         signal: ctx.arg(0),
         result: ctx.arg(4),
         by_kernel: u32::from(is_by_kernel(ctx.arg(1))),
@@ -92,8 +101,12 @@ pub(crate) fn deliver(ctx: &BtfTracePointContext) {
     let Some(handler) = peek::<usize>(ctx.arg(2), &OFF_ACTION_HANDLER) else {
         return;
     };
+    let header = header(ctx, RecordKind::Delivery);
+    if header.pid == 0 {
+        return;
+    }
     let record = DeliveryRecord {
-        header: header(ctx, RecordKind::Delivery),
+        header,
         signal: ctx.arg(0),
         // `SIG_DFL`, `SIG_IGN`, or the address of a handler.
         action: match handler {

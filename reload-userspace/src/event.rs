@@ -211,6 +211,8 @@ pub enum Event {
         pid: Pid,
         /// The signal's number.
         signal: i32,
+        /// The name of the task that takes it.
+        comm: String,
         /// What it does with it.
         handling: Handling,
         /// When.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     env,
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, IsTerminal as _, Write},
     num::NonZeroU64,
     path::Path,
     process::ExitCode,
@@ -195,11 +195,6 @@ async fn trace(args: &TraceArgs) -> Result<()> {
     let names = process.iter().map(|name| rule::process(name)).collect::<Result<_, _>>()?;
     let rights = Rights::to_trace();
     heed(rights.give_up_to_open());
-    // Before anything is watched: it may be in the way of what is.
-    let to: Box<dyn Write> = match output {
-        Some(path) => Box::new(BufWriter::new(trace::create(path, &paths)?)),
-        None => Box::new(io::stdout()),
-    };
     let format = match format {
         TraceFormat::Text => {
             trace::Format::Text { has_colour: output.is_none() && io::stdout().is_terminal() }
@@ -208,9 +203,14 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         TraceFormat::Chrome => trace::Format::Chrome,
         TraceFormat::Html => trace::Format::Html,
     };
-    let stop = asked_to_stop()?;
+    let (stop, mut hangup) = (asked_to_stop()?, hangup()?);
     let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
+    // Before anything is watched: it may be in the way of what is.
+    let to: Box<dyn Write + Send> = match output {
+        Some(path) => Box::new(trace::create(path, &paths)?),
+        None => Box::new(io::stdout()),
+    };
     heed(rights.give_up_to_work());
     let count = count.map(NonZeroU64::get);
     let question = trace::Question { paths, names, count, span: *span };
@@ -221,7 +221,11 @@ async fn trace(args: &TraceArgs) -> Result<()> {
     drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
     trace
         .run(async {
-            stop.await;
+            // A terminal that is closed is no reason to keep what was seen.
+            tokio::select! {
+                _ = stop => {}
+                _ = hangup.recv() => {}
+            }
         })
         .await
 }

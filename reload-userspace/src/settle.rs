@@ -139,6 +139,12 @@ impl Settle {
         self.pending.map(|pending| pending.last)
     }
 
+    /// Whether somebody was writing when the change under way was last looked at.
+    #[must_use]
+    pub fn writers(&self) -> Option<Writers> {
+        self.pending.map(|pending| pending.writers)
+    }
+
     /// Forgets the change: it has been dealt with.
     pub fn finish(&mut self) {
         self.pending = None;

@@ -5,6 +5,8 @@
 //! **Invariant:** its memory does not grow with the number of updates (`trace/summary.rs`), nor with the
 //! length of one (`trace/update.rs`).
 
+mod living;
+mod opening;
 mod output;
 mod queue;
 mod record;
@@ -16,21 +18,21 @@ mod update;
 mod who;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     future::Future,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::Pid;
+use nix::{libc, unistd::Pid};
 
 use self::{
     queue::Queues,
     record::Sight,
     step::{Stage, Step, Who},
     summary::Summary,
-    update::Update,
+    update::{Gap, Update},
 };
 
 pub use self::output::{Format, Output, create};
@@ -39,7 +41,7 @@ use crate::{
     cli::{SETTLE, SETTLE_MAX},
     clock::{self, Boot},
     confirm::Ticket,
-    event::{Event, Operation, PlaceId, Sender},
+    event::{Event, Handling, Operation, PlaceId, Sender},
     places::{Index, Places},
     settle::Limits,
     source::{Interest, Source, Tells},
@@ -52,7 +54,8 @@ use crate::{
 /// How long after its last step an update is over, once it has settled.
 const TAIL: Duration = Duration::from_secs(1);
 
-/// The same where children that were there before have not ended yet.
+/// The same where children that were there before have not ended yet, or nobody has done anything yet of which
+/// it is told.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long what somebody did may come to nothing before it is forgotten.
@@ -61,6 +64,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many of such deeds are kept, the latest: as many as are taken at a time. Of others it is told how many
 /// there were.
 const MOST_DEEDS: usize = MOST_EVENTS;
+
+/// How long a pause may be between two deeds that are of one update.
+const COHERENCE: Duration = Duration::from_millis(500);
+
+/// How many processes are known at a time: a name may be anybody's.
+const MOST_LIVING: usize = 4096;
 
 /// How long after an event the source is asked for losses.
 const LOSS_DELAY: Duration = Duration::from_millis(50);
@@ -110,13 +119,15 @@ pub struct Trace<S> {
     question: Question,
     source: S,
     witness: Witness,
-    ticket: Option<Ticket>,
+    tickets: Vec<Ticket>,
     output: Output,
     summary: Summary,
     sight: Sight,
     procfs: Procfs,
     places: Places,
     queues: Queues,
+    /// Whether it is told of processes.
+    tells: Tells,
     watched: BTreeMap<Index, Watched>,
     /// What may be part of an update, until it is known.
     deeds: VecDeque<Deed>,
@@ -133,6 +144,12 @@ pub struct Trace<S> {
     over: Boot,
     /// The processes that bear the names, and since when they are known.
     living: HashMap<Pid, Boot>,
+    /// The last signal that each of them was sent and has not taken yet.
+    sent: HashMap<Pid, i32>,
+    /// What was lost while no update was under way.
+    lost: Vec<Gap>,
+    /// Of which files it is told who opens them.
+    expected: BTreeSet<PathBuf>,
     /// How many updates there have been.
     count: u64,
     losses_at: Boot,
@@ -177,10 +194,11 @@ impl<S: Source> Trace<S> {
             question,
             source,
             witness,
-            ticket: None,
+            tickets: Vec::new(),
             output,
             summary: Summary::default(),
             queues: Queues::find(&procfs, &places),
+            tells,
             procfs,
             places,
             watched,
@@ -193,6 +211,9 @@ impl<S: Source> Trace<S> {
             looked: clock::now(),
             over: clock::now(),
             living: HashMap::new(),
+            sent: HashMap::new(),
+            lost: Vec::new(),
+            expected: BTreeSet::new(),
             count: 0,
             losses_at: clock::now().after(LOSS_PAUSE),
         };
@@ -263,8 +284,8 @@ impl<S: Source> Trace<S> {
             }
         }
         self.take_all()?;
-        self.ask_for_losses();
         self.finish()?;
+        self.lost.drain(..).for_each(|gap| self.summary.lose(gap.count));
         self.output.end(&self.summary).context("cannot write the summary")
     }
 
@@ -281,6 +302,10 @@ impl<S: Source> Trace<S> {
             self.ask_for_losses();
         }
         self.queues.look(&self.places);
+        if !self.opens.is_empty() {
+            // Of each file only so many openings are told until more are wanted.
+            self.expect_opens();
+        }
         // What was opened may have been replaced since, or may be what a look is yet to find.
         let mut opens = self.sort_opens();
         let latest = self.look(now, is_last)?;
@@ -298,6 +323,9 @@ impl<S: Source> Trace<S> {
         }
         self.deeds.retain(|deed| now.since(deed.at) < PATIENCE);
         self.aside.retain(|step| now.since(step.at) < PATIENCE);
+        for gap in self.lost.extract_if(.., |gap| now.since(gap.at) >= PATIENCE) {
+            self.summary.lose(gap.count);
+        }
         self.places.sweep(&mut self.source);
         let looks = self.watched.values().filter_map(|it| it.look_at(now));
         Ok(looks.chain(self.over_at()).chain(self.places.peek_at()).fold(self.losses_at, Boot::min))
@@ -357,17 +385,20 @@ impl<S: Source> Trace<S> {
                 self.opens.push(Opening { place, inode, pid, at });
             }
             Event::Started { pid, at } => {
-                self.living.entry(pid).or_insert(at);
+                self.note_living(pid, at);
                 self.note(pid, at, None, "starts a program".to_owned());
             }
             Event::Ended { pid, comm, at } => {
                 let born = self.living.remove(&pid).unwrap_or(at);
+                self.sent.remove(&pid);
                 let who = who::who(&self.procfs, Some(pid), Some(comm));
                 self.note_step(Step::end(at, born, who));
             }
             Event::Forked { parent, child, at } => {
                 let child_name = child.map_or_else(|| "a child".to_owned(), |it| it.to_string());
-                self.living.extend(child.map(|child| (child, at)));
+                if let Some(child) = child {
+                    self.note_living(child, at);
+                }
                 self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
             }
             Event::Signalled { pid, signal, by, ref comm, at, .. } => {
@@ -386,13 +417,25 @@ impl<S: Source> Trace<S> {
                 };
                 let stage = is_sent.then_some(Stage::Signalled);
                 let step = Step::new(at, stage, sender, what);
-                self.note_step(Step { signal: Some(signal), ..step });
+                self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
+                self.note_living(pid, Boot::ZERO);
+                self.note_sent(pid, signal);
             }
-            Event::Delivered { pid, signal, at, .. } => {
-                let who = who::who(&self.procfs, Some(pid), None);
-                let what = format!("takes {}", step::words(&event));
+            Event::Delivered { pid, signal, ref comm, handling, at } => {
+                let who = who::who(&self.procfs, Some(pid), Some(comm.clone()));
+                // What ends a process the kernel delivers as KILL, whichever it was (`complete_signal`).
+                let fatal = self.sent.get(&pid).copied().filter(|_| signal == libc::SIGKILL);
+                let (signal, what) = match fatal {
+                    Some(fatal) if fatal != signal => {
+                        (fatal, format!("takes {} by default, and ends of it", step::name(fatal)))
+                    }
+                    _ => (signal, format!("takes {}", step::words(&event))),
+                };
                 let step = Step::new(at, Some(Stage::Delivered), who, what);
-                self.note_step(Step { signal: Some(signal), ..step });
+                self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
+                self.note_living(pid, Boot::ZERO);
+                let is_last = handling != Handling::Default;
+                self.sent.retain(|&it, _| it != pid || !is_last);
             }
             Event::Read { pid, comm, descriptor, ref news, at } => {
                 self.read((pid, comm), descriptor, news, at);

@@ -422,6 +422,11 @@ impl Watched {
         }
     }
 
+    /// Whether somebody is known to write to a file, whether or not he is waited for.
+    pub(crate) fn is_written_to(&self) -> bool {
+        self.settle.writers() == Some(Writers::Some)
+    }
+
     /// When the change under way began.
     pub(crate) fn since(&self) -> Option<Boot> {
         self.settle.since()
@@ -601,7 +606,7 @@ mod tests {
             for &millis in told {
                 watched.touch(early.after(Duration::from_millis(millis)), None, Interest::Any);
             }
-            let late = early.after(Duration::from_secs(60));
+            let late = early.after(Duration::from_mins(1));
             assert!(watched.look(late, &mut places, &mut source, Patience::Patient));
             watched.done()
         };

@@ -3,6 +3,7 @@
 mod chrome;
 mod html;
 mod json;
+mod outlet;
 mod text;
 
 use std::{
@@ -13,6 +14,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use self::outlet::Outlet;
 
 pub(super) use self::text::wrap;
 
@@ -77,15 +80,15 @@ fn place(path: &Path) -> Option<(Identity, &OsStr)> {
 /// Where it is told.
 pub struct Output {
     format: Format,
-    to: Box<dyn Write>,
+    to: Outlet,
     has_begun: bool,
 }
 
 impl Output {
     /// Tells in that format.
     #[must_use]
-    pub fn new(format: Format, to: Box<dyn Write>) -> Self {
-        Self { format, to, has_begun: false }
+    pub fn new(format: Format, to: Box<dyn Write + Send>) -> Self {
+        Self { format, to: Outlet::new(to), has_begun: false }
     }
 
     /// Tells of an update.
@@ -116,7 +119,7 @@ impl Output {
             Format::Chrome => chrome::end(&mut self.to, self.has_begun)?,
             Format::Html => html::write(&mut self.to, summary)?,
         }
-        self.to.flush()
+        self.to.end()
     }
 }
 

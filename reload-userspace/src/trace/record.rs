@@ -35,6 +35,10 @@ pub(crate) struct Record {
     pub(crate) stages: Vec<Passed>,
     /// Those that would have been seen, had they been passed.
     pub(crate) absent: Vec<Stage>,
+    /// For how long it was followed, in microseconds since it began: what came later is not in it.
+    pub(crate) followed_us: f64,
+    /// Who was there before and has not ended by then, though others have taken his place.
+    pub(crate) remaining: Vec<Who>,
     /// Those that cannot be seen here.
     pub(crate) not_visible: Vec<Hidden>,
     /// All that happened, in the order of time.
@@ -153,6 +157,8 @@ impl Record {
                 && update.obstacles.is_empty(),
             total_us: self::micros(update.total(&passed)),
             absent,
+            followed_us: micros(update.over.unwrap_or(update.last()).max(update.last())),
+            remaining: update.remaining.clone(),
             not_visible: hidden,
             steps: update
                 .steps

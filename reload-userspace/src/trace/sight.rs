@@ -42,7 +42,7 @@ impl<S: Source> Trace<S> {
         }
         // Where there is no file yet nobody has been asked.
         let is_asked = self.watched.values().any(|it| it.files().next().is_some());
-        if self.ticket.is_none() && (is_asked || !self.witness.can_tell()) {
+        if self.tickets.is_empty() && (is_asked || !self.witness.can_tell()) {
             hide(&[Stage::Opened], "nobody tells who opens a file; eBPF or CAP_SYS_ADMIN would");
         } else if name == SourceName::Poll {
             hide(&[Stage::Opened], "polling may find the file only when it has been opened");

@@ -99,17 +99,20 @@ pub(crate) struct Step {
     pub(crate) what: String,
     /// Since when there was the process that ends, if one does.
     pub(crate) born: Option<Boot>,
+    /// Since when there is whoever opens the content, where another of that name has been there for longer.
+    pub(crate) joined: Option<Boot>,
     /// Which stage it may be, and what is not known of it, if it is of none for all that is known.
     pub(crate) may_be: Option<(Stage, &'static str)>,
-    /// The signal that it is about, if it is about one.
-    pub(crate) signal: Option<i32>,
+    /// The signal that it is about, if it is about one, after the process that it is for.
+    pub(crate) signal: Option<(i32, i32)>,
 }
 
 impl Step {
     /// Something that happened once.
     #[must_use]
     pub(crate) fn new(at: Boot, stage: Option<Stage>, who: Who, what: String) -> Self {
-        Self { at, until: at, count: 1, stage, who, what, born: None, may_be: None, signal: None }
+        let (born, joined, may_be, signal) = (None, None, None, None);
+        Self { at, until: at, count: 1, stage, who, what, born, joined, may_be, signal }
     }
 
     /// The end of a process that there was since then.
@@ -124,6 +127,11 @@ impl Step {
         if self.born.is_some_and(|born| born < began) {
             self.stage = Some(Stage::Exited);
             "ends, which was there before".clone_into(&mut self.what);
+        }
+        if self.joined.is_some_and(|joined| joined >= began) {
+            self.stage = None;
+            self.joined = None;
+            self.what.push_str("; it has started for that, and is not the one that runs");
         }
         self
     }
@@ -156,8 +164,8 @@ pub(crate) fn words(event: &Event) -> String {
         }
         Event::Delivered { signal, handling, .. } => {
             let handling = match handling {
-                Handling::Default => "the default action, which ends most programs",
-                Handling::Ignore => "ignored",
+                Handling::Default => "by default, which ends most programs",
+                Handling::Ignore => "and ignores it",
                 Handling::Handler => "to its handler",
             };
             format!("{} {handling}", name(*signal))

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 
 use super::{
-    Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, MOST_LOOKS, Opening, TAIL, Trace,
+    COHERENCE, Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, MOST_LOOKS, TAIL, Trace,
     record::Record,
     step::{self, Stage, Step},
     update::{Gap, Update},
@@ -23,13 +23,10 @@ use crate::{
     clock::{self, Boot},
     event::{Operation, PlaceId, SourceName},
     places::{Patience, Touched},
-    reach::Spot,
     settle::Next,
-    source::{Interest, Source},
-    target::Selector,
+    source::{Interest, Source, Tells},
     watch::{Identity, Obstacle, wait_for_changes},
     watched::Watched,
-    witness::Watching,
 };
 
 impl<S: Source> Trace<S> {
@@ -56,6 +53,8 @@ impl<S: Source> Trace<S> {
         }
         if self.watched.values().all(|it| it.next(now) == Next::Idle) {
             self.adopt();
+            // What was done beside the files, and has not led to anything by now, will not.
+            self.deeds.retain(|deed| now.since(deed.at) < COHERENCE);
             return Ok(None);
         }
         let looked = self.hear_of_it(now)?;
@@ -67,11 +66,14 @@ impl<S: Source> Trace<S> {
         self.looked = looked;
         let near = self.near();
         let seen = self.deeds.iter().filter(|it| it.at <= looked && counts(it, self.over, &near));
-        let began = seen.map(|it| it.at).min().unwrap_or(now);
+        let began = beginning(seen.map(|it| it.at)).unwrap_or(now);
+        if self.update.is_none() {
+            self.deeds.retain(|it| it.at >= began);
+        }
         self.update.get_or_insert(Update::new(self.count + 1, began));
         let latest = self.adopt();
         if before != after {
-            if let Some(update) = &mut self.update {
+            if let Some(update) = self.update.as_mut().filter(|_| !after.is_subset(&before)) {
                 update.is_anew = true;
             }
             self.queues.recognize(&self.places);
@@ -167,6 +169,9 @@ impl<S: Source> Trace<S> {
         {
             update.settle(latest);
         }
+        for gap in self.lost.extract_if(.., |gap| gap.at >= update.began) {
+            update.gaps.push(gap);
+        }
         update.untold += mem::take(&mut self.untold);
         update.more += mem::take(&mut self.more);
         for step in mem::take(&mut self.aside) {
@@ -184,8 +189,9 @@ impl<S: Source> Trace<S> {
             return;
         }
         let is_under_way = self.watched.values().any(|it| it.next(now) == Next::Complete);
-        let mut paths = Vec::new();
+        let (mut paths, mut is_cut) = (Vec::new(), false);
         for watched in self.watched.values_mut().filter(|it| it.is_to_compare(now)) {
+            is_cut |= watched.is_written_to();
             paths.extend(complete(watched));
         }
         if !is_under_way && paths.is_empty() {
@@ -196,6 +202,7 @@ impl<S: Source> Trace<S> {
             update.paths.extend(paths);
             update.paths.sort_unstable();
             update.paths.dedup();
+            update.is_cut |= is_cut;
             for (&index, watched) in &mut self.watched {
                 if let Some(obstacle) = watched.news_of_obstacle() {
                     update.obstacles.insert(index, words(&obstacle));
@@ -217,18 +224,25 @@ impl<S: Source> Trace<S> {
         let farewell = settled.after(FAREWELL);
         let end = last.max(settled).after(TAIL).min(farewell);
         let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
-        // A master, whenever he has started, comes from none of them, and stays.
-        let has_elder = |pid| self.procfs.line(pid).skip(1).any(|it| self.living.contains_key(&it));
-        let is_old = |(&pid, &since): (&Pid, &Boot)| {
-            since < update.began && self.bears_a_name(pid) && has_elder(pid)
-        };
-        let is_awaited = has_forked && self.living.iter().any(is_old);
+        // Whoever polls, or waits for more, sends his signal some seconds later.
+        let is_reaction = |stage| matches!(stage, Stage::Signalled | Stage::Opened | Stage::Forked);
+        let has_reacted = update.passed().iter().any(|it| is_reaction(it.stage));
+        let can_react = !self.question.names.is_empty() && !update.paths.is_empty();
+        let is_silent = can_react && !has_reacted && self.tells == Tells::Yes;
+        let is_awaited = is_silent || has_forked && self.old_children(update).next().is_some();
         Some(if is_awaited { farewell } else { end })
     }
 
     /// Tells of the update, which is over.
     pub(super) fn finish(&mut self) -> Result<()> {
-        let Some(update) = self.update.take() else { return Ok(()) };
+        self.ask_for_losses();
+        let Some(mut update) = self.update.take() else { return Ok(()) };
+        if update.steps.iter().any(|it| it.stage == Some(Stage::Forked)) {
+            let remaining = self.old_children(&update);
+            let remaining = remaining.map(|pid| who::who(&self.procfs, Some(pid), None));
+            update.remaining = remaining.collect();
+        }
+        update.over = Some(clock::now());
         self.count += 1;
         self.over = update.last();
         let record = Record::of(&update, &self.sight);
@@ -262,70 +276,6 @@ impl<S: Source> Trace<S> {
         }
     }
 
-    /// Finds out which of the files that were opened are watched ones, and gives the others.
-    pub(super) fn sort_opens(&mut self) -> Vec<Opening> {
-        if self.opens.is_empty() {
-            return Vec::new();
-        }
-        let inodes = self.inodes();
-        let is_ours = |it: &Opening| {
-            let is_expected = !self.witness.opened_at(it.place, it.pid, it.at).tickets.is_empty();
-            // A name counts in any directory, so another file of that name may be meant.
-            let is_watched = || it.inode.is_none_or(|it| inodes.contains(&it));
-            is_expected && (self.places.knows(it.place) || is_watched())
-        };
-        let opens = mem::take(&mut self.opens).into_iter();
-        let (ours, others): (Vec<_>, Vec<_>) = opens.partition(is_ours);
-        for Opening { inode, pid, at, .. } in ours {
-            self.opened(pid, inode, at);
-        }
-        others
-    }
-
-    /// Notes that somebody opens a watched file.
-    pub(super) fn opened(&mut self, pid: Pid, inode: Option<u64>, at: Boot) {
-        if pid == Pid::this() {
-            return;
-        }
-        let is_written_by = |update: &Update| {
-            update.steps.iter().any(|it| {
-                it.who.pid == Some(pid.as_raw())
-                    && matches!(it.stage, Some(Stage::FirstWrite | Stage::Swapped))
-            })
-        };
-        let is_reader = if self.question.names.is_empty() {
-            !self.update.as_ref().is_some_and(is_written_by)
-        } else {
-            self.living.contains_key(&pid)
-                || self.living.keys().any(|&elder| self.procfs.comes_from(pid, elder))
-        };
-        let is_new = inode.is_some_and(|inode| self.inodes().contains(&inode));
-        let what = match inode {
-            Some(inode) if is_new => format!("opens the new content (inode {inode})"),
-            Some(inode) => format!("opens what was there before (inode {inode})"),
-            None => "opens the content".to_owned(),
-        };
-        let who = who::who(&self.procfs, Some(pid), None);
-        let doubt = (
-            Stage::Opened,
-            "somebody has opened it who has ended since: whose he was is not known",
-        );
-        let may_be = (!is_reader && who.comm.is_none()).then_some(doubt);
-        let stage = is_reader.then_some(Stage::Opened);
-        self.note_step(Step { may_be, ..Step::new(at, stage, who, what) });
-    }
-
-    /// Has it told who opens the files that the paths lead to now.
-    pub(super) fn expect_opens(&mut self) {
-        let mut watching = Watching { source: &mut self.source, places: &mut self.places };
-        if self.ticket.is_some() {
-            self.witness.follow(self.ticket, &mut watching);
-            return;
-        }
-        let files = self.watched.values().flat_map(Watched::files).cloned();
-        self.ticket = self.witness.watch(files.map(Spot::from).collect(), &mut watching);
-    }
-
     /// The inodes of the watched files.
     pub(super) fn inodes(&self) -> BTreeSet<u64> {
         self.identities().map(|it| it.inode).collect()
@@ -337,29 +287,6 @@ impl<S: Source> Trace<S> {
 
     fn file_places(&self) -> BTreeSet<PlaceId> {
         self.identities().filter_map(|it| self.places.of(it)).collect()
-    }
-
-    /// Whether a process is there and called as one of those that are traced: of no other's end is told.
-    fn bears_a_name(&self, pid: Pid) -> bool {
-        /// How many bytes of a task's name the kernel keeps.
-        const COMM_BYTES: usize = 15;
-        let name = self.procfs.name(pid);
-        let names = self.question.names.iter().map(String::as_bytes);
-        name.is_some_and(|name| {
-            names.map(|it| &it[..it.len().min(COMM_BYTES)]).any(|it| it == name)
-        })
-    }
-
-    /// Finds the processes that bear the names now, and those that come from them.
-    pub(super) fn find_living(&mut self) {
-        let now = clock::now();
-        for name in &self.question.names {
-            for held in self.procfs.resolve(&Selector::process(name)).unwrap_or_default() {
-                let pid = held.target().pid;
-                let children = self.procfs.children(pid).into_iter().map(|it| it.target.pid);
-                self.living.extend(children.chain([pid]).map(|pid| (pid, now)));
-            }
-        }
     }
 
     pub(super) fn ask_for_losses(&mut self) {
@@ -375,7 +302,7 @@ impl<S: Source> Trace<S> {
     pub(super) fn lose(&mut self, at: Boot, count: u64, reason: String) {
         match &mut self.update {
             Some(update) => update.gaps.push(Gap { at, count, reason }),
-            None => self.summary.lose(count),
+            None => self.lost.push(Gap { at, count, reason }),
         }
         // Of some of them the end may be among what is missing.
         self.living.retain(|&pid, _| self.procfs.name(pid).is_some());
@@ -402,6 +329,26 @@ impl<S: Source> Trace<S> {
             parents.filter_map(|it| Some(it.parent()?.to_owned()))
         })
     }
+}
+
+/// When the last of what was done began, of what was done without a pause.
+fn beginning(times: impl Iterator<Item = Boot>) -> Option<Boot> {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    let latest = times.pop()?;
+    let goes_on = |began: Boot, at: Boot| began.since(at) < COHERENCE;
+    Some(
+        times
+            .into_iter()
+            .rev()
+            .scan(latest, |began, at| {
+                let is_part = goes_on(*began, at);
+                *began = at;
+                is_part.then_some(at)
+            })
+            .last()
+            .unwrap_or(latest),
+    )
 }
 
 /// Whether a deed is part of an update, where the one before was over then and these directories are near.

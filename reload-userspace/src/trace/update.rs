@@ -1,10 +1,6 @@
 //! One update, from its first step to the last that is told of it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::step::{Stage, Step, Who};
 use crate::{clock::Boot, places::Index};
@@ -50,8 +46,8 @@ pub(crate) struct Update {
     pub(crate) more: u64,
     /// How many more there were that may have been of any stage.
     pub(crate) untold: u64,
-    /// The signals that processes have sent.
-    sent: BTreeSet<i32>,
+    /// The signals that processes have sent, after whom they are for, and when first.
+    sent: BTreeMap<(i32, i32), Boot>,
     /// What is missing.
     pub(crate) gaps: Vec<Gap>,
     /// The files whose content is another.
@@ -62,6 +58,12 @@ pub(crate) struct Update {
     pub(crate) is_anew: bool,
     /// When it was complete.
     pub(crate) settled: Option<Boot>,
+    /// Whether somebody was still writing then, who was not waited for any longer.
+    pub(crate) is_cut: bool,
+    /// Who was there before and should have ended, and has not when it was over.
+    pub(crate) remaining: Vec<Who>,
+    /// When it was over.
+    pub(crate) over: Option<Boot>,
 }
 
 impl Update {
@@ -74,12 +76,15 @@ impl Update {
             steps: Vec::new(),
             more: 0,
             untold: 0,
-            sent: BTreeSet::new(),
+            sent: BTreeMap::new(),
             gaps: Vec::new(),
             paths: Vec::new(),
             obstacles: BTreeMap::new(),
             is_anew: false,
             settled: None,
+            is_cut: false,
+            remaining: Vec::new(),
+            over: None,
         }
     }
 
@@ -87,8 +92,9 @@ impl Update {
     pub(crate) fn add(&mut self, step: Step) {
         self.began = self.began.min(step.at);
         let step = step.since(self.began);
-        if step.stage == Some(Stage::Signalled) {
-            self.sent.extend(step.signal);
+        if let Some(signal) = step.signal.filter(|_| step.stage == Some(Stage::Signalled)) {
+            let first = self.sent.entry(signal).or_insert(step.at);
+            *first = step.at.min(*first);
         }
         // What another processor has told may come a little late.
         let place = self.steps.iter().rposition(|it| it.at <= step.at).map_or(0, |it| it + 1);
@@ -126,7 +132,8 @@ impl Update {
     /// Of which stage a step is: a signal that nobody has sent is none that is delivered.
     #[must_use]
     pub(crate) fn stage_of(&self, step: &Step) -> Option<Stage> {
-        let is_sent = || step.signal.is_some_and(|signal| self.sent.contains(&signal));
+        let sent = || step.signal.and_then(|signal| self.sent.get(&signal).copied());
+        let is_sent = || sent().is_some_and(|sent| sent <= step.until);
         step.stage.filter(|&stage| stage != Stage::Delivered || is_sent())
     }
 
@@ -143,6 +150,7 @@ impl Update {
         let obstacles: Vec<_> = self.obstacles.values().cloned().collect();
         let what = match (self.paths.as_slice(), obstacles.as_slice()) {
             ([], []) => "the same content as before".to_owned(),
+            (_, []) if self.is_cut => "new content; it is still written to".to_owned(),
             (_, []) => "new content".to_owned(),
             (_, obstacles) => obstacles.join(", "),
         };
@@ -287,23 +295,29 @@ mod tests {
 
     #[test]
     fn only_a_signal_that_was_sent_is_delivered() {
-        const HUP: Option<i32> = Some(1);
-        const ALRM: Option<i32> = Some(14);
+        const HUP: Option<(i32, i32)> = Some((7, 1));
+        const ALRM: Option<(i32, i32)> = Some((7, 14));
+        const OTHERS: Option<(i32, i32)> = Some((8, 1));
         let mut update = Update::new(1, at(0));
         for (micros, stage, signal) in [
             (10, None, ALRM),
             (11, Some(Stage::Delivered), ALRM),
+            // One that it has sent itself.
+            (15, Some(Stage::Delivered), HUP),
             (21, Some(Stage::Delivered), HUP),
+            (22, Some(Stage::Delivered), OTHERS),
             // It is heard of late.
             (20, Some(Stage::Signalled), HUP),
         ] {
-            let step = Step::new(at(micros), stage, Who::default(), format!("{signal:?}"));
+            let what = format!("{signal:?} at {micros}");
+            let step = Step::new(at(micros), stage, Who::default(), what);
             update.add(Step { signal, ..step });
         }
         let got: Vec<_> = update.passed().iter().map(|it| (it.stage, it.at)).collect();
         assert_eq!(got, [(Stage::Signalled, at(20)), (Stage::Delivered, at(21))]);
         let stages: Vec<_> = update.steps.iter().map(|it| update.stage_of(it)).collect();
-        assert_eq!(stages, [None, None, Some(Stage::Signalled), Some(Stage::Delivered)]);
+        let of = [None, None, None, Some(Stage::Signalled), Some(Stage::Delivered), None];
+        assert_eq!(stages, of);
     }
 
     #[test]

@@ -28,6 +28,7 @@ const FILES: &[&str] = &[
     VERIFIER,
     "records",
     "traced",
+    "reaction",
     "noticed",
     "leftover",
     "privileges",

@@ -56,7 +56,8 @@ pub(super) fn decode(record: &[u8]) -> Option<Event> {
         kind if kind == RecordKind::Delivery as u32 => {
             let (it, _) = DeliveryRecord::read_from_prefix(record).ok()?;
             let (pid, signal) = (process(record)?, i32::try_from(it.signal).ok()?);
-            Some(Event::Delivered { pid, signal, handling: handling(it.action)?, at })
+            let (comm, handling) = (text(&header.comm), handling(it.action)?);
+            Some(Event::Delivered { pid, signal, comm, handling, at })
         }
         kind if kind == RecordKind::Read as u32 => {
             let (it, news) = ReadRecord::read_from_prefix(record).ok()?;
@@ -332,7 +333,10 @@ mod tests {
             let header = header(RecordKind::Delivery as u32, 7);
             decode(DeliveryRecord { header, signal: 1, action }.as_bytes())
         };
-        let expected = |handling| Some(Event::Delivered { pid, signal: 1, handling, at });
+        let expected = |handling| {
+            let comm = "nginx".to_owned();
+            Some(Event::Delivered { pid, signal: 1, comm, handling, at })
+        };
         assert_eq!(delivery(0), expected(Handling::Default));
         assert_eq!(delivery(1), expected(Handling::Ignore));
         assert_eq!(delivery(2), expected(Handling::Handler));

@@ -123,8 +123,12 @@ fn update(record: &Record) -> Markup {
             @for gap in &record.lost {
                 p class="gap" role="note" { "Gap: " (gap.count) " records lost: " (one_line(&gap.reason)) }
             }
+            @if !record.remaining.is_empty() {
+                p { "Has not ended, and was there before: "
+                    (record.remaining.iter().map(name).collect::<Vec<_>>().join(", ")) "." }
+            }
             @if !record.absent.is_empty() {
-                p { "Did not happen: "
+                p { "Did not happen within " (took(record.followed_us)) ": "
                     (record.absent.iter().map(|it| it.words()).collect::<Vec<_>>().join(", ")) "." }
             }
             details {

@@ -63,8 +63,11 @@ pub(super) fn tell(to: &mut dyn Write, record: &Record, has_colour: bool) -> io:
     for gap in &record.lost {
         writeln!(to, "  {:>9} GAP: {} records lost: {}", took(gap.at_us), gap.count, gap.reason)?;
     }
-    list(to, "did not happen", record.absent.iter().copied())?;
-    list(to, "not visible", record.not_visible.iter().map(|it| it.stage))?;
+    let remaining = record.remaining.iter().map(|it| name(it, &containers));
+    list(to, "has not ended, and was there before", remaining)?;
+    let title = format!("did not happen within {}", took(record.followed_us));
+    list(to, &title, record.absent.iter().map(|it| it.words()))?;
+    list(to, "not visible", record.not_visible.iter().map(|it| it.stage.words()))?;
     writeln!(to)
 }
 
@@ -108,12 +111,17 @@ fn last_of(stage: Stage, passed: Stage) -> Stage {
     if stage == Stage::FirstWrite && passed == Stage::LastWrite { passed } else { stage }
 }
 
-fn list(to: &mut dyn Write, title: &str, stages: impl Iterator<Item = Stage>) -> io::Result<()> {
-    let stages: Vec<_> = stages.map(Stage::words).collect();
-    if stages.is_empty() {
+fn list<T: AsRef<str>>(
+    to: &mut dyn Write,
+    title: &str,
+    words: impl Iterator<Item = T>,
+) -> io::Result<()> {
+    let words: Vec<_> = words.collect();
+    if words.is_empty() {
         return Ok(());
     }
-    let text = format!("{title}: {}", stages.join(", "));
+    let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
+    let text = format!("{title}: {}", words.join(", "));
     for (index, line) in wrap(&text, WIDTH - 4).into_iter().enumerate() {
         writeln!(to, "{}{line}", if index == 0 { "  " } else { "    " })?;
     }
@@ -123,8 +131,11 @@ fn list(to: &mut dyn Write, title: &str, stages: impl Iterator<Item = Stage>) ->
 pub(super) fn end(to: &mut dyn Write, told: &Told) -> io::Result<()> {
     writeln!(
         to,
-        "{} updates, {} unchanged, {} records lost",
-        told.updates, told.unchanged, told.lost
+        "{} update{}, {} unchanged, {} records lost",
+        told.updates,
+        if told.updates == 1 { "" } else { "s" },
+        told.unchanged,
+        told.lost
     )?;
     if told.stages.is_empty() {
         return Ok(());
@@ -156,15 +167,21 @@ fn containers(record: &Record) -> Vec<&str> {
     containers
 }
 
-/// Somebody, in words.
+/// Somebody, in words, before what he does.
 fn by(who: &Who, containers: &[&str]) -> String {
+    let name = name(who, containers);
+    if name.is_empty() { name } else { format!("{name}: ") }
+}
+
+/// Somebody, in words.
+fn name(who: &Who, containers: &[&str]) -> String {
     let Who { pid, comm, container } = who;
     let number = containers.iter().position(|it| Some(*it) == container.as_deref());
     let container = number.map(|it| format!(" [{}]", it + 1)).unwrap_or_default();
     match (comm, pid) {
-        (Some(comm), Some(pid)) => format!("{comm} ({pid}){container}: "),
-        (Some(comm), None) => format!("{comm}{container}: "),
-        (None, Some(pid)) => format!("pid {pid}{container}: "),
+        (Some(comm), Some(pid)) => format!("{comm} ({pid}){container}"),
+        (Some(comm), None) => format!("{comm}{container}"),
+        (None, Some(pid)) => format!("pid {pid}{container}"),
         (None, None) => String::new(),
     }
 }
@@ -238,8 +255,8 @@ mod tests {
    500.0 us +500.0 us< last write   sh (4194303): the last of it
    700.0 us +200.0 us  opened       a-long-name-xyz (4194303) [1]: opens the new
                                     content (inode 12345678901)
-  did not happen: closed, swapped, settled, noticed, signalled, delivered, new
-    children, old ended
+  did not happen within 700.0 us: closed, swapped, settled, noticed,
+    signalled, delivered, new children, old ended
 
 ";
         assert_eq!(told, expected);

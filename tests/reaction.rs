@@ -1,0 +1,108 @@
+//! A trace tells truly what became of a change: of a process that its signal ends, one that is sent it late, and
+//! a second one of the same name.
+
+#![cfg(test)]
+
+#[macro_use]
+#[path = "support/promise.rs"]
+mod promise;
+mod support;
+
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{
+    process::Process,
+    source::Source,
+    target::Recipe,
+    trace::{Trace, objects, os},
+    writer::{config, replace},
+};
+
+/// Has a trace of the file end with its first update, and gives that.
+#[track_caller]
+fn only_update(trace: Trace) -> Value {
+    let (status, told) = trace.end(None);
+    assert!(status.success());
+    let (mut updates, _) = objects(&told);
+    assert_eq!(updates.len(), 1);
+    updates.remove(0)
+}
+
+fn start(source: Source, path: &std::path::Path, name: &str) -> Trace {
+    let arguments = os(&["--format", "json", "--count", "1", "--process", name, "--watch"]);
+    let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]).collect();
+    Trace::start(source, &arguments)
+}
+
+fn send(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+fn is_passed(update: &Value, stage: &str) -> bool {
+    update["stages"].as_array().unwrap().iter().any(|it| it["stage"] == stage)
+}
+
+fn words(update: &Value) -> Vec<&str> {
+    update["steps"].as_array().unwrap().iter().map(|it| it["what"].as_str().unwrap()).collect()
+}
+
+// Of processes the others tell nothing.
+promise!(whoever_is_ended_by_the_signal_has_taken_it: ebpf);
+/// The kernel delivers that as KILL.
+fn whoever_is_ended_by_the_signal_has_taken_it(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path).handler("none");
+    let target = recipe.start();
+    let trace = start(source, &path, recipe.name());
+    replace(&path, "1");
+    send(target.pid, Signal::HUP);
+    let update = only_update(trace);
+    assert!(is_passed(&update, "delivered"), "{update:#}");
+    assert!(words(&update).contains(&"takes HUP by default, and ends of it"), "{update:#}");
+}
+
+promise!(a_signal_that_comes_late_is_told_of: ebpf);
+/// As of whoever polls.
+fn a_signal_that_comes_late_is_told_of(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let mut trace = start(source, &path, recipe.name());
+    replace(&path, "1");
+    // Long after an update would have been over that somebody has reacted to.
+    let mut late = Process::spawn(Command::new("sleep").arg("2"));
+    assert!(late.wait().unwrap().success());
+    assert!(trace.lives());
+    send(target.pid, Signal::HUP);
+    target.signals_until("1");
+    let update = only_update(trace);
+    for stage in ["signalled", "delivered", "opened"] {
+        assert!(is_passed(&update, stage), "{stage}: {update:#}");
+    }
+    assert!(update["followed_us"].as_f64().unwrap() > 2e6, "{update:#}");
+}
+
+promise!(whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs: ebpf);
+/// As `nginx -t` does.
+fn whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    let trace = start(source, &path, recipe.name());
+    replace(&path, "1");
+    let second = recipe.start();
+    assert_ne!(second.pid, target.pid);
+    send(target.pid, Signal::HUP);
+    target.signals_until("1");
+    let update = only_update(trace);
+    let stages = update["stages"].as_array().unwrap();
+    let opened = stages.iter().find(|it| it["stage"] == "opened").unwrap();
+    assert_eq!(opened["pid"], target.pid, "{update:#}");
+    let other = update["steps"].as_array().unwrap().iter().find(|it| {
+        it["pid"] == second.pid && it["what"].as_str().unwrap().contains("has started for that")
+    });
+    assert_eq!(other.unwrap()["stage"], Value::Null, "{update:#}");
+}
