@@ -17,6 +17,7 @@ mod image;
 mod k8s;
 mod lint;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod vm;
@@ -52,6 +53,7 @@ enum Chore {
     Image(image::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Soak(soak::Options),
     Test(test::Options),
     Vm(vm::Options),
     K8s(k8s::Options),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Image(options) => image::run(&options),
         Chore::Demo(options) => demo::run(&options),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Soak(options) => soak::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Vm(options) => vm::run(&options),
         Chore::K8s(options) => k8s::run(&options),

@@ -1,9 +1,9 @@
 //! Runs every test: those of the workspace, and the end-to-end ones, which need root and an agent
 //! with its eBPF program.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::{
     build::{Built, Linkage, OBJECT_VARIABLE, Profile, build},
@@ -12,6 +12,7 @@ use crate::{
     k8s::{self, Afterwards, Kit},
     place::{Place, host, host_cargo, is_program, is_root},
     setup::{Extent, setup},
+    soak,
     verifier::{self, Here, Measured},
     vm,
 };
@@ -21,7 +22,8 @@ use crate::{
 /// Installs what is missing and builds first, the images of the containers too. Tests run as root:
 /// where you are not, sudo runs the compiled tests, and apt and Docker if need be, and nothing else.
 /// Without a filter those of the cluster run as by `cargo xtask k8s`, where it has what it needs, and
-/// those that other kernels may break run again in virtual machines, as by `cargo xtask vm`.
+/// those that other kernels may break run again in virtual machines, as by `cargo xtask vm`; and an agent
+/// is soaked for five minutes beside them, as by `cargo xtask soak`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Take the images that are there, and build none: quicker, where other tests matter
@@ -42,7 +44,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
-    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let Built { object, agent, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     if !options.keep_images {
         image::build_for_tests(&place)?;
     }
@@ -53,7 +55,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.args(["--workspace", "--", "--include-ignored", "--skip", k8s::PREFIX]);
     cargo.args(&options.filter);
     cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path());
-    exec(cargo.env(helm::VARIABLE, helm::provide(&place)?))?;
+    cargo.env(helm::VARIABLE, helm::provide(&place)?);
+    // Beside the others, for it waits most of the time; with a filter nobody has asked for it.
+    let is_soaked = is_root() && options.filter.is_empty();
+    thread::scope(|scope| {
+        let soak = is_soaked.then(|| scope.spawn(|| soak::in_tests(&place, agent)));
+        let tested = exec(&mut cargo);
+        let soaked = soak.map_or(Ok(()), |soak| {
+            soak.join().unwrap_or_else(|_panic| Err(anyhow!("the soak has panicked")))
+        });
+        tested.and(soaked)
+    })?;
     // With a filter not all of it has been measured.
     if !options.filter.is_empty() {
         println!(
@@ -71,6 +83,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.
     let checked = [cells.check(&place), measured.check(&place)];
+    if !is_soaked {
+        println!("The soak was NOT run: it needs root; `sudo cargo xtask soak` runs it.");
+    }
     if kit.is_none() {
         println!("The tests of the cluster were NOT run: {}.", k8s::LACK);
     }
