@@ -138,6 +138,13 @@ impl Record {
             let unseen = absent.extract_if(.., written);
             hidden.extend(unseen.map(|stage| Hidden { stage, reason: reason.to_owned() }));
         }
+        // Of a path that a lesser source watches it is only seen that it is another.
+        if !update.is_told {
+            let reason = "it was found by comparing the content: nobody has told of the change";
+            let done = |stage: &mut Stage| *stage < Stage::Settled;
+            let unseen = absent.extract_if(.., done);
+            hidden.extend(unseen.map(|stage| Hidden { stage, reason: reason.to_owned() }));
+        }
         // What is missing may have been any of them.
         if update.untold > 0 || !update.gaps.is_empty() {
             let reason = "records of this update are missing";
@@ -206,4 +213,24 @@ fn wall(at: Boot) -> String {
     let ago = clock::now().since(at);
     let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_micros(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_told_of_is_not_said_not_to_have_happened() {
+        let sight = Sight { source: "inotify".to_owned(), strategy: None, hidden: Vec::new() };
+        let mut update = Update::new(1, Boot::ZERO);
+        update.settle(Boot::ZERO);
+        let record = Record::of(&update, &sight);
+        let hidden: Vec<_> = record.not_visible.iter().map(|it| it.stage).collect();
+        let done = [Stage::FirstWrite, Stage::LastWrite, Stage::Closed, Stage::Swapped];
+        assert_eq!(hidden, done);
+        assert!(record.absent.contains(&Stage::Signalled));
+        update.is_told = true;
+        let record = Record::of(&update, &sight);
+        assert_eq!((record.not_visible, &record.absent[..4]), (Vec::new(), &done[..]));
+    }
 }

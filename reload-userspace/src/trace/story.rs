@@ -162,6 +162,7 @@ impl<S: Source> Trace<S> {
         let mut latest = None;
         for step in steps {
             latest = latest.max(Some(step.at));
+            update.is_told = true;
             update.add(step);
         }
         if let Some((latest, _)) =

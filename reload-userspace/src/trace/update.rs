@@ -54,6 +54,8 @@ pub(crate) struct Update {
     pub(crate) paths: Vec<PathBuf>,
     /// What has come between a watched path and its content.
     pub(crate) obstacles: BTreeMap<Index, String>,
+    /// Whether anybody has told of what was done to the files.
+    pub(crate) is_told: bool,
     /// Whether there are watched files that were not watched before.
     pub(crate) is_anew: bool,
     /// When it was complete.
@@ -80,6 +82,7 @@ impl Update {
             gaps: Vec::new(),
             paths: Vec::new(),
             obstacles: BTreeMap::new(),
+            is_told: false,
             is_anew: false,
             settled: None,
             is_cut: false,

@@ -238,6 +238,7 @@ mod tests {
             container: container.map(str::to_owned),
         };
         let mut update = Update::new(1, at(0));
+        update.is_told = true;
         for micros in [0, 500] {
             let what = "write of a file".to_owned();
             update.add(step::Step::new(at(micros), Some(Stage::FirstWrite), who("sh", None), what));
