@@ -102,7 +102,7 @@ fn whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs(sour
     let opened = stages.iter().find(|it| it["stage"] == "opened").unwrap();
     assert_eq!(opened["pid"], target.pid, "{update:#}");
     let other = update["steps"].as_array().unwrap().iter().find(|it| {
-        it["pid"] == second.pid && it["what"].as_str().unwrap().contains("has started for that")
+        it["pid"] == second.pid && it["what"].as_str().unwrap().contains("has started since")
     });
     assert_eq!(other.unwrap()["stage"], Value::Null, "{update:#}");
 }

@@ -415,7 +415,7 @@ impl Hook {
         Self::UnlinkBegin,
     ];
 
-    /// The eBPF program that the hook runs.
+    /// The eBPF program that the hook runs. The kernel keeps fifteen bytes of its name.
     #[must_use]
     pub const fn program(self) -> &'static str {
         match self {
@@ -441,7 +441,7 @@ impl Hook {
             Self::Deliver => "on_deliver",
             Self::Opened => "on_opened",
             Self::Queue => "on_queue",
-            Self::AttributesBegin => "on_attributes_begin",
+            Self::AttributesBegin => "on_attr_begin",
             Self::LinkBegin => "on_link_begin",
             Self::RenameBegin => "on_rename_begin",
             Self::UnlinkBegin => "on_unlink_begin",
@@ -491,6 +491,7 @@ const _: () = {
     let mut number = 0;
     while number < Hook::ALL.len() {
         assert!(Hook::ALL[number] as usize == number);
+        assert!(Hook::ALL[number].program().len() < COMM_LEN);
         number += 1;
     }
 };

@@ -31,9 +31,12 @@ pub(crate) fn record(ctx: &BtfTracePointContext, hook: Hook, kind: RecordKind) {
     }
     let is_named = ctx.command().is_ok_and(is_looked_for)
         || (hook == Hook::Exec && executable(ctx.arg(2)).is_some_and(is_looked_for));
+    if !is_named {
+        return;
+    }
     let header = header(ctx, kind);
     // Whoever is not visible to the agent is none of its processes, whatever he is called.
-    if is_named && header.pid != 0 {
+    if header.pid != 0 {
         emit(ctx, ProcessRecord { header }, hook, Priority::Process, || ());
     }
 }

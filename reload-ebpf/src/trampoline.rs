@@ -126,7 +126,7 @@ pub(crate) fn on_attributes(ctx: FExitContext) -> i32 {
 /// Hook: fentry on what [`on_attributes`] is at the end of. This one and the others like it are attached only
 /// where the agent traces.
 #[fentry]
-pub(crate) fn on_attributes_begin(ctx: FEntryContext) -> i32 {
+pub(crate) fn on_attr_begin(ctx: FEntryContext) -> i32 {
     begun::note(ctx.arg(1));
     0
 }

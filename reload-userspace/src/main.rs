@@ -203,7 +203,7 @@ async fn trace(args: &TraceArgs) -> Result<()> {
         TraceFormat::Chrome => trace::Format::Chrome,
         TraceFormat::Html => trace::Format::Html,
     };
-    let (stop, mut hangup) = (asked_to_stop()?, hangup()?);
+    let (stop, hung_up) = (asked_to_stop()?, hung_up()?);
     let mut source = Ladder::open(choice(*source), Purpose::Trace, false)?;
     let witness = Witness::open(rights.wants_witness(), &mut source);
     // Before anything is watched: it may be in the way of what is.
@@ -221,10 +221,10 @@ async fn trace(args: &TraceArgs) -> Result<()> {
     drop(writeln!(io::stderr(), "ready; Ctrl-C ends it with a summary"));
     trace
         .run(async {
-            // A terminal that is closed is no reason to keep what was seen.
+            // A terminal that is closed is no reason to lose what was seen.
             tokio::select! {
                 _ = stop => {}
-                _ = hangup.recv() => {}
+                () = hung_up => {}
             }
         })
         .await
@@ -254,6 +254,20 @@ fn asked_to_stop() -> Result<impl Future<Output = &'static str>> {
 
 fn hangup() -> Result<Signal> {
     signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
+}
+
+/// Waits until the terminal is closed, unless that is to be ignored, as under `nohup`.
+fn hung_up() -> Result<impl Future<Output = ()>> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    let hangup = ignored.is_none_or(|set| set & 1 == 0).then(hangup).transpose()?;
+    Ok(async move {
+        match hangup {
+            Some(mut hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// Tells that the agent has more rights than it needs.

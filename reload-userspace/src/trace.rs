@@ -25,7 +25,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{libc, unistd::Pid};
+use nix::unistd::Pid;
 
 use self::{
     queue::Queues,
@@ -41,7 +41,7 @@ use crate::{
     cli::{SETTLE, SETTLE_MAX},
     clock::{self, Boot},
     confirm::Ticket,
-    event::{Event, Handling, Operation, PlaceId, Sender},
+    event::{Event, Operation, PlaceId},
     places::{Index, Places},
     settle::Limits,
     source::{Interest, Source, Tells},
@@ -67,6 +67,9 @@ const MOST_DEEDS: usize = MOST_EVENTS;
 
 /// How long a pause may be between two deeds that are of one update.
 const COHERENCE: Duration = Duration::from_millis(500);
+
+/// How long a signal takes at most to end a process that it ends.
+const DEATH: Duration = Duration::from_millis(100);
 
 /// How many processes are known at a time: a name may be anybody's.
 const MOST_LIVING: usize = 4096;
@@ -144,8 +147,8 @@ pub struct Trace<S> {
     over: Boot,
     /// The processes that bear the names, and since when they are known.
     living: HashMap<Pid, Boot>,
-    /// The last signal that each of them was sent and has not taken yet.
-    sent: HashMap<Pid, i32>,
+    /// The last signal that each of them was sent and has not taken yet, and when.
+    sent: HashMap<Pid, (i32, Boot)>,
     /// What was lost while no update was under way.
     lost: Vec<Gap>,
     /// Of which files it is told who opens them.
@@ -219,7 +222,8 @@ impl<S: Source> Trace<S> {
         };
         trace.find_living();
         trace.expect_opens();
-        trace.sight.hidden = trace.hidden(tells);
+        let hidden = trace.hidden(tells);
+        trace.sight.hidden.extend(hidden);
         Ok(trace)
     }
 
@@ -397,46 +401,14 @@ impl<S: Source> Trace<S> {
             Event::Forked { parent, child, at } => {
                 let child_name = child.map_or_else(|| "a child".to_owned(), |it| it.to_string());
                 if let Some(child) = child {
+                    // Whoever had its number is gone, whether or not that was told.
+                    self.living.remove(&child);
                     self.note_living(child, at);
                 }
                 self.note(parent, at, Some(Stage::Forked), format!("forks {child_name}"));
             }
-            Event::Signalled { pid, signal, by, ref comm, at, .. } => {
-                let whom = who::who(&self.procfs, Some(pid), None);
-                let whom = whom.comm.unwrap_or_default();
-                let what = format!("{}, to {whom} ({pid})", step::words(&event));
-                let unseen = |comm| Who { pid: None, comm: Some(comm), container: None };
-                // What the kernel sends, of timers, children and the like, it sends whatever is written; and
-                // what a process sends itself is not why it reloads.
-                let (is_sent, sender) = match by {
-                    Sender::Process(by) => {
-                        (by != pid, who::who(&self.procfs, Some(by), Some(comm.clone())))
-                    }
-                    Sender::Unseen => (true, unseen(comm.clone())),
-                    Sender::Kernel => (false, unseen("the kernel".to_owned())),
-                };
-                let stage = is_sent.then_some(Stage::Signalled);
-                let step = Step::new(at, stage, sender, what);
-                self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
-                self.note_living(pid, Boot::ZERO);
-                self.note_sent(pid, signal);
-            }
-            Event::Delivered { pid, signal, ref comm, handling, at } => {
-                let who = who::who(&self.procfs, Some(pid), Some(comm.clone()));
-                // What ends a process the kernel delivers as KILL, whichever it was (`complete_signal`).
-                let fatal = self.sent.get(&pid).copied().filter(|_| signal == libc::SIGKILL);
-                let (signal, what) = match fatal {
-                    Some(fatal) if fatal != signal => {
-                        (fatal, format!("takes {} by default, and ends of it", step::name(fatal)))
-                    }
-                    _ => (signal, format!("takes {}", step::words(&event))),
-                };
-                let step = Step::new(at, Some(Stage::Delivered), who, what);
-                self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
-                self.note_living(pid, Boot::ZERO);
-                let is_last = handling != Handling::Default;
-                self.sent.retain(|&it, _| it != pid || !is_last);
-            }
+            Event::Signalled { .. } => self.signalled(&event),
+            Event::Delivered { .. } => self.delivered(&event),
             Event::Read { pid, comm, descriptor, ref news, at } => {
                 self.read((pid, comm), descriptor, news, at);
             }

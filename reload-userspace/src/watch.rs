@@ -132,6 +132,8 @@ pub struct View {
     /// The latest change time of all files, links and directories on the way, as time since 1970:
     /// since then the path has meant what it means.
     pub latest_change: Duration,
+    /// The same without what is above the volume that nothing may lead out of; zero where there is none.
+    pub changed_within: Duration,
 }
 
 /// Why a path leads nowhere.

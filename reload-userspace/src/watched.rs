@@ -67,8 +67,6 @@ pub(crate) struct Watched {
     announced: Option<Boot>,
     /// When the change under way last went on.
     dated: Option<Boot>,
-    /// When the last of what it was heard to be was done, if all of it was heard of.
-    done: Option<Boot>,
     /// When it was last looked at.
     looked: Boot,
     /// When to compare the content although nothing was seen.
@@ -128,7 +126,6 @@ impl Watched {
             touched: None,
             announced: None,
             dated: None,
-            done: None,
             looked: clock::now(),
             verify_at,
             unknown: BTreeMap::new(),
@@ -183,6 +180,12 @@ impl Watched {
     /// since 1970.
     pub(crate) fn latest_change(&self) -> Duration {
         self.view.latest_change
+    }
+
+    /// The same of what is in the volume, if nothing may lead out of the path: whatever else is on its way has
+    /// no part in it.
+    pub(crate) fn changed_within(&self) -> Duration {
+        self.view.changed_within
     }
 
     /// Whether anything is under way, due, or yet to be told.
@@ -262,7 +265,7 @@ impl Watched {
 
     /// Whoever did the last of the change that has been dealt with, if anything is known of him.
     pub(crate) fn take_by(&mut self) -> Option<Actor> {
-        (self.dated, self.done) = (None, None); // No more: whoever is heard of now has done something else.
+        self.dated = None; // No more: whoever is heard of from here on has done something else.
         self.by.take().filter(Actor::is_known)
     }
 
@@ -303,8 +306,8 @@ impl Watched {
         if patience == Patience::Patient {
             self.look_patiently_at = None;
         }
-        let touched = self.touched.take();
-        let announced = self.announced.take().or(touched.map(|(first, _)| first));
+        let touched = self.touched.take().map(|(first, _)| first);
+        let announced = self.announced.take().or(touched);
         let began = clock::now();
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } = self.see(places, source, manner);
@@ -348,7 +351,6 @@ impl Watched {
         }
         if is_new {
             self.dated = Some(dated);
-            self.done = touched.map(|(_, last)| last);
         } else if patience == Patience::Hasty {
             // What was announced is yet to be found, and is the doing of whoever did it.
             self.announced = announced;
@@ -435,11 +437,6 @@ impl Watched {
     /// When the change under way last went on, or was found to be.
     pub(crate) fn last(&self) -> Option<Boot> {
         self.settle.last()
-    }
-
-    /// When the last of the change under way was done, which is not known where it was found unheard.
-    pub(crate) fn done(&self) -> Option<Boot> {
-        self.done
     }
 
     /// When the change under way last went on, by the files where nobody has announced it.
@@ -588,34 +585,6 @@ mod tests {
         watched.touch(clock::now(), Some(by.clone()), Interest::Any);
         assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
         assert_eq!(watched.take_by(), Some(by));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn whoever_looks_late_knows_when_it_was_done_if_he_was_told() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("a.conf");
-        fs::write(&path, "1").unwrap();
-        let mut places = Places::new();
-        let mut source =
-            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
-        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
-        let early = clock::now();
-        let mut look = |watched: &mut Watched, told: &[u64]| {
-            fs::write(home.path().join("new"), "2").unwrap();
-            fs::rename(home.path().join("new"), &path).unwrap();
-            for &millis in told {
-                watched.touch(early.after(Duration::from_millis(millis)), None, Interest::Any);
-            }
-            let late = early.after(Duration::from_mins(1));
-            assert!(watched.look(late, &mut places, &mut source, Patience::Patient));
-            watched.done()
-        };
-        assert_eq!(look(&mut watched, &[1, 2]), Some(early.after(Duration::from_millis(2))));
-        assert_eq!(look(&mut watched, &[3]), Some(early.after(Duration::from_millis(3))));
-        assert_eq!(look(&mut watched, &[]), None, "what nobody has told of may be newer");
-        assert!(look(&mut watched, &[4]).is_some());
-        watched.take_by();
-        assert_eq!(watched.done(), None);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -98,14 +98,14 @@ struct Plan {
 }
 
 const FULL: Plan = Plan {
-    latency: latency::Plan { rounds: 7, samples: 300, samples_of_slow: 30 },
+    latency: latency::Plan { rounds: 7, samples: 100, samples_of_slow: 30 },
     burst: burst::Plan { changes: 10_000, pairs: 10 },
     cost_rounds: 40,
     idle: Duration::from_secs(30),
 };
 
 const QUICK: Plan = Plan {
-    latency: latency::Plan { rounds: 3, samples: 100, samples_of_slow: 10 },
+    latency: latency::Plan { rounds: 3, samples: 50, samples_of_slow: 10 },
     burst: burst::Plan { changes: 1_000, pairs: 3 },
     cost_rounds: 8,
     idle: Duration::from_secs(5),

@@ -147,7 +147,7 @@ pub(super) fn recall(ledger: Option<&Ledger>, reloader: &mut Reloader) {
 }
 
 /// A time since 1970, by which a file has changed, as one since boot: rather too late than too early.
-fn since_boot(time: Duration, now: Boot) -> Boot {
+pub(super) fn since_boot(time: Duration, now: Boot) -> Boot {
     /// By how much the times of files may be behind: a tick of the slowest clock that is usual.
     const BEHIND: Duration = Duration::from_millis(10);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    crew::{CrewId, TICK},
-    work::Jobs,
-};
+use super::{crew::CrewId, recall::since_boot, work::Jobs};
 use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
@@ -316,17 +313,13 @@ impl Reloader {
         if has_more_happened && !is_overdue {
             return Conclusion::NotYet;
         }
-        let (mut paths, mut done) = (Vec::new(), Vec::new());
+        let mut paths = Vec::new();
         let mut by: Option<Actor> = None;
         let has_read = contents.iter().any(|(_, content)| content.is_some());
         for (index, content) in contents {
             let Some(watched) = self.watches.get_mut(&index) else { continue };
-            let changes = content.map(|content| watched.accept(content)).unwrap_or_default();
-            if !changes.is_empty() {
-                done.push(watched.done());
-            }
-            paths.extend(changes);
             by = watched.take_by().or(by);
+            paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
         }
         // Two watches may be of the same file.
         paths.sort_unstable();
@@ -340,7 +333,7 @@ impl Reloader {
             }
             self.changed.extend(paths.iter().cloned());
             self.forget_the_gone();
-            let since = self.since(&done);
+            let since = self.since();
             self.delivery.want(Wanted { digest, changed, since });
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
@@ -359,15 +352,17 @@ impl Reloader {
         Conclusion::Same { was_announced }
     }
 
-    /// Since when the content has been what it is, if that was done then.
+    /// Since when the content has been what it is, rather too late than too early.
     ///
     /// The kubelet swaps a volume at once: whoever starts after that reads what is new, even if nobody has
-    /// looked at it yet. What is written in place may not be there before somebody has seen that it is.
-    fn since(&self, done: &[Option<Boot>]) -> Boot {
-        let done: Option<Vec<_>> = done.iter().copied().collect();
-        let done = done.filter(|_| self.rule.pod().is_some()).and_then(|it| it.into_iter().max());
-        // Whoever does it may be in the midst of it when it is told.
-        done.map_or_else(clock::now, |done| done.after(TICK).min(clock::now()))
+    /// looked at it yet, and the links and directories say when that was. What is written in place may not be
+    /// there before somebody has seen that it is.
+    fn since(&self) -> Boot {
+        let now = clock::now();
+        let swapped = self.watches().map(Watched::changed_within).max();
+        let swapped = swapped.filter(|at| self.rule.pod().is_some() && !at.is_zero());
+        let since = swapped.map_or(now, |at| since_boot(at, now).min(now));
+        since.max(self.delivery.wanted().since)
     }
 
     /// Forgets which files have changed and are there no more, where somebody else gives them names: as

@@ -1,10 +1,16 @@
 //! The processes that are traced, and those that come from them.
 
-use nix::unistd::Pid;
+use nix::{libc, unistd::Pid};
 
-use super::{MOST_LIVING, Trace, update::Update};
+use super::{
+    DEATH, MOST_LIVING, Trace,
+    step::{self, Stage, Step, Who},
+    update::Update,
+    who,
+};
 use crate::{
     clock::{self, Boot},
+    event::{Event, Fate, Handling, Sender},
     source::Source,
     target::Selector,
 };
@@ -17,6 +23,55 @@ impl<S: Source> Trace<S> {
         let began = update.began;
         let old = self.living.iter().filter(move |&(_, &since)| since < began);
         old.map(|(&pid, _)| pid).filter(move |&pid| self.bears_a_name(pid) && has_elder(pid))
+    }
+
+    /// Notes that a signal was made for one of them.
+    pub(super) fn signalled(&mut self, event: &Event) {
+        let &Event::Signalled { pid, signal, by, ref comm, fate, at } = event else { return };
+        let whom = who::who(&self.procfs, Some(pid), None);
+        let whom = whom.comm.unwrap_or_default();
+        let what = format!("{}, to {whom} ({pid})", step::words(event));
+        let unseen = |comm| Who { pid: None, comm: Some(comm), container: None };
+        // What the kernel sends, of timers, children and the like, it sends whatever is written; and
+        // what a process sends itself is not why it reloads.
+        let (is_sent, sender) = match by {
+            Sender::Process(by) => {
+                (by != pid, who::who(&self.procfs, Some(by), Some(comm.clone())))
+            }
+            Sender::Unseen => (true, unseen(comm.clone())),
+            Sender::Kernel => (false, unseen("the kernel".to_owned())),
+        };
+        let stage = is_sent.then_some(Stage::Signalled);
+        let step = Step::new(at, stage, sender, what);
+        self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
+        self.note_living(pid, Boot::ZERO);
+        if matches!(fate, Fate::Queued | Fate::InfoLost) {
+            self.note_sent(pid, signal, at);
+        }
+    }
+
+    /// Notes that one of them takes a signal.
+    pub(super) fn delivered(&mut self, event: &Event) {
+        let &Event::Delivered { pid, signal, ref comm, handling, at } = event else { return };
+        // The name in the record is that of the thread.
+        let who = who::who(&self.procfs, Some(pid), None);
+        let who = Who { comm: who.comm.or_else(|| Some(comm.clone())), ..who };
+        // What ends a process the kernel delivers as KILL, whichever it was (`complete_signal`), and at once.
+        let sent = self.sent.remove(&pid).filter(|(_, sent)| at.since(*sent) < DEATH);
+        let fatal = sent
+            .map(|(sent, _)| sent)
+            .filter(|_| signal == libc::SIGKILL && handling == Handling::Default);
+        let (signal, what) = match fatal {
+            Some(fatal) if fatal != signal => {
+                (fatal, format!("takes {} by default, and ends of it", step::name(fatal)))
+            }
+            _ => (signal, format!("takes {}", step::words(event))),
+        };
+        let step = Step::new(at, Some(Stage::Delivered), who, what);
+        self.note_step(Step { signal: Some((pid.as_raw(), signal)), ..step });
+        if self.bears_a_name(pid) {
+            self.note_living(pid, Boot::ZERO);
+        }
     }
 
     /// Notes that a process is one of those that are traced, since then if it was not known. One that was not
@@ -33,11 +88,11 @@ impl<S: Source> Trace<S> {
     }
 
     /// Notes that a process was sent a signal.
-    pub(super) fn note_sent(&mut self, pid: Pid, signal: i32) {
+    pub(super) fn note_sent(&mut self, pid: Pid, signal: i32, at: Boot) {
         if self.sent.len() >= MOST_LIVING {
             self.sent.clear();
         }
-        self.sent.insert(pid, signal);
+        self.sent.insert(pid, (signal, at));
     }
 
     /// Whether a process is there and called as one of those that are traced: of no other's end is told.

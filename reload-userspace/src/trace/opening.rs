@@ -60,8 +60,11 @@ impl<S: Source> Trace<S> {
             since.is_some()
         };
         // Whoever starts the program once more, as to check the content, reads nothing for the one that runs.
+        let group = self.procfs.named_container(pid);
         let is_older = |(&it, &other): (&Pid, &Boot)| {
-            since.is_some_and(|since| other < since) && self.bears_a_name(it)
+            since.is_some_and(|since| other < since)
+                && self.bears_a_name(it)
+                && self.procfs.named_container(it) == group
         };
         let joined = since.filter(|_| self.living.iter().any(is_older));
         let is_new = inode.is_some_and(|inode| self.inodes().contains(&inode));
@@ -82,7 +85,16 @@ impl<S: Source> Trace<S> {
 
     /// Has it told who opens the files that the paths lead to now.
     pub(super) fn expect_opens(&mut self) {
-        let files = self.watched.values().flat_map(Watched::files);
+        let files: Vec<_> = self.watched.values().flat_map(Watched::files).collect();
+        // Names that are gone for good make room.
+        if self.expected.len() >= MOST_FILES && files.len() < MOST_FILES {
+            let mut watching = Watching { source: &mut self.source, places: &mut self.places };
+            for ticket in self.tickets.drain(..) {
+                self.witness.forget(Some(ticket), &mut watching);
+            }
+            self.expected.clear();
+        }
+        let files = files.into_iter();
         let new: Vec<_> = files.filter(|it| !self.expected.contains(*it)).cloned().collect();
         let has_room = self.expected.len() + new.len() <= MOST_FILES;
         if !has_room && self.sight.hidden.iter().all(|it| it.stage != Stage::Opened) {

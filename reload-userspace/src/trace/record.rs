@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) absent: Vec<Stage>,
     /// For how long it was followed, in microseconds since it began: what came later is not in it.
     pub(crate) followed_us: f64,
-    /// Who was there before and has not ended by then, though others have taken his place.
+    /// Who was there before and has not ended by then, though there are new ones: the first sixteen.
     pub(crate) remaining: Vec<Who>,
     /// Those that cannot be seen here.
     pub(crate) not_visible: Vec<Hidden>,

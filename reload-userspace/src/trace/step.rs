@@ -131,7 +131,7 @@ impl Step {
         if self.joined.is_some_and(|joined| joined >= began) {
             self.stage = None;
             self.joined = None;
-            self.what.push_str("; it has started for that, and is not the one that runs");
+            self.what.push_str("; it has started since, beside one that runs");
         }
         self
     }

@@ -118,6 +118,7 @@ impl<S: Source> Trace<S> {
         let began = later.map(|it| it.at).min();
         if let Some((began, update)) = began.zip(self.update.as_mut()) {
             self.aside.extend(update.cede(began));
+            update.over = Some(began);
         }
         self.finish()?;
         // The last that was done because of the old one may have come after the first of the new one.
@@ -239,11 +240,11 @@ impl<S: Source> Trace<S> {
         self.ask_for_losses();
         let Some(mut update) = self.update.take() else { return Ok(()) };
         if update.steps.iter().any(|it| it.stage == Some(Stage::Forked)) {
-            let remaining = self.old_children(&update);
+            let remaining = self.old_children(&update).take(MOST_REMAINING);
             let remaining = remaining.map(|pid| who::who(&self.procfs, Some(pid), None));
             update.remaining = remaining.collect();
         }
-        update.over = Some(clock::now());
+        update.over.get_or_insert_with(clock::now);
         self.count += 1;
         self.over = update.last();
         let record = Record::of(&update, &self.sight);
@@ -331,6 +332,9 @@ impl<S: Source> Trace<S> {
         })
     }
 }
+
+/// How many who have not ended are named.
+const MOST_REMAINING: usize = 16;
 
 /// When the last of what was done began, of what was done without a pause.
 fn beginning(times: impl Iterator<Item = Boot>) -> Option<Boot> {

@@ -62,7 +62,7 @@ pub(crate) struct Update {
     pub(crate) settled: Option<Boot>,
     /// Whether somebody was still writing then, who was not waited for any longer.
     pub(crate) is_cut: bool,
-    /// Who was there before and should have ended, and has not when it was over.
+    /// Who was there before, and has not ended when it was over, though there are new ones: the first of them.
     pub(crate) remaining: Vec<Who>,
     /// When it was over.
     pub(crate) over: Option<Boot>,

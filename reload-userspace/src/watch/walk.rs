@@ -117,6 +117,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
                     return Err(Obstacle::Unconfined(path.to_owned()));
                 }
                 self.view.root = Some(path.to_owned());
+                self.view.changed_within = changed_at(&found.stat);
                 self.directory(&found, path, Bounds::Volume(&found.path))?;
             }
             (_, Reach::Beneath) => return Err(Obstacle::NotDirectory(path.to_owned())),
@@ -151,6 +152,9 @@ impl<'a, V: Visitor> Walk<'a, V> {
             let handle = self.look_up(&at, identity(&stat), &here, &name, bounds)?;
             let found = fstat(&handle).map_err(|errno| denied(&next, errno))?;
             self.view.latest_change = self.view.latest_change.max(changed_at(&found));
+            if matches!(bounds, Bounds::Volume(_)) {
+                self.view.changed_within = self.view.changed_within.max(changed_at(&found));
+            }
             self.visitor.child(identity(&stat), &next, Child::of(&found));
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 // What `..` leads to has a name of its own, which we need not find out.
@@ -443,6 +447,24 @@ mod tests {
         assert_eq!(view.root, Some(volume.path.clone()));
         assert_eq!(view.volumes, BTreeMap::from([(volume.at("..data"), volume.at("..1"))]));
         assert_eq!((view.files, view.volumes), (anywhere.files, anywhere.volumes));
+    }
+
+    #[test]
+    fn what_is_beside_a_volume_does_not_date_it() {
+        let volume = Volume::new();
+        let first = volume.look().changed_within;
+        assert!(!first.is_zero());
+        fs::write(volume.home.path().join("beside"), "").unwrap();
+        assert_eq!(volume.look().changed_within, first);
+        // Until the clock of the filesystem has gone on.
+        while volume.look().changed_within == first {
+            volume.link("..1", "..data_tmp");
+            fs::rename(volume.at("..data_tmp"), volume.at("..data")).unwrap();
+        }
+        let view = volume.look();
+        assert!(view.changed_within > first && view.latest_change >= view.changed_within);
+        let anywhere = Walk::to(&volume.path, Reach::Anywhere, &mut Notes::default());
+        assert!(anywhere.changed_within.is_zero());
     }
 
     #[test]

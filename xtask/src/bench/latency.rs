@@ -111,9 +111,9 @@ fn one_round(
         lab.patience.pause(Duration::from_millis(200))?;
     }
     let before = started.usage()?;
-    let taken = take(lab, &mut talker, samples, pause(contender))?;
+    let taken = take(lab, &mut talker, samples, REST)?;
     let usage = started.usage()?;
-    let changes = count(samples);
+    let changes = count(samples + WARM_UP);
     // Most of what a script does is done by those that have ended.
     let ran = if contender.is_slow() {
         usage.ran.saturating_sub(before.ran).as_secs_f64() * 1e6
@@ -133,8 +133,9 @@ fn one_round(
     })
 }
 
+#[expect(clippy::cast_precision_loss, reason = "the first fifteen digits will do")]
 fn number(number: u64) -> f64 {
-    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+    number as f64
 }
 
 fn count(samples: usize) -> f64 {
@@ -248,21 +249,24 @@ pub(crate) fn p50_with(
     let (mut talker, _pid) = start_target(lab, folder, Way::Rename)?;
     let running = start()?;
     let before = Usage::of_process(running.agent.pid())?;
-    let taken = take(lab, &mut talker, samples, FAST)?;
+    let taken = take(lab, &mut talker, samples, REST)?;
     let after = Usage::of_process(running.agent.pid())?;
     Ok(Sampled {
         p50: Percentiles::of(&taken.samples).map(|it| it.p50),
         missed: taken.missed,
-        processor_us: number(after.ran_ns - before.ran_ns) / 1e3 / count(samples),
+        processor_us: number(after.ran_ns.saturating_sub(before.ran_ns))
+            / 1e3
+            / count(samples + WARM_UP),
         running,
     })
 }
 
-const FAST: Duration = Duration::from_millis(5);
+/// How many changes the program makes before those that it measures.
+const WARM_UP: usize = 10;
 
-fn pause(contender: Contender) -> Duration {
-    if contender.is_slow() { Duration::from_millis(60) } else { FAST }
-}
+/// How long everybody is left alone after a change, half as long at least and half as long again at most: what
+/// he does after his signal is not to be measured, nor what a changed file costs whoever is in the midst of that.
+const REST: Duration = Duration::from_millis(60);
 
 /// Starts the program that changes the file, and gives the pid of its target, which catches the signal.
 ///

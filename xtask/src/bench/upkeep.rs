@@ -88,8 +88,10 @@ pub(crate) fn idle(lab: &Lab, time: Duration) -> Result<Vec<Row>> {
     }
     agent.stop()?;
     let seconds = time.as_secs_f64();
-    let wakes = f64::from(u32::try_from(after.sleeps - before.sleeps).unwrap_or(u32::MAX));
-    let ran = f64::from(u32::try_from(after.ran_ns - before.ran_ns).unwrap_or(u32::MAX));
+    let wakes =
+        f64::from(u32::try_from(after.sleeps.saturating_sub(before.sleeps)).unwrap_or(u32::MAX));
+    let ran =
+        f64::from(u32::try_from(after.ran_ns.saturating_sub(before.ran_ns)).unwrap_or(u32::MAX));
     let (per_minute, share) = (wakes * 60.0 / seconds, ran / seconds / 1e7);
     let rate = done / seconds;
     Ok(vec![

@@ -14,6 +14,9 @@ use std::{
 /// How many bytes may wait to be written.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
+/// How many are written at a time.
+const PIECE: usize = 16 * 1024;
+
 /// How long they are waited for at the end where none of them goes out.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -54,6 +57,9 @@ impl Outlet {
     ///
     /// Fails where it cannot be written, or whoever reads it has stopped.
     pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.parts.is_none() {
+            return Ok(());
+        }
         self.flush()?;
         // The thread ends with it.
         self.parts = None;
@@ -72,6 +78,13 @@ impl Outlet {
     }
 }
 
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        // What was told before the trace has failed is worth as much.
+        drop(self.end());
+    }
+}
+
 impl Write for Outlet {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.text.extend_from_slice(bytes);
@@ -86,8 +99,11 @@ impl Write for Outlet {
         if self.waiting > MOST_BYTES {
             return Err(stuck());
         }
+        // In pieces, so that whoever reads slowly is seen to read.
         let text = mem::take(&mut self.text);
-        let is_taken = self.parts.as_ref().is_some_and(|parts| parts.send(text).is_ok());
+        let mut pieces = text.chunks(PIECE).map(<[u8]>::to_vec);
+        let is_taken =
+            pieces.all(|it| self.parts.as_ref().is_some_and(|parts| parts.send(it).is_ok()));
         if is_taken { Ok(()) } else { self.failed() }
     }
 }
