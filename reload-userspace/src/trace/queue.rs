@@ -47,6 +47,8 @@ struct Queue {
     holder: Who,
     /// Whether watches were added since it was looked at.
     is_stale: bool,
+    /// Whether it has more watches than were read.
+    is_cut: bool,
     watches: HashMap<i32, On>,
 }
 
@@ -82,20 +84,26 @@ impl Queues {
             queues_of(pid).into_iter().filter_map(move |descriptor| {
                 let mut queue = Queue::new(who::who(procfs, Some(pid), None));
                 queue.look(pid, descriptor, places);
-                let is_there = queue.watches.values().any(|on| on.is_ours);
-                is_there.then_some(((pid, descriptor), queue))
+                let may_be_there = queue.is_cut || queue.watches.values().any(|on| on.is_ours);
+                may_be_there.then_some(((pid, descriptor), queue))
             })
         });
         Self(all.take(MOST_QUEUES).collect())
     }
 
-    /// Who has a watch on one of these, as `name (pid)`.
+    /// Who has a watch on one of these, or more watches than were read, as `name (pid)`.
     #[must_use]
     pub(super) fn holders(&self, these: &HashSet<Identity>) -> Vec<String> {
         let watches = |queue: &Queue| queue.watches.values().any(|on| these.contains(&on.it));
-        let holders = self.0.iter().filter(|(_, queue)| watches(queue)).map(|((pid, _), queue)| {
-            format!("{} ({pid})", queue.holder.comm.as_deref().unwrap_or_default())
-        });
+        let holder = |((pid, _), queue): (&(Pid, i32), &Queue)| {
+            let name = format!("{} ({pid})", queue.holder.comm.as_deref().unwrap_or_default());
+            match (watches(queue), queue.is_cut) {
+                (true, _) => Some(name),
+                (false, true) => Some(format!("{name}, maybe: it has more than are looked at")),
+                (false, false) => None,
+            }
+        };
+        let holders = self.0.iter().filter_map(holder);
         let mut holders: Vec<_> = holders.collect();
         holders.sort_unstable();
         holders.dedup();
@@ -163,7 +171,7 @@ impl Queues {
 
 impl Queue {
     fn new(holder: Who) -> Self {
-        Self { holder, is_stale: true, watches: HashMap::new() }
+        Self { holder, is_stale: true, is_cut: false, watches: HashMap::new() }
     }
 
     /// Finds out what its watches are on, as long as it is there.
@@ -172,7 +180,9 @@ impl Queue {
         if self.watches.len() > MOST_WATCHES {
             self.watches.clear();
         }
-        for (watch, it) in info(pid, descriptor).lines().filter_map(watch) {
+        let info = info(pid, descriptor);
+        self.is_cut |= info.len() as u64 >= MOST_BYTES;
+        for (watch, it) in info.lines().filter_map(watch) {
             let is_ours = places.of(it).is_some();
             let before = self.watches.insert(watch, On { it, is_ours });
             if let Some(before) = before.filter(|before| before.it == it && before.is_ours) {
@@ -183,8 +193,8 @@ impl Queue {
 
     /// What somebody has read of who does not say which watch it was.
     fn unknown(&self) -> About {
-        let is_ours = self.watches.values().any(|on| on.is_ours);
-        if is_ours { About::Unknown } else { About::Other }
+        let may_be_ours = self.is_cut || self.watches.values().any(|on| on.is_ours);
+        if may_be_ours { About::Unknown } else { About::Other }
     }
 
     fn about(&self, heard: &Heard, places: &Places) -> About {
