@@ -84,26 +84,20 @@ impl Queues {
             queues_of(pid).into_iter().filter_map(move |descriptor| {
                 let mut queue = Queue::new(who::who(procfs, Some(pid), None));
                 queue.look(pid, descriptor, places);
-                let may_be_there = queue.is_cut || queue.watches.values().any(|on| on.is_ours);
-                may_be_there.then_some(((pid, descriptor), queue))
+                let is_there = queue.watches.values().any(|on| on.is_ours);
+                is_there.then_some(((pid, descriptor), queue))
             })
         });
         Self(all.take(MOST_QUEUES).collect())
     }
 
-    /// Who has a watch on one of these, or more watches than were read, as `name (pid)`.
+    /// Who has a watch on one of these, as `name (pid)`.
     #[must_use]
     pub(super) fn holders(&self, these: &HashSet<Identity>) -> Vec<String> {
         let watches = |queue: &Queue| queue.watches.values().any(|on| these.contains(&on.it));
-        let holder = |((pid, _), queue): (&(Pid, i32), &Queue)| {
-            let name = format!("{} ({pid})", queue.holder.comm.as_deref().unwrap_or_default());
-            match (watches(queue), queue.is_cut) {
-                (true, _) => Some(name),
-                (false, true) => Some(format!("{name}, maybe: it has more than are looked at")),
-                (false, false) => None,
-            }
-        };
-        let holders = self.0.iter().filter_map(holder);
+        let holders = self.0.iter().filter(|(_, queue)| watches(queue)).map(|((pid, _), queue)| {
+            format!("{} ({pid})", queue.holder.comm.as_deref().unwrap_or_default())
+        });
         let mut holders: Vec<_> = holders.collect();
         holders.sort_unstable();
         holders.dedup();
