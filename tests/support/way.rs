@@ -41,7 +41,8 @@ pub(crate) const WAYS: &[Way] = &[
     ),
     way("mmap_msync", "stores to a mapping, `msync`", &["change"]),
     way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change", "close"]),
-    way("io_uring", "`IORING_OP_WRITE`", &["write", "change"]),
+    // Seen on an emulated processor: of the write nothing was known any more when it was closed.
+    way("io_uring", "`IORING_OP_WRITE`", &["write", "change", "close"]),
     way("aio", "`io_submit`", &["write", "change"]),
     way("truncate", "`truncate`", &["truncate"]),
     way("ftruncate", "`ftruncate`", &["truncate"]),
