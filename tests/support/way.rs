@@ -41,8 +41,7 @@ pub(crate) const WAYS: &[Way] = &[
     ),
     way("mmap_msync", "stores to a mapping, `msync`", &["change"]),
     way("mprotect", "stores to a mapping that `mprotect` has made writable", &["change", "close"]),
-    // Seen on an emulated processor: of the write nothing was known any more when it was closed.
-    way("io_uring", "`IORING_OP_WRITE`", &["write", "change", "close"]),
+    way("io_uring", "`IORING_OP_WRITE`", &["write", "change"]),
     way("aio", "`io_submit`", &["write", "change"]),
     way("truncate", "`truncate`", &["truncate"]),
     way("ftruncate", "`ftruncate`", &["truncate"]),
