@@ -1,5 +1,5 @@
 //! A trace tells truly what became of a change: of a process that its signal ends, one that is sent it late, and
-//! a second one of the same name.
+//! a second one of the same name, and one who is not the first to read.
 
 #![cfg(test)]
 
@@ -8,12 +8,13 @@
 mod promise;
 mod support;
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
+    kubelet::{Order, Volume, keys},
     process::Process,
     source::Source,
     target::Recipe,
@@ -105,4 +106,25 @@ fn whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs(sour
         it["pid"] == second.pid && it["what"].as_str().unwrap().contains("has started since")
     });
     assert_eq!(other.unwrap()["stage"], Value::Null, "{update:#}");
+}
+
+promise!(whoever_reads_first_hides_nobody_who_reads_after: ebpf);
+/// The first open is heard of while nobody has looked yet where the path leads since the swap.
+fn whoever_reads_first_hides_nobody_who_reads_after(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let state = |n: u32| keys(&[("app.conf", &n.to_string())]);
+    let mut volume = Volume::mount(dir.path(), Order::NamesLast, state(0));
+    let path = dir.path().join("app.conf");
+    let recipe = Recipe::new().reading(&path);
+    let mut target = recipe.start();
+    for n in 1..=5 {
+        let trace = start(source, &path, recipe.name());
+        volume.update(state(n));
+        let content = n.to_string();
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        send(target.pid, Signal::HUP);
+        assert_eq!(target.signal().content, content);
+        let update = only_update(trace);
+        assert!(is_passed(&update, "opened"), "{update:#}");
+    }
 }

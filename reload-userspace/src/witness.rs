@@ -199,7 +199,8 @@ impl Expected {
     }
 
     /// Has it told of what the paths lead to now: of the files themselves, which may have other names, and
-    /// of whatever takes their place under their names.
+    /// of whatever takes their place under their names. Where a path leads to nothing, or to where nobody
+    /// has looked yet, the names of before stay.
     fn follow<S: Source>(&mut self, ticket: Ticket, watching: &mut Watching<'_, S>) -> Sight {
         let Some(expectation) = self.tickets.get_mut(&ticket) else {
             return Sight::Steady;
@@ -207,17 +208,27 @@ impl Expected {
         let mut sight = Sight::Steady;
         let mut now = BTreeSet::new();
         for spot in &expectation.spots {
+            let mut found = BTreeSet::new();
             // One that is not there is not opened either.
-            let Ok(path) = spot.real() else { continue };
-            let name = expect_name(&mut self.names, &path, watching);
-            let file = expect_file(&path, watching);
-            let seen = match name.or(file) {
-                None => Sight::Lost,
-                Some(place) if expectation.places.contains(&place) => Sight::Steady,
-                Some(_) => Sight::Regained,
-            };
-            sight = sight.max(seen);
-            now.extend(name.into_iter().chain(file));
+            if let Ok(path) = spot.real() {
+                let name = expect_name(&mut self.names, &path, watching);
+                let file = expect_file(&path, watching);
+                let seen = match name.or(file) {
+                    None => Sight::Lost,
+                    Some(place) if expectation.places.contains(&place) => Sight::Steady,
+                    Some(_) => Sight::Regained,
+                };
+                sight = sight.max(seen);
+                found.extend(name.into_iter().chain(file));
+            }
+            if found.is_empty() {
+                let stays = |(directory, _): &(PlaceId, OsString), place: &PlaceId| {
+                    expectation.places.contains(place) && !watching.places.is_left(*directory)
+                };
+                let names = self.names.iter().filter(|(key, place)| stays(key, place));
+                found.extend(names.map(|(_, &place)| place));
+            }
+            now.append(&mut found);
         }
         let before = mem::replace(&mut expectation.places, now);
         let until = clock::now();

@@ -17,7 +17,6 @@ mod report;
 mod scale;
 mod stat;
 mod upkeep;
-mod usage;
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 

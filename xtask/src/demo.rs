@@ -5,7 +5,6 @@ mod script;
 mod server;
 mod stage;
 mod tell;
-mod volume;
 
 use std::time::{Duration, Instant};
 

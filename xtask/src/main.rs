@@ -31,7 +31,9 @@ mod patience;
 mod place;
 mod program;
 mod toolchain;
+mod usage;
 mod verifier;
+mod volume;
 
 use std::{
     iter,

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::mpsc::Receiver,
@@ -11,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
     place::{Place, is_root},
     program::Program,
     setup::{Extent, setup},
+    usage::Usage,
+    volume::Volume,
 };
 
 /// A process that reads a file when it starts and when it is told to, and says what it reads.
@@ -63,6 +65,9 @@ const SHORTEST: Duration = Duration::from_mins(1);
 /// How much an agent may grow after that, in KiB: a few pages that had not been touched yet.
 const MOST_GROWTH: u64 = 512;
 
+/// The name of each file.
+const KEY: &str = "app.conf";
+
 /// How the files are changed, one way for each rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -76,6 +81,8 @@ struct Line {
     name: String,
     way: Way,
     folder: PathBuf,
+    /// What is in the folder, if that is a kubelet's.
+    volume: Option<Volume>,
     program: PathBuf,
     revision: u64,
     target: Option<Target>,
@@ -95,9 +102,6 @@ struct Counts {
     restarts: u64,
     kills: u64,
 }
-
-/// Chance that can be had again (xorshift).
-struct Chance(u64);
 
 /// Sets up, builds, and lets it go on.
 ///
@@ -132,8 +136,8 @@ fn carry_out(place: &Place, binary: PathBuf, options: &Options) -> Result<()> {
     let home = tempfile::tempdir_in(&place.target).context("cannot make a folder")?;
     let program = TARGET.compile(place)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seed = options.seed.unwrap_or(now.as_secs()).max(1);
-    let mut chance = Chance(seed);
+    let seed = options.seed.unwrap_or(now.as_secs());
+    let mut chance = Rng::with_seed(seed);
     println!("Chance begins at {seed}; it takes {}.", humantime::format_duration(options.span));
 
     let mut all = Vec::new();
@@ -161,7 +165,7 @@ fn carry_out(place: &Place, binary: PathBuf, options: &Options) -> Result<()> {
     let mut first = None;
     let mut counts = Counts::default();
     while begin.elapsed() < options.span {
-        patience.pause(Duration::from_millis(chance.below(200)))?;
+        patience.pause(Duration::from_millis(chance.u64(..200)))?;
         act(&mut all, &mut chance, &mut counts)?;
         while agent.next()?.is_some() {}
         // What they say is taken, for it would pile up.
@@ -169,7 +173,7 @@ fn carry_out(place: &Place, binary: PathBuf, options: &Options) -> Result<()> {
             drop(line.lack());
         }
         if first.is_none() && started.elapsed() > WARM_UP {
-            first = Some(resident(agent.pid())?);
+            first = Some(Usage::of_process(agent.pid())?.rss_kib);
         }
         if checked.elapsed() > ROUND {
             serve(&mut all, &mut agent, &patience)?;
@@ -181,7 +185,7 @@ fn carry_out(place: &Place, binary: PathBuf, options: &Options) -> Result<()> {
             counts.kills += 1;
             kill(agent.pid(), Signal::KILL)?;
             drop(agent);
-            for _ in 0..chance.below(10) {
+            for _ in 0..chance.u64(..10) {
                 act(&mut all, &mut chance, &mut counts)?;
             }
             (agent, _) = Agent::start(&recipe, &patience)?;
@@ -191,7 +195,7 @@ fn carry_out(place: &Place, binary: PathBuf, options: &Options) -> Result<()> {
     let Counts { updates, restarts, kills } = counts;
     println!("{updates} updates, {restarts} targets started anew, {kills} agents killed.");
     serve(&mut all, &mut agent, &patience)?;
-    let last = resident(agent.pid())?;
+    let last = Usage::of_process(agent.pid())?.rss_kib;
     agent.stop()?;
     let first =
         first.context("it was too short for the memory to be looked at: give --for 1m or more")?;
@@ -215,10 +219,10 @@ fn serve(all: &mut [Line], agent: &mut Agent, patience: &Patience) -> Result<()>
 }
 
 /// Does something at random.
-fn act(all: &mut [Line], chance: &mut Chance, counts: &mut Counts) -> Result<()> {
-    let index = usize::try_from(chance.below(3))?;
+fn act(all: &mut [Line], chance: &mut Rng, counts: &mut Counts) -> Result<()> {
+    let index = chance.usize(..3);
     let line = &mut all[index];
-    let times = match chance.below(20) {
+    let times = match chance.u64(..20) {
         0 => {
             counts.restarts += 1;
             return line.restart();
@@ -237,19 +241,23 @@ impl Line {
     fn new(home: &Path, program: &Path, index: usize, way: Way) -> Result<Self> {
         let name = format!("soak{}-{index}", process::id());
         let folder = home.join(index.to_string());
-        fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        if way != Way::Swap {
+            fs::create_dir(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         let own = home.join(&name);
         fs::hard_link(program, &own)
             .or_else(|_unlinked| fs::copy(program, &own).map(drop))
             .with_context(|| format!("cannot create {}", own.display()))?;
-        let mut line = Self { name, way, folder, program: own, revision: 0, target: None };
+        let mut line =
+            Self { name, way, folder, volume: None, program: own, revision: 0, target: None };
         line.update()?;
         line.restart()?;
         Ok(line)
     }
 
     fn file(&self) -> PathBuf {
-        self.folder.join("app.conf")
+        self.folder.join(KEY)
     }
 
     fn content(&self) -> String {
@@ -266,24 +274,17 @@ impl Line {
                 fs::write(&draft, content).and_then(|()| fs::rename(&draft, self.file()))
             }
             Way::Write => fs::write(self.file(), content),
-            Way::Swap => self.swap(&content),
+            Way::Swap => return self.swap(&content),
         };
         changed.with_context(|| format!("cannot change {}", self.file().display()))
     }
 
-    /// As the kubelet does.
-    fn swap(&self, content: &str) -> std::io::Result<()> {
-        let at = |revision: u64| self.folder.join(format!("..{revision}"));
-        let new = at(self.revision);
-        fs::create_dir(&new)?;
-        fs::write(new.join("app.conf"), content)?;
-        let draft = self.folder.join("..data_tmp");
-        symlink(format!("..{}", self.revision), &draft)?;
-        fs::rename(&draft, self.folder.join("..data"))?;
-        if self.revision == 1 {
-            return symlink("..data/app.conf", self.file());
+    fn swap(&mut self, content: &str) -> Result<()> {
+        if let Some(volume) = &mut self.volume {
+            return volume.set(KEY, Some(content)).map(drop);
         }
-        fs::remove_dir_all(at(self.revision - 1))
+        self.volume = Some(Volume::new(self.folder.clone(), KEY, content)?);
+        Ok(())
     }
 
     /// Starts the target, and ends the one that runs.
@@ -331,39 +332,4 @@ fn text(all: &[Line]) -> String {
 fn kill(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("that is no pid")?;
     kill_process(pid, signal).context("cannot kill the agent")
-}
-
-/// How much memory a process has in use, in KiB.
-fn resident(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let number = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = number.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    number.with_context(|| format!("{path} does not tell"))
-}
-
-impl Chance {
-    /// A number from 0 to `most`, which is not among them.
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % most
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chance_can_be_had_again() {
-        let numbers = |seed| {
-            let mut chance = Chance(seed);
-            (0..100).map(|_| chance.below(20)).collect::<Vec<_>>()
-        };
-        assert_eq!(numbers(7), numbers(7));
-        assert_ne!(numbers(7), numbers(8));
-        assert!(numbers(7).iter().all(|&it| it < 20) && numbers(7).contains(&0));
-    }
 }

@@ -360,7 +360,8 @@ impl Reloader {
     fn since(&self) -> Boot {
         let now = clock::now();
         let swapped = self.watches().map(Watched::changed_within).max();
-        let swapped = swapped.filter(|at| self.rule.pod().is_some() && !at.is_zero());
+        // Zero where it is no volume.
+        let swapped = swapped.filter(|at| !at.is_zero());
         let since = swapped.map_or(now, |at| since_boot(at, now).min(now));
         since.max(self.delivery.wanted().since)
     }

@@ -25,9 +25,11 @@ use tokio::{
 use super::*;
 use crate::{
     cli::{Cli, Command, Format, LogLevel, RunArgs},
+    places::Places,
     report::Log,
     rule::{self, Rule},
-    source::{Choice, Ladder, Purpose},
+    source::{Choice, Interest, Ladder, Purpose},
+    watched::Watched,
 };
 
 /// How long anything may take before it counts as lost.
@@ -185,6 +187,56 @@ async fn reloaded(
         }
     };
     timeout(PATIENCE, wait).await.expect("it is reloaded");
+}
+
+/// Since when what is there now counts as having been there, where it is concluded long after it was swapped:
+/// that moment as well, and between which it was swapped.
+fn concluded_late(volume: &mut Volume, reach: Reach) -> (Boot, Boot, [Boot; 2]) {
+    let mut source = Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
+    let mut places = Places::new();
+    let rule = match reach {
+        Reach::Beneath => beneath(&volume.dir, &["--post", "http://127.0.0.1:1"]),
+        Reach::Anywhere => {
+            let watch = volume.dir.to_str().unwrap();
+            let arguments = ["--watch", watch, "--post", "http://127.0.0.1:1"];
+            rule::from_args(&typed(&arguments)).unwrap().remove(0)
+        }
+    };
+    let limits = rule.pace().limits;
+    let watched = Watched::new(0, &volume.dir, reach, limits, &mut places, &mut source);
+    let mut reloader = Reloader::new(rule, None, vec![(0, Box::new(watched))]);
+    let before = clock::now();
+    volume.update();
+    let swapped = [before, clock::now()];
+    // An agent that is busy, or is kept from its processor.
+    while clock::now() < swapped[1].after(Duration::from_millis(500)) {
+        thread::yield_now();
+    }
+    let late = clock::now();
+    reloader.watch(0).unwrap().touch(late, None, Interest::Any);
+    loop {
+        let now = clock::now();
+        assert!(now < late.after(PATIENCE), "it is not concluded");
+        reloader.watch(0).unwrap().look_if_due(now, &mut places, &mut source);
+        let (reading, failures) = reloader.read(now);
+        assert_eq!(failures, [""; 0]);
+        if reloader.conclude(reading, false, now) == Conclusion::Changed {
+            break;
+        }
+    }
+    (reloader.delivery.wanted().since, late, swapped)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_volume_is_what_it_is_since_it_was_swapped() {
+    let home = tempfile::tempdir().unwrap();
+    let mut volume = Volume::new(home.path().canonicalize().unwrap().join("volume"), 1);
+    let (since, late, [before, _]) = concluded_late(&mut volume, Reach::Beneath);
+    assert!(before <= since, "whoever started before it may have read what was there before");
+    assert!(since < late, "whoever started after it has read it");
+    // Elsewhere somebody may write in place, and nobody knows how far he was.
+    let (since, late, _) = concluded_late(&mut volume, Reach::Anywhere);
+    assert!(late <= since);
 }
 
 #[tokio::test(flavor = "current_thread")]

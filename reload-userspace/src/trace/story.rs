@@ -340,20 +340,11 @@ const MOST_REMAINING: usize = 16;
 fn beginning(times: impl Iterator<Item = Boot>) -> Option<Boot> {
     let mut times: Vec<_> = times.collect();
     times.sort_unstable();
-    let latest = times.pop()?;
-    let goes_on = |began: Boot, at: Boot| began.since(at) < COHERENCE;
-    Some(
-        times
-            .into_iter()
-            .rev()
-            .scan(latest, |began, at| {
-                let is_part = goes_on(*began, at);
-                *began = at;
-                is_part.then_some(at)
-            })
-            .last()
-            .unwrap_or(latest),
-    )
+    let mut began = times.pop()?;
+    while let Some(at) = times.pop().filter(|&at| began.since(at) < COHERENCE) {
+        began = at;
+    }
+    Some(began)
 }
 
 /// Whether a deed is part of an update, where the one before was over then and these directories are near.

@@ -9,13 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    lab::{Lab, Running, Talker},
-    usage::Usage,
-};
+use super::lab::{Lab, Running, Talker};
 use crate::{
     child::{Ask, Child},
     place::is_program,
+    usage::Usage,
 };
 
 /// Somebody who has a process reload.
@@ -199,7 +197,7 @@ fn wait_for_inotify(lab: &Lab, script: &Child) -> Result<()> {
         })
     };
     let armed = lab.patience.until(PACE, LIMIT, || {
-        Ok(super::usage::group(script.pid()).iter().any(is_armed).then_some(()))
+        Ok(crate::usage::group(script.pid()).iter().any(is_armed).then_some(()))
     })?;
     armed.context("no inotify watch is to be seen")
 }

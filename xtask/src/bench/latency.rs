@@ -10,8 +10,8 @@ use super::{
     lab::{Lab, Running, Talker},
     report::{Bound, Row},
     stat::{Confident, Percentiles, median},
-    usage::Usage,
 };
+use crate::usage::Usage;
 
 /// How a file is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

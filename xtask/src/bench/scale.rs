@@ -14,9 +14,8 @@ use super::{
     lab::{Lab, Running, Talker},
     latency::{self, Sampled},
     report::{Bound, Row},
-    usage::Usage,
 };
-use crate::{agent::Event, patience::Interrupted};
+use crate::{agent::Event, patience::Interrupted, usage::Usage};
 
 /// How many directories are watched, by one rule.
 const DIRECTORIES: [u32; 4] = [10, 100, 1_000, 10_000];

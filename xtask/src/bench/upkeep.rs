@@ -11,8 +11,8 @@ use super::{
     latency,
     report::{Bound, Row},
     stat::{Percentiles, median},
-    usage::Usage,
 };
+use crate::usage::Usage;
 
 /// How many samples of latency are taken of it before.
 const SAMPLES: usize = 200;

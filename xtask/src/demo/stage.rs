@@ -15,13 +15,13 @@ use super::{
     script::{self, Act, Scene, Then},
     server::{self, Answer, Kind, Server},
     tell::{Cast, since, tell},
-    volume::{Step, Volume},
 };
 use crate::{
     agent::{Agent, Recipe},
     child::{Ask, Child},
     patience::Patience,
     show,
+    volume::{Step, Volume},
 };
 
 /// How long a change may take to show its effect.
