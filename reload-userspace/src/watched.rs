@@ -335,6 +335,7 @@ impl Watched {
         self.view = view;
         // What is announced before it is done has begun where somebody has the file open for writing.
         let has_begun = announced.is_some() && writers == Writers::Some;
+        let was_written_to = self.is_written_to();
         self.settle.observe(at, now, Seen { changed: changed || has_begun, writers, volume });
         self.note_failures(failures);
         // That an old directory is *still* there is no news: what was announced may be its removal.
@@ -358,8 +359,8 @@ impl Watched {
             if announced.is_some() {
                 self.look_patiently_at.get_or_insert(now.after(PATIENT_LOOK));
             }
-        } else if writers == Writers::Some {
-            // He is still about to do it.
+        } else if writers == Writers::Some || was_written_to {
+            // He is still about to do it, or has done it since the file was looked at.
             self.cause = cause;
         }
         is_new
@@ -646,14 +647,16 @@ mod tests {
         assert!((2..20).contains(&watched.volumes.left()), "{}", watched.volumes.left());
     }
 
-    /// A source under which somebody replaces a file while it is looked at: he gives the old one another
-    /// time when that is armed, and the name leads to the new one when its writers are asked for.
-    struct Replaced {
+    /// A source under which something is done to a file when that is armed, and when its writers are asked
+    /// for, for the how manieth time is told.
+    struct Meanwhile {
         path: PathBuf,
         asked: u32,
+        on_arm: fn(&Path),
+        on_ask: fn(&Path, u32) -> Writers,
     }
 
-    impl Source for Replaced {
+    impl Source for Meanwhile {
         fn name(&self) -> SourceName {
             SourceName::Ebpf
         }
@@ -662,15 +665,12 @@ mod tests {
         }
         fn forget(&mut self, _: PlaceId) {}
         fn arm(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
-            fs::hard_link(&self.path, self.path.with_extension("old")).unwrap();
+            (self.on_arm)(&self.path);
             Ok(())
         }
         fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
             self.asked += 1;
-            if self.asked == 2 {
-                fs::rename(self.path.with_extension("new"), &self.path).unwrap();
-            }
-            Writers::None
+            (self.on_ask)(&self.path, self.asked)
         }
         fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
             Ok(Tells::No)
@@ -694,7 +694,17 @@ mod tests {
         fs::write(path.with_extension("new"), "2").unwrap();
         let new = Identity::at(&path.with_extension("new")).unwrap();
         let mut places = Places::new();
-        let mut source = Replaced { path: path.clone(), asked: 0 };
+        let mut source = Meanwhile {
+            path: path.clone(),
+            asked: 0,
+            on_arm: |path| fs::hard_link(path, path.with_extension("old")).unwrap(),
+            on_ask: |path, asked| {
+                if asked == 2 {
+                    fs::rename(path.with_extension("new"), path).unwrap();
+                }
+                Writers::None
+            },
+        };
         let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
         assert_eq!(source.asked, 1);
 
@@ -703,5 +713,42 @@ mod tests {
         places.fired(file, now, now, &Actor::unknown(Operation::Rename));
         assert!(watched.look(now, &mut places, &mut source, Patience::Hasty));
         assert_eq!(watched.identities().collect::<Vec<_>>(), [new]);
+    }
+
+    #[test]
+    fn whoever_writes_and_closes_while_it_is_looked_at_is_known_by_his_write() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().canonicalize().unwrap().join("a.conf");
+        fs::write(&path, "1").unwrap();
+        let mut places = Places::new();
+        let mut source = Meanwhile {
+            path: path.clone(),
+            asked: 0,
+            on_arm: |_| (),
+            on_ask: |path, asked| match asked {
+                2 => Writers::Some,
+                3 => {
+                    fs::write(path, "2, which is longer").unwrap();
+                    Writers::None
+                }
+                _ => Writers::None,
+            },
+        };
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
+        let file = places.of(Identity::at(&path).unwrap()).unwrap();
+        let does = |watched: &mut Watched, operation, places: &mut Places| {
+            let (now, by) = (clock::now(), Actor::unknown(operation));
+            places.fired(file, now, now, &by);
+            let by = Actor { pid: Some(7), ..by };
+            watched.touch(now, Some(by.clone()), Interest::Any);
+            by
+        };
+        let writes = does(&mut watched, Operation::Write, &mut places);
+        assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
+        assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Patient));
+        does(&mut watched, Operation::Close, &mut places);
+        assert!(watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
+        assert_eq!(watched.take_by(), Some(writes));
+        assert_eq!(source.asked, 4);
     }
 }
