@@ -1,7 +1,7 @@
 //! Runs every test: those of the workspace, and the end-to-end ones, which need root and an agent
 //! with its eBPF program.
 
-use std::{path::Path, process::Command, thread};
+use std::{num::NonZero, path::Path, process::Command, thread};
 
 use anyhow::{Result, anyhow, ensure};
 
@@ -100,6 +100,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
     let mut cargo = host_cargo();
     cargo.args(["test", "--locked"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
+    // More than there are processors, for most of a test is waiting.
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    cargo.env("RUST_TEST_THREADS", (2 * processors).to_string());
     if !is_root() {
         cargo.args(["--config", &run_with_sudo()?]);
     }
