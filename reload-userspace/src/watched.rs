@@ -265,6 +265,10 @@ impl Watched {
 
     /// Whoever did the last of the change that has been dealt with, if anything is known of him.
     pub(crate) fn take_by(&mut self) -> Option<Actor> {
+        // Whoever has been heard of since the look, and did it before that, has done what it found.
+        if self.by.is_none() && self.dated.is_some() && !self.is_out_of_date() {
+            self.by = self.cause.take().map(|(by, _)| by);
+        }
         self.dated = None; // No more: whoever is heard of from here on has done something else.
         self.by.take().filter(Actor::is_known)
     }
@@ -586,6 +590,36 @@ mod tests {
         watched.touch(clock::now(), Some(by.clone()), Interest::Any);
         assert!(!watched.look(clock::now(), &mut places, &mut source, Patience::Hasty));
         assert_eq!(watched.take_by(), Some(by));
+    }
+
+    /// It is heard of while the content is read, too late for a look.
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_is_heard_of_late_and_did_it_before_the_look_is_known() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a.conf");
+        fs::write(&path, "1").unwrap();
+        let mut places = Places::new();
+        let mut source =
+            Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
+        let by =
+            Actor { pid: Some(7), comm: Some("writer".to_owned()), operation: Operation::Write };
+        let hear = |watched: &mut Watched, at| {
+            watched.touch(at, Some(by.clone()), Interest::Any);
+        };
+
+        fs::write(&path, "2, which is longer").unwrap();
+        let at = clock::now();
+        assert!(watched.look(clock::now(), &mut places, &mut source, Patience::Patient));
+        watched.finish();
+        hear(&mut watched, at);
+        assert_eq!(watched.take_by(), Some(by.clone()));
+
+        fs::write(&path, "3").unwrap();
+        assert!(watched.look(clock::now(), &mut places, &mut source, Patience::Patient));
+        watched.finish();
+        hear(&mut watched, clock::now());
+        assert_eq!(watched.take_by(), None, "what he has done since is something else");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -57,7 +57,7 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 
     /// Also write docs/benchmarks.md and its pictures anew; measures all but instructions
-    #[arg(long, conflicts_with_all = ["parts", "quick"])]
+    #[arg(long, conflicts_with = "parts")]
     write: bool,
 
     /// Where the agent's events come from, except where it is compared: auto, ebpf, fanotify, inotify or poll
@@ -123,7 +123,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent.clone(), options.source.clone())?;
 
-    let machine = machine(&place);
+    let latency::Plan { rounds, samples, samples_of_slow } = plan.latency;
+    let machine = format!(
+        "{}; latency in {rounds} rounds of {samples} changes, {samples_of_slow} of whoever is slow",
+        machine(&place)
+    );
     println!("\n{machine}");
     let mut report = Report::default();
     let mut pictures = Vec::new();
