@@ -53,7 +53,7 @@ struct Counts {
 ///
 /// Fails where the virtual machines do, and where their clock does not count instructions.
 pub(crate) fn count(place: &Place, agent: &Path, lab: &Lab) -> Result<Vec<(Line, Vec<Row>)>> {
-    let programs = [agent, &lab.cost].map(Path::to_owned).to_vec();
+    let programs = [agent, &lab.cost].map(|it| (it.to_owned(), it.to_owned())).to_vec();
     let load = Load { folder: "/".into(), programs, job: job(agent, &lab.cost) };
     let reports = carry_out(place, &Line::ALL, Processor::Counting, &load)?;
     let rows = |(line, files): (Line, BTreeMap<String, String>)| {

@@ -84,8 +84,9 @@ const INIT: &str = include_str!("init.sh");
 pub(crate) struct Load {
     /// Where it begins.
     pub(crate) folder: PathBuf,
-    /// The programs that it needs besides those of the system, which are there where they are here.
-    pub(crate) programs: Vec<PathBuf>,
+    /// The programs that it needs besides those of the system: where each is to be found there, and where it
+    /// is here.
+    pub(crate) programs: Vec<(PathBuf, PathBuf)>,
     /// The script that does it, and puts what is to be known afterwards into files in `/report`.
     pub(crate) job: String,
 }
@@ -173,12 +174,12 @@ impl Disk {
     /// Adds its programs, and those that tests run, where they are: their paths are compiled in.
     fn load(&mut self, place: &Place, load: &Load) -> Result<()> {
         self.archive.directory(&load.folder)?;
-        for program in &load.programs {
+        for (there, program) in &load.programs {
             let slim = self.slim.path().join("slim");
             // With it the tests alone are half a gigabyte, in memory, twice.
             let mut strip = Command::new("strip");
             exec(strip.arg("--strip-debug").arg("-o").arg(&slim).arg(program))?;
-            self.archive.copy(program, &slim)?;
+            self.archive.copy(there, &slim)?;
             self.libraries(program)?;
         }
         let scratch = place.target.join("tmp");

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::disk::Load;
 use crate::{
     build::OBJECT_VARIABLE,
+    exec,
     place::{Place, host_cargo, printed},
     quote, show,
 };
@@ -80,8 +81,10 @@ pub(crate) enum Extent {
 pub(crate) struct Suite {
     /// Where cargo runs them.
     folder: PathBuf,
-    /// The agent, where the tests look for it.
+    /// Where the tests look for the agent.
     agent: PathBuf,
+    /// The agent that is to be found there.
+    optimised: PathBuf,
     tests: Vec<PathBuf>,
     arguments: Vec<String>,
 }
@@ -120,6 +123,7 @@ impl Suite {
         let agent = executables.iter().position(|one| !one.is_test && one.name == "reload-agent");
         let agent = agent.context("cargo built no agent for the tests")?;
         let agent = executables.swap_remove(agent).path;
+        let optimised = build_agent(place, object)?;
         let test = |file: &&str| {
             let found = executables.iter().find(|one| one.is_test && one.name == **file);
             found.map(|one| one.path.clone()).with_context(|| format!("cargo built no test {file}"))
@@ -132,6 +136,7 @@ impl Suite {
         Ok(Self {
             folder: place.root.join("reload-userspace"),
             agent,
+            optimised,
             tests: those_meant(&tests, &arguments)?,
             arguments,
         })
@@ -139,8 +144,9 @@ impl Suite {
 
     /// What a machine needs for it.
     pub(crate) fn load(&self) -> Load {
-        let programs = [&self.agent].into_iter().chain(&self.tests).cloned().collect();
-        Load { folder: self.folder.clone(), programs, job: self.job() }
+        let tests = self.tests.iter().map(|test| (test.clone(), test.clone()));
+        let programs = [(self.agent.clone(), self.optimised.clone())].into_iter().chain(tests);
+        Load { folder: self.folder.clone(), programs: programs.collect(), job: self.job() }
     }
 
     /// The script that runs it: all of it, whatever fails.
@@ -177,6 +183,17 @@ fn those_meant(tests: &[PathBuf], arguments: &[String]) -> Result<Vec<PathBuf>> 
     }
     ensure!(!meant.is_empty(), "no test for virtual machines has such a name");
     Ok(meant)
+}
+
+/// Builds an agent for a slow processor: most of what one that is not optimised does is to read the
+/// kernel's types, and every test starts some.
+fn build_agent(place: &Place, object: &Path) -> Result<PathBuf> {
+    const PROFILE: &str = "emulated";
+    let mut cargo = host_cargo();
+    cargo.args(["build", "--locked", "--profile", PROFILE, "--package=reload-userspace"]);
+    cargo.args(["--bin=reload-agent"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
+    exec(&mut cargo)?;
+    Ok(place.target.join(PROFILE).join("reload-agent"))
 }
 
 /// What a test is called, without cargo's hash.
@@ -226,6 +243,7 @@ mod tests {
         let suite = Suite {
             folder: "/a b".into(),
             agent: "/agent".into(),
+            optimised: "/fast/agent".into(),
             tests: vec!["/t/missing_path-1f".into(), "/t/writes-2e".into()],
             arguments: vec!["--include-ignored".to_owned(), "it's".to_owned()],
         };
@@ -240,6 +258,7 @@ exit $failed
 ";
         assert_eq!(suite.job(), expected);
         let programs = suite.load().programs;
-        assert_eq!(programs, ["/agent", "/t/missing_path-1f", "/t/writes-2e"].map(PathBuf::from));
+        let programs: Vec<_> = programs.iter().map(|(there, _)| there.as_path()).collect();
+        assert_eq!(programs, ["/agent", "/t/missing_path-1f", "/t/writes-2e"].map(Path::new));
     }
 }
