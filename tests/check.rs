@@ -383,7 +383,7 @@ fn a_check_in_the_place_of_a_target_waits_for_one() {
 
     target.kill();
     replace(&path, "2");
-    let events = agent.events_until("waiting");
+    let events = agent.events_until_each(&["changed", "waiting"]);
     assert_eq!(count(&events, "refused"), 0, "{events:?}");
     let _next = recipe.start();
     // Where nothing tells of processes they are looked for after a change.

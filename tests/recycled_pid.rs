@@ -63,9 +63,7 @@ fn while_the_interval_passes(source: Source) {
     replace(&path, "2");
     let mut stranger = stranger.start_in_place_of(&target.kill());
 
-    let events = agent.until("waiting for a target", |event| {
-        event.name() == "waiting" && event.text("for") == "target"
-    });
+    let events = agent.events_until_each(&["changed", "waiting"]);
     assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
     let mut next = recipe.start();
     assert_eq!(next.content, "2");

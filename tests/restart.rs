@@ -76,13 +76,9 @@ fn a_target_that_starts_after_the_change_is_not_signalled_for_it(source: Source)
     first.kill();
 
     replace(&path, "1");
-    let (mut has_changed, mut is_waiting) = (false, false);
-    agent.until("a change, and nobody to be told of it", |event| {
-        has_changed |= event.name() == "changed";
-        is_waiting |= event.name() == "waiting"
-            && (event.text("for"), event.text("object")) == ("target", recipe.name());
-        has_changed && is_waiting
-    });
+    let events = agent.events_until_each(&["changed", "waiting"]);
+    let waiting = events.iter().find(|event| event.name() == "waiting").unwrap();
+    assert_eq!((waiting.text("for"), waiting.text("object")), ("target", recipe.name()));
     replace(&path, "2");
     // A target that starts before the change is seen to be complete may have read less.
     let events = agent.events_until("changed");

@@ -261,6 +261,16 @@ impl Agent {
         self.until(name, |event| event.name() == name)
     }
 
+    /// Takes events up to when each of these names has come, in whatever order, and gives them all.
+    #[track_caller]
+    pub(crate) fn events_until_each(&mut self, names: &[&str]) -> Vec<Event> {
+        let mut missing = names.to_vec();
+        self.until(&names.join(" and "), |event| {
+            missing.retain(|name| *name != event.name());
+            missing.is_empty()
+        })
+    }
+
     /// Takes events up to the first of this name, and gives that one.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, name: &str) -> Event {
