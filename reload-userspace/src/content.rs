@@ -244,19 +244,23 @@ impl<'a> Reader<'a> {
         Self { volume: root.map(Volume::open), most, left }
     }
 
-    fn open(&self, path: &Path) -> io::Result<Option<File>> {
-        match &self.volume {
-            Some(Ok(volume)) => volume.file(path),
+    /// Opens a regular file, and gives its size with it.
+    fn open(&self, path: &Path) -> io::Result<Option<(File, u64)>> {
+        let file = match &self.volume {
+            Some(Ok(volume)) => volume.file(path)?,
             Some(Err(error)) => {
-                Err(error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error))
+                let errno = error.raw_os_error().map(io::Error::from_raw_os_error);
+                return Err(errno.unwrap_or_else(|| error.kind().into()));
             }
             None => {
                 // Without waiting: a FIFO in the file's place would otherwise hold us for ever.
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-                let file = File::from(open(path, flags, Mode::empty())?);
-                Ok(file.metadata()?.is_file().then_some(file))
+                Some(File::from(open(path, flags, Mode::empty())?))
             }
-        }
+        };
+        let Some(file) = file else { return Ok(None) };
+        let metadata = file.metadata()?;
+        Ok(metadata.is_file().then_some((file, metadata.len())))
     }
 
     fn digest_of(&mut self, path: &Path, state: &FileState) -> io::Result<Read> {
@@ -276,8 +280,7 @@ impl<'a> Reader<'a> {
     }
 
     fn try_digest_of(&mut self, path: &Path, state: &FileState) -> io::Result<Read> {
-        let Some(file) = self.open(path)? else { return Ok(Read::NoFile) };
-        let size = file.metadata()?.len();
+        let Some((file, size)) = self.open(path)? else { return Ok(Read::NoFile) };
         if size > self.most {
             return Ok(Read::Not(Unread::TooLarge(self.most)));
         }
@@ -288,20 +291,25 @@ impl<'a> Reader<'a> {
         let mut file = file.take(self.most.min(self.left));
         let mut hash = Sha256::new();
         let mut buffer = [0; 16 * 1024];
+        let mut length = 0;
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => {
-                    let is_torn = !state.is_that_of(file.get_ref().as_fd());
-                    return Ok(Read::Digest(Digest(hash.finalize().into()), is_torn));
-                }
-                Ok(length) => {
-                    hash.update(&buffer[..length]);
-                    self.left = self.left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+                Ok(0) => break,
+                Ok(part) => {
+                    hash.update(&buffer[..part]);
+                    length += u64::try_from(part).unwrap_or(u64::MAX);
+                    // If there is more by now its state is another.
+                    if length == size {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        self.left = self.left.saturating_sub(length);
+        let is_torn = !state.is_that_of(file.get_ref().as_fd());
+        Ok(Read::Digest(Digest(hash.finalize().into()), is_torn))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod dependents;
 mod eyes;
+mod trunk;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use self::{dependents::Dependents, eyes::Eyes};
+use self::{dependents::Dependents, eyes::Eyes, trunk::Trunk};
 use crate::{
     clock::{self, Boot},
     event::{Actor, PlaceId, Writers},
@@ -35,6 +36,8 @@ pub(crate) struct Places {
     by_watch: HashMap<Index, BTreeMap<PlaceId, Interest>>,
     /// The names, with the directories they are in, that each path followed when it was last looked at.
     followed: HashMap<Index, Box<[Followed]>>,
+    /// How far the way of each path is straight.
+    trunks: HashMap<Index, Trunk>,
     /// The paths that follow a name of which another has found out that it leads elsewhere.
     astray: BTreeSet<Index>,
     /// The crowded places where something has happened that is yet to be looked for.
@@ -236,6 +239,7 @@ impl Places {
             by_id: HashMap::new(),
             by_watch: HashMap::new(),
             followed: HashMap::new(),
+            trunks: HashMap::new(),
             astray: BTreeSet::new(),
             peeks: BTreeMap::new(),
             left: Vec::new(),
@@ -415,6 +419,7 @@ impl Places {
             failures: Vec::new(),
             followed: BTreeSet::new(),
             file: None,
+            has_skipped: false,
         };
         let view = watch::look(path, reach, &mut eyes);
         let Eyes { seen, failures, followed, .. } = eyes;
@@ -448,6 +453,7 @@ impl Places {
         let before = self.by_watch.remove(&index).unwrap_or_default();
         self.left.extend(before.into_keys().map(|id| (index, id)));
         self.astray.remove(&index);
+        self.trunks.remove(&index);
     }
 
     /// Forgets the places that no path needs any more. Put off until there is time for it.
@@ -646,6 +652,135 @@ mod tests {
             symlink("other", &draft).unwrap();
             fs::rename(draft, self.dir.path().join(link)).unwrap();
         }
+    }
+
+    /// Paths through directories that lie in each other, without symlinks.
+    struct Nested {
+        root: tempfile::TempDir,
+        places: Places,
+        source: Notes,
+    }
+
+    impl Nested {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("a/b/c")).unwrap();
+            fs::write(root.path().join("a/b/c/x"), "").unwrap();
+            fs::write(root.path().join("a/b/c/y"), "").unwrap();
+            Self { root, places: Places::new(), source: Notes::default() }
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.root.path().canonicalize().unwrap().join(path)
+        }
+
+        fn look(&mut self, index: Index, path: &str, patience: Patience) -> Looked {
+            let (path, settled) = (self.at(path), BTreeMap::new());
+            let manner = Manner { patience, may_await_end: false };
+            let Self { places, source, .. } = self;
+            places.look(source, index, &path, Reach::Anywhere, &settled, manner)
+        }
+
+        /// The place of what is at a path now.
+        fn place(&self, path: &str) -> Option<PlaceId> {
+            self.places.of(Identity::at(&self.at(path)).unwrap())
+        }
+
+        fn depends_on(&self, index: Index, path: &str) -> bool {
+            self.place(path).is_some_and(|id| self.places.by_watch[&index].contains_key(&id))
+        }
+
+        fn fire(&mut self, path: &str) {
+            let id = self.place(path).unwrap();
+            self.places.fired(id, NOW, NOW, &rename());
+        }
+
+        /// Puts another directory in the place of `a`, with what is in it.
+        fn replace_a(&self) {
+            fs::rename(self.at("a"), self.at("old")).unwrap();
+            fs::create_dir(self.at("a")).unwrap();
+            fs::rename(self.at("old/b"), self.at("a/b")).unwrap();
+        }
+    }
+
+    #[test]
+    fn directories_that_nothing_happens_in_are_not_walked_again() {
+        let mut nested = Nested::new();
+        let first = nested.look(0, "a/b/c/x", Patience::Patient);
+        let [before, root] = ["a", ""].map(|path| nested.place(path).unwrap());
+        // Nobody tells of it.
+        nested.replace_a();
+        for patience in [Patience::Hasty, Patience::Patient] {
+            assert_eq!(nested.look(0, "a/b/c/x", patience).view, first.view);
+            assert!(nested.places.by_watch[&0].contains_key(&before), "it goes on being watched");
+            assert!(nested.places.followed[&0].iter().any(|(id, _)| *id == root));
+            assert!(!nested.depends_on(0, "a"));
+        }
+        // Beyond the first in which something has happened they are.
+        nested.fire("a/b");
+        assert_eq!(nested.look(0, "a/b/c/x", Patience::Hasty).view, first.view);
+        assert!(nested.places.by_watch[&0].contains_key(&before) && !nested.depends_on(0, "a"));
+        // Until it is told of.
+        nested.fire("");
+        assert_eq!(nested.look(0, "a/b/c/x", Patience::Hasty).view.files, first.view.files);
+        assert!(nested.depends_on(0, "a") && nested.depends_on(0, "a/b"));
+        assert!(!nested.places.by_watch[&0].contains_key(&before));
+    }
+
+    #[test]
+    fn a_directory_that_is_another_is_walked_to_although_nobody_tells_of_it() {
+        let mut nested = Nested::new();
+        nested.look(0, "a/b/c/x", Patience::Patient);
+        fs::rename(nested.at("a/b"), nested.at("a/old")).unwrap();
+        fs::create_dir_all(nested.at("a/b/c")).unwrap();
+        fs::write(nested.at("a/b/c/x"), "other").unwrap();
+        nested.look(0, "a/b/c/x", Patience::Hasty);
+        assert!(nested.depends_on(0, "a/b") && nested.depends_on(0, "a/b/c"));
+    }
+
+    #[test]
+    fn what_another_path_has_found_to_be_elsewhere_is_walked_to() {
+        let mut nested = Nested::new();
+        for (index, path) in ["a/b/c/x", "a/b/c/y"].into_iter().enumerate() {
+            nested.look(index, path, Patience::Patient);
+        }
+        nested.replace_a();
+        nested.fire("");
+        for (index, path) in ["a/b/c/x", "a/b/c/y"].into_iter().enumerate() {
+            // The second finds what has fired to be armed again.
+            nested.look(index, path, Patience::Hasty);
+            assert!(nested.depends_on(index, "a"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_patient_look_waits_for_what_is_under_way_in_every_directory() {
+        let mut nested = Nested::new();
+        nested.look(0, "a/b/c/x", Patience::Patient);
+        nested.places.suspect(0);
+        nested.look(0, "a/b/c/x", Patience::Hasty);
+        let root = nested.place("").unwrap();
+        assert!(nested.places.by_id[&root].may_be_under_way, "that is left to the next");
+        nested.look(0, "a/b/c/x", Patience::Patient);
+        assert!(!nested.places.by_id[&root].may_be_under_way);
+    }
+
+    #[test]
+    fn a_way_is_straight_up_to_its_first_symlink() {
+        let mut nested = Nested::new();
+        symlink("b", nested.at("a/link")).unwrap();
+        let trunk = |nested: &Nested, index| nested.places.trunks[&index].path().to_owned();
+        nested.look(0, "a/link/c/x", Patience::Patient);
+        assert_eq!(trunk(&nested, 0), nested.at("a"));
+        nested.look(1, "a/b/../b/c/x", Patience::Patient);
+        assert_eq!(trunk(&nested, 1), nested.at("a/b"));
+        // A directory, whose own directories are none of its way.
+        nested.look(2, "a/b", Patience::Patient);
+        assert_eq!(trunk(&nested, 2), nested.at("a/b"));
+        nested.look(3, "a/nothing/x", Patience::Patient);
+        assert!(!nested.places.trunks.contains_key(&3));
+        nested.places.remove(0);
+        assert!(!nested.places.trunks.contains_key(&0));
     }
 
     #[test]

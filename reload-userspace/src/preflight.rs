@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use rustix::process::Signal;
 use serde::Serialize;
 
-use crate::target::{Disposition, Held, Procfs, Selector, Sent, TargetError};
+use crate::target::{Disposition, Held, Procfs, Selector, Sent, Status, TargetError};
 
 /// Whether a signal may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +166,8 @@ pub enum Attempted {
 impl Attempt<'_> {
     /// Judges at the last moment, and sends if all is well.
     ///
-    /// The order matters: who the process is, then what it would do with the signal, then the signal.
-    /// What happens in between is not taken wrongly. A process that has ended is told by its handle. One
+    /// The order matters: who the process is, then what it would do with the signal, then the signal; where
+    /// the kernel answers the first two at once, at once. What happens in between is not taken wrongly. A process that has ended is told by its handle. One
     /// that has become another program since it was last asked who it is has lost its handlers
     /// with that, which is seen. What remains are the microseconds between the last
     /// answer and the signal, in which a process can take its handler away or start another program:
@@ -178,13 +178,11 @@ impl Attempt<'_> {
     /// Fails where `/proc` cannot be read, a pid file is not to be relied on, or the signal is not
     /// allowed.
     pub fn on(&self, held: &Held, age: Duration) -> Result<Attempted, TargetError> {
-        let pid = held.target().pid;
-        if !self.procfs.matches(pid, self.selector)? {
-            return Ok(Attempted::Gone);
-        }
-        let Some(disposition) = self.procfs.disposition(pid, self.signal)? else {
+        let Some(status) = self.status_of_meant(held)? else {
             return Ok(Attempted::Gone);
         };
+        let pid = held.target().pid;
+        let disposition = self.procfs.disposition_of(pid, &status, self.signal)?;
         match judge(self.signal, disposition, age, self.caution) {
             Verdict::NotYet => Ok(Attempted::NotYet),
             Verdict::Refused(reason) => Ok(Attempted::Refused(reason)),
@@ -194,6 +192,16 @@ impl Attempt<'_> {
                 Sent::Gone => Attempted::Gone,
             }),
         }
+    }
+
+    /// The status of the process if the selector means it, asked for no sooner than that.
+    fn status_of_meant(&self, held: &Held) -> Result<Option<Status>, TargetError> {
+        let status = held.status(self.procfs)?;
+        if status.as_ref().is_some_and(|it| self.selector.is_met_by(it)) {
+            return Ok(status);
+        }
+        let is_meant = self.procfs.matches(held.target().pid, self.selector)?;
+        if is_meant { held.status(self.procfs) } else { Ok(None) }
     }
 }
 

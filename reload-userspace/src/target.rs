@@ -13,6 +13,7 @@ mod procfs;
 mod scope;
 mod selector;
 mod stat;
+mod status;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -28,6 +29,7 @@ pub use pid_file::PidFileFault;
 pub use procfs::{Child, Procfs};
 pub use scope::{Container, ContainerId, PodUid, Scope, ScopeError};
 pub use selector::{By, Selector, Which};
+pub(crate) use status::Status;
 
 /// One process, for its whole life and no longer.
 ///

@@ -92,6 +92,25 @@ impl Child {
     }
 }
 
+/// How far a way leads without symlinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Straight {
+    /// The last directory of it.
+    pub path: PathBuf,
+    identity: Identity,
+    /// The latest change time of the directories on the way, as time since 1970.
+    latest_change: Duration,
+}
+
+impl Straight {
+    /// The same no further than a directory on the way.
+    #[must_use]
+    pub fn up_to(&self, path: &Path, directory: Child) -> Self {
+        let identity = directory.identity;
+        Self { path: path.to_owned(), identity, latest_change: self.latest_change }
+    }
+}
+
 /// Opens the directory that is at `path`, without symlinks, if it is still the one that is meant.
 #[must_use]
 pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
@@ -182,6 +201,18 @@ impl Obstacle {
 
 /// Is shown everything that a path depends on.
 pub trait Visitor {
+    /// How far the way need not be walked: where the last walk found it straight, and none of the directories
+    /// that were shown on it has changed since.
+    fn beginning(&mut self) -> Option<Straight> {
+        None
+    }
+
+    /// The walk begins there, for that directory is where it was.
+    fn skip(&mut self, _straight: &Straight) {}
+
+    /// How far the way is straight; `None` where there is something in the way.
+    fn keep(&mut self, _straight: Option<Straight>) {}
+
     /// A directory in which a name is about to be looked up.
     ///
     /// Where there is no such name, the directory is shown again, with more interest, and the name

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::PathBuf,
@@ -49,16 +49,26 @@ pub struct Opens {
     tickets: HashMap<Ticket, Vec<Spot>>,
     next: u64,
     heard: VecDeque<Opened>,
+    /// Whether nothing is marked and all that was opened has been read.
+    is_quiet: bool,
 }
 
 /// A mark of ours, on a file or a directory.
 #[derive(Debug)]
 struct Mark {
-    /// Where the inode was when it was marked: a mark is only taken away from a file at hand.
-    path: PathBuf,
+    place: Place,
     mask: MaskFlags,
     /// On whose behalf, and for a directory for which name in it.
     wanted: Vec<(Ticket, Option<Vec<u8>>)>,
+}
+
+/// Where the inode was when it was marked: a mark is only taken away from a file at hand.
+#[derive(Debug)]
+enum Place {
+    /// It is at hand, for there was no time yet to ask for its path. Not for long: its filesystem cannot be
+    /// unmounted.
+    Open(OwnedFd),
+    At(PathBuf),
 }
 
 /// The files that are watched for one reload, by whoever tells of it.
@@ -91,6 +101,7 @@ impl Opens {
             tickets: HashMap::new(),
             next: 0,
             heard: VecDeque::new(),
+            is_quiet: true,
         })
     }
 
@@ -98,18 +109,16 @@ impl Opens {
     /// be done for any. To be called just before the signal is sent.
     pub fn watch(&mut self, spots: impl IntoIterator<Item = impl Into<Spot>>) -> Option<Ticket> {
         // What was opened by now was opened before the signal, and is nothing to the new ticket.
-        for _ in 0..MOST_READINGS {
-            if !self.read() {
-                break;
-            }
+        if !self.is_quiet {
+            self.read_all();
         }
+        self.is_quiet = false;
         let ticket = Ticket(self.next);
         self.next += 1;
         let spots: Vec<_> = spots.into_iter().take(MOST_FILES).map(Into::into).collect();
         let marked = spots.iter().filter(|spot| {
             let done = spot.open();
-            let done =
-                done.and_then(|file| self.mark(file.as_fd(), MaskFlags::FAN_OPEN, (ticket, None)));
+            let done = done.and_then(|file| self.mark(file, MaskFlags::FAN_OPEN, (ticket, None)));
             if let Err(error) = &done {
                 tracing::debug!(path = %spot.path.display(), %error, "cannot see who opens it");
             }
@@ -134,12 +143,13 @@ impl Opens {
             let mask = MaskFlags::FAN_OPEN | MaskFlags::FAN_EVENT_ON_CHILD;
             let wanted = (ticket, Some(name.as_bytes().to_vec()));
             let done = reach::open_real(directory).map_err(Into::into);
-            let done = done.and_then(|it| self.mark(it.as_fd(), mask, wanted));
+            let done = done.and_then(|it| self.mark(it, mask, wanted));
             is_new |= done.unwrap_or_else(|error| {
                 tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
                 false
             });
         }
+        self.let_go();
         is_new
     }
 
@@ -148,16 +158,21 @@ impl Opens {
         if self.tickets.remove(&ticket).is_none() {
             return;
         }
+        self.let_go();
         let group = &self.group;
         self.marks.retain(|id, mark| {
             mark.wanted.retain(|(it, _)| *it != ticket);
             if mark.wanted.is_empty()
-                && let Ok(file) = reach::open_real(&mark.path)
+                && let Place::At(path) = &mark.place
+                && let Ok(file) = reach::open_real(path)
             {
                 unmark(group, mark.mask, file.as_fd(), id);
             }
             !mark.wanted.is_empty()
         });
+        if self.marks.is_empty() {
+            self.is_quiet = self.read_all();
+        }
     }
 
     /// Who has opened one of the files, without waiting for it.
@@ -186,24 +201,37 @@ impl Opens {
     /// Says whether it is news that this is wanted.
     fn mark(
         &mut self,
-        file: BorrowedFd<'_>,
+        file: OwnedFd,
         mask: MaskFlags,
         wanted: (Ticket, Option<Vec<u8>>),
     ) -> io::Result<bool> {
-        let id = sys::file_handle(file)?;
+        let id = sys::file_handle(file.as_fd())?;
         let known = self.marks.get(&id);
         // Two paths may lead to one file.
         if known.is_some_and(|mark| mark.wanted.contains(&wanted)) {
             return Ok(false);
         }
         // Added also where it is there: the kernel takes all marks away when it unmounts.
-        mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file)?;
-        let path = || reach::path_of(file).unwrap_or_default();
-        let new = || Mark { path: path(), mask, wanted: Vec::new() };
+        mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file.as_fd())?;
+        let new = || Mark { place: Place::Open(file), mask, wanted: Vec::new() };
         let marked = self.marks.entry(id).or_insert_with(new);
         marked.mask |= mask;
         marked.wanted.push(wanted);
         Ok(true)
+    }
+
+    /// Keeps the paths of the files, and not the files.
+    fn let_go(&mut self) {
+        for mark in self.marks.values_mut() {
+            if let Place::Open(file) = &mark.place {
+                mark.place = Place::At(reach::path_of(file.as_fd()).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Reads what has been opened until now, and says whether that was all.
+    fn read_all(&mut self) -> bool {
+        (0..MOST_READINGS).any(|_| !self.read())
     }
 
     fn read(&mut self) -> bool {
@@ -313,8 +341,12 @@ mod tests {
         fs::rename(&a, &b).unwrap();
         open_elsewhere(&b);
         assert_eq!(opens.try_next(), None);
+        // Nor what was opened before, where nobody has been told of it.
+        open_elsewhere(&c);
         opens.forget(third);
         assert!(opens.marks.is_empty());
+        opens.watch([&*b]).unwrap();
+        assert_eq!(opens.try_next(), None);
     }
 
     #[tokio::test]

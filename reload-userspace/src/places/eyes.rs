@@ -11,7 +11,7 @@ use super::{Followed, Index, Patience, Places, Way, Writing};
 use crate::{
     event::{PlaceId, Writers},
     source::{Interest, Source, WatchError},
-    watch::{self, Child, FileState, Identity, Visitor},
+    watch::{self, Child, FileState, Identity, Straight, Visitor},
 };
 
 /// Watches and arms what a walk shows.
@@ -29,6 +29,8 @@ pub(super) struct Eyes<'a, S> {
     pub(super) followed: BTreeSet<Followed>,
     /// The file that was shown last.
     pub(super) file: Option<Met>,
+    /// Whether the walk began where the way is straight no further.
+    pub(super) has_skipped: bool,
 }
 
 impl<S: Source> Eyes<'_, S> {
@@ -91,6 +93,18 @@ pub(super) struct Met {
 }
 
 impl<S: Source> Visitor for Eyes<'_, S> {
+    fn beginning(&mut self) -> Option<Straight> {
+        Self::beginning(self)
+    }
+
+    fn skip(&mut self, straight: &Straight) {
+        Self::skip(self, straight);
+    }
+
+    fn keep(&mut self, straight: Option<Straight>) {
+        Self::keep(self, straight);
+    }
+
     fn directory(
         &mut self,
         handle: BorrowedFd<'_>,

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use super::{
     Procfs, TargetError,
     procfs::{entries, if_there, read, tasks},
+    status::{Status, signals},
 };
 
 /// What a process would do with one signal if it came now.
@@ -35,19 +36,6 @@ pub enum Disposition {
     Zombie,
 }
 
-/// What is in `/proc/<pid>/status`, or in that of a thread, as far as we need it; in a set, bit n − 1
-/// stands for signal n.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Status {
-    has_ended: bool,
-    threads: u64,
-    /// The pid in the innermost pid namespace.
-    innermost: i32,
-    blocked: u64,
-    ignored: u64,
-    caught: u64,
-}
-
 /// Who takes a signal that has no handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taker {
@@ -64,7 +52,7 @@ impl Procfs {
     /// be told.
     #[must_use]
     pub fn is_first_of_its_namespace(&self, pid: Pid) -> bool {
-        matches!(status_in(&self.home(pid)), Ok(Some(status)) if status.innermost == 1)
+        matches!(Status::read_in(&self.home(pid)), Ok(Some(status)) if status.innermost == 1)
     }
 
     /// What the process would do with `signal`, or `None` where it is gone.
@@ -80,19 +68,26 @@ impl Procfs {
         pid: Pid,
         signal: Signal,
     ) -> Result<Option<Disposition>, TargetError> {
-        let home = self.home(pid);
-        let Some(status) = status_in(&home)? else {
-            return Ok(None);
-        };
+        let status = Status::read_in(&self.home(pid))?;
+        status.map(|status| self.disposition_of(pid, &status, signal)).transpose()
+    }
+
+    /// The same of a process whose status is known.
+    pub(crate) fn disposition_of(
+        &self,
+        pid: Pid,
+        status: &Status,
+        signal: Signal,
+    ) -> Result<Disposition, TargetError> {
         let bit = bit(signal);
         if status.has_ended && status.threads <= 1 {
-            return Ok(Some(Disposition::Zombie));
+            return Ok(Disposition::Zombie);
         }
         if status.caught & bit != 0 {
-            return Ok(Some(Disposition::Caught));
+            return Ok(Disposition::Caught);
         }
-        let taker = taker(&home, bit)?;
-        Ok(Some(if taker == Taker::Waiter {
+        let taker = taker(&self.home(pid), bit)?;
+        Ok(if taker == Taker::Waiter {
             Disposition::Awaited
         } else if status.ignored & bit != 0 || is_ignored_by_default(signal) {
             Disposition::Ignored
@@ -104,7 +99,7 @@ impl Procfs {
             Disposition::Stops
         } else {
             Disposition::Ends
-        }))
+        })
     }
 }
 
@@ -130,7 +125,7 @@ fn taker(home: &Path, bit: u64) -> Result<Taker, TargetError> {
     let mut taker = Taker::Nobody;
     let mut has_any = false;
     for task in &tasks {
-        let Some(status) = status_in(task)?.filter(|status| !status.has_ended) else {
+        let Some(status) = Status::read_in(task)?.filter(|status| !status.has_ended) else {
             continue;
         };
         has_any = true;
@@ -195,43 +190,13 @@ fn has_signalfd(home: &Path, bit: u64) -> Result<bool, TargetError> {
             continue;
         };
         let info = read(&home.join("fdinfo").join(number))?.unwrap_or_default();
-        let set = field(&String::from_utf8_lossy(&info), "sigmask:").and_then(parse_set);
+        let info = String::from_utf8_lossy(&info);
+        let set = info.lines().find_map(|line| line.strip_prefix("sigmask:")).and_then(signals);
         if set.is_some_and(|set| set & bit != 0) {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-fn status_in(home: &Path) -> Result<Option<Status>, TargetError> {
-    let text = read(&home.join("status"))?;
-    Ok(text.and_then(|text| parse_status(&String::from_utf8_lossy(&text))))
-}
-
-fn parse_status(text: &str) -> Option<Status> {
-    let set = |name: &str| field(text, name).and_then(parse_set);
-    // Linux 4.1; before, nobody can be told to be the first but the first of all.
-    let innermost = field(text, "NSpid:").or_else(|| field(text, "Pid:"))?;
-    Some(Status {
-        has_ended: field(text, "State:")?.starts_with(['Z', 'X']),
-        threads: field(text, "Threads:")?.parse().ok()?,
-        innermost: innermost.split_ascii_whitespace().last()?.parse().ok()?,
-        blocked: set("SigBlk:")?,
-        ignored: set("SigIgn:")?,
-        caught: set("SigCgt:")?,
-    })
-}
-
-/// The value of a line that begins with `name`.
-///
-/// The first line of a `status` is the name of the task, in which a newline is escaped: no line can be
-/// forged.
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
-fn parse_set(text: &str) -> Option<u64> {
-    u64::from_str_radix(text, 16).ok()
 }
 
 /// The bit that stands for the signal in a set.

@@ -1,6 +1,12 @@
 //! A process that is held: what is sent to it reaches it or nobody.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+};
 
 use nix::unistd::Pid;
 use rustix::{
@@ -9,13 +15,22 @@ use rustix::{
     process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 
-use super::{Procfs, Target, TargetError};
+use super::{
+    Procfs, Target, TargetError,
+    procfs::if_there,
+    status::{PATH, Status},
+};
+
+/// How much of a status is read at once, in bytes; only one with hundreds of groups has more.
+const USUAL_STATUS: usize = 4096;
 
 /// A target that is held: whatever becomes of its pid, what is sent reaches this process or none.
 #[derive(Debug)]
 pub struct Held {
     target: Target,
     handle: Handle,
+    /// Its status, which is of this process whoever has its pid.
+    status: File,
 }
 
 #[derive(Debug)]
@@ -59,7 +74,11 @@ impl Held {
         let Some(target) = procfs.target(pid)? else {
             return Ok(None);
         };
-        let held = Self { target, handle };
+        let path = procfs.home(pid).join(PATH);
+        let Some(status) = if_there(&path, File::open(&path))? else {
+            return Ok(None);
+        };
+        let held = Self { target, handle, status };
         Ok(held.is_alive(procfs).then_some(held))
     }
 
@@ -90,7 +109,26 @@ impl Held {
             ),
             Handle::Pid => Handle::Pid,
         };
-        Ok(Self { target: self.target, handle })
+        let status = self.status.try_clone();
+        let status = status.map_err(|source| TargetError::Hold { pid, source })?;
+        Ok(Self { target: self.target, handle, status })
+    }
+
+    /// What the kernel says of the process, or `None` where it is gone. It is read at once, so that all of it
+    /// is of one moment.
+    ///
+    /// # Errors
+    ///
+    /// Fails where `/proc` cannot be read.
+    pub(crate) fn status(&self, procfs: &Procfs) -> Result<Option<Status>, TargetError> {
+        let home = procfs.home(self.target.pid);
+        let mut text = [0; USUAL_STATUS];
+        let length = if_there(&home.join(PATH), self.status.read_at(&mut text, 0))?;
+        match length {
+            Some(USUAL_STATUS) if self.is_alive(procfs) => Status::read_in(&home),
+            Some(length) => Ok(Status::parse(&text[..length])),
+            None => Ok(None),
+        }
     }
 
     /// Whether the process has not ended yet. A zombie has; one of which nothing can be learnt has not.
@@ -177,11 +215,13 @@ mod tests {
         let target = procfs.target(pid_of(&child)).unwrap().unwrap();
         // A process that took over the pid started at another time.
         let earlier = Target { started: target.started - 1, ..target };
-        let stale = Held { target: earlier, handle: Handle::Pid };
+        let path = procfs.home(pid_of(&child)).join(PATH);
+        let status = || File::open(&path).unwrap();
+        let stale = Held { target: earlier, handle: Handle::Pid, status: status() };
         assert_eq!(stale.send(&procfs, Signal::KILL).unwrap(), Sent::Gone);
         assert_eq!(child.try_wait().unwrap(), None);
 
-        let held = Held { target, handle: Handle::Pid };
+        let held = Held { target, handle: Handle::Pid, status: status() };
         assert_eq!(held.send(&procfs, Signal::TERM).unwrap(), Sent::Delivered);
         child.wait().unwrap();
     }

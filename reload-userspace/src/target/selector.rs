@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, fmt, path::PathBuf};
 
-use super::Scope;
+use super::{Scope, status::Status};
 
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,13 @@ pub enum Which {
 }
 
 impl Selector {
+    /// Whether a process of this status is certainly one, the topmost or not. Where it is not certain
+    /// [`super::Procfs::matches`] says it.
+    pub(crate) fn is_met_by(&self, status: &Status) -> bool {
+        let is_named = matches!(&self.by, By::Process(name) if status.is_named(name));
+        is_named && self.scope.is_anywhere()
+    }
+
     /// The topmost processes of that name.
     #[must_use]
     pub fn process(name: &str) -> Self {

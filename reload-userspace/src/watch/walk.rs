@@ -23,8 +23,8 @@ use rustix::{
 };
 
 use super::{
-    Child, Identity, Obstacle, View, Visitor, changed_at, identity, is_forbidden, state,
-    wait_for_changes,
+    Child, Identity, Obstacle, Straight, View, Visitor, changed_at, identity, is_forbidden,
+    open_again, state, wait_for_changes,
 };
 use crate::{
     reach::{self, Reach},
@@ -68,6 +68,10 @@ pub(super) struct Walk<'a, V> {
     effort: usize,
     /// Whether the kernel can be asked to keep it there.
     is_confinable: bool,
+    /// Whether it has only passed directories so far, each by its name.
+    is_straight: bool,
+    /// How far it has.
+    straight: Option<Straight>,
 }
 
 /// Where a walk has arrived.
@@ -93,20 +97,31 @@ impl<'a, V: Visitor> Walk<'a, V> {
     }
 
     fn with(is_confinable: bool, visitor: &'a mut V) -> Self {
-        Self { visitor, view: View::default(), links: 0, effort: 0, is_confinable }
+        let view = View::default();
+        Self {
+            visitor,
+            view,
+            links: 0,
+            effort: 0,
+            is_confinable,
+            is_straight: true,
+            straight: None,
+        }
     }
 
     fn go(mut self, path: &Path, reach: Reach) -> View {
         if let Err(obstacle) = self.all(path, reach) {
             self.view.obstacle = Some(obstacle);
+            self.straight = None;
         }
+        self.visitor.keep(self.straight);
         self.view
     }
 
     fn all(&mut self, path: &Path, reach: Reach) -> Result<(), Obstacle> {
-        let root = Path::new("/");
-        let handle = open(root, PATH_ONLY, Mode::empty()).map_err(|errno| denied(root, errno))?;
-        let found = self.walk(handle, PathBuf::from("/"), path, Bounds::None)?;
+        let (handle, here, rest) = self.begin(path)?;
+        let found = self.walk(handle, here, rest, Bounds::None)?;
+        self.is_straight = false;
         match (FileType::from_raw_mode(found.stat.st_mode), reach) {
             (FileType::RegularFile, Reach::Anywhere) => self.file(&found, path),
             (FileType::Directory, Reach::Anywhere) => {
@@ -126,6 +141,23 @@ impl<'a, V: Visitor> Walk<'a, V> {
         Ok(())
     }
 
+    /// Where the walk begins, the path of that, and how the way goes on.
+    fn begin<'p>(&mut self, path: &'p Path) -> Result<(OwnedFd, PathBuf, &'p Path), Obstacle> {
+        if let Some(straight) = self.visitor.beginning()
+            && let Ok(rest) = path.strip_prefix(&straight.path)
+            && let Some(handle) = open_again(&straight.path, straight.identity)
+        {
+            self.visitor.skip(&straight);
+            self.view.latest_change = straight.latest_change;
+            let here = straight.path.clone();
+            self.straight = Some(straight);
+            return Ok((handle, here, rest));
+        }
+        let root = Path::new("/");
+        let handle = open(root, PATH_ONLY, Mode::empty()).map_err(|errno| denied(root, errno))?;
+        Ok((handle, root.to_owned(), path))
+    }
+
     /// Tells `path` from the directory `at`, whose own path is `here`.
     fn walk(
         &mut self,
@@ -140,7 +172,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
         // The way back from within a volume.
         let mut above: Vec<(OwnedFd, Stat, PathBuf)> = Vec::new();
         while let Some(name) = rest.pop_front() {
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if !is_directory(&stat) {
                 return Err(Obstacle::NotDirectory(here));
             }
             let next = here.join(&name);
@@ -156,6 +188,14 @@ impl<'a, V: Visitor> Walk<'a, V> {
                 self.view.changed_within = self.view.changed_within.max(changed_at(&found));
             }
             self.visitor.child(identity(&stat), &next, Child::of(&found));
+            self.is_straight &= is_directory(&found) && name != "..";
+            if self.is_straight {
+                self.straight = Some(Straight {
+                    path: next.clone(),
+                    identity: identity(&found),
+                    latest_change: self.view.latest_change,
+                });
+            }
             if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
                 // What `..` leads to has a name of its own, which we need not find out.
                 let there = if name == ".." { parent(&here) } else { next };
@@ -291,6 +331,10 @@ fn is_of_kubelet(here: &Path, link: &Path, bounds: Bounds<'_>) -> bool {
     let mut parts = link.components();
     let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
     here == volume && is_name
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 /// Whether this is a file that somebody may read for its configuration.
