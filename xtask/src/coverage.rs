@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cargo = tester(&place, &object)?;
     cargo.args(["--package=reload-userspace", "--test=coverage", "--", "--include-ignored"]);
     exec(cargo.env(VARIABLE, cells.path()))?;
-    cells.add(&vm::measure(&place, &object, &Line::ALL, vm::Extent::Coverage, &[])?)?;
+    cells.add(&vm::measure(&place, &object, None, &Line::ALL, vm::Extent::Coverage, &[])?)?;
     if options.check {
         return cells.check(&place);
     }

@@ -3,7 +3,11 @@
 mod base;
 mod reach;
 
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -36,6 +40,9 @@ pub(crate) const IMAGE: &str = concat!("reload-agent:", env!("CARGO_PKG_VERSION"
 /// The image of the servers that the tests reload.
 pub(crate) const SERVERS: &str = "reload-agent-tests:servers";
 
+/// Where the agent is in its image.
+const AGENT: &str = "/usr/local/bin/reload-agent";
+
 /// How large the image may be.
 const MAX_BYTES: u64 = 10 << 20;
 
@@ -50,19 +57,35 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build(&place, &docker, base, &options.tags)
 }
 
-/// Builds what the tests run in containers: the agent's image, under its own name, and the servers.
+/// Builds what the tests run in containers: the agent's image, under its own name, and the servers; and gives
+/// the agent that is in the image.
 ///
 /// # Errors
 ///
 /// As [`run`].
-pub(crate) fn build_for_tests(place: &Place) -> Result<()> {
+pub(crate) fn build_for_tests(place: &Place) -> Result<PathBuf> {
     let (docker, base) = prepare(place)?;
     build(place, &docker, base, &[IMAGE.to_owned()])?;
     let mut command = docker.command();
     command.arg("build").arg("--build-arg").arg(format!("BASE={base}"));
     command.args(["--tag", SERVERS, "--file"]);
     command.arg(place.root.join("tests/servers.Dockerfile")).arg(place.root.join("tests/programs"));
-    exec(&mut command)
+    exec(&mut command)?;
+    take_agent(place, &docker)
+}
+
+/// Takes the agent out of its image.
+fn take_agent(place: &Place, docker: &Docker) -> Result<PathBuf> {
+    let agent = place.target.join("image/reload-agent");
+    let folder = agent.parent().unwrap_or(&place.target);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let output = docker.command().args(["create", IMAGE]).output().context("cannot run docker")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let container = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut copy = docker.command();
+    let copied = exec(copy.arg("cp").arg(format!("{container}:{AGENT}")).arg(&agent));
+    exec(docker.command().args(["rm", &container]))?;
+    copied.map(|()| agent)
 }
 
 /// Gives the engine, and the name of the image that others start from.

@@ -45,9 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
     let Built { object, agent, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
-    if !options.keep_images {
-        image::build_for_tests(&place)?;
-    }
+    let shipped = (!options.keep_images).then(|| image::build_for_tests(&place)).transpose()?;
 
     let mut cells = Cells::new()?;
     let here = Here::new()?;
@@ -78,7 +76,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(kit) = &kit {
         k8s::carry_out(&place, kit, &object, Afterwards::Down, &[])?;
     }
-    let machines = vm::measure(&place, &object, &vm::Line::ALL, vm::Extent::All, &[])?;
+    let agent = shipped.as_deref();
+    let machines = vm::measure(&place, &object, agent, &vm::Line::ALL, vm::Extent::All, &[])?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.

@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     let Lines(kernels) = &options.kernel;
     let extent = if options.write { Extent::Verifier } else { Extent::All };
-    let measured = measure(&place, &object, kernels, extent, &options.filter)?;
+    let measured = measure(&place, &object, None, kernels, extent, &options.filter)?;
     if *kernels != Line::ALL || !options.filter.is_empty() {
         return Ok(());
     }
@@ -96,7 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.write { measured.write(&place) } else { measured.check(&place) }
 }
 
-/// Runs tests on kernels, side by side, and gives what they have measured.
+/// Runs tests on kernels, side by side, and gives what they have measured: of this agent, or of one that is
+/// built for that.
 ///
 /// # Errors
 ///
@@ -104,12 +105,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) fn measure(
     place: &Place,
     object: &Path,
+    agent: Option<&Path>,
     kernels: &[Line],
     extent: Extent,
     filter: &[String],
 ) -> Result<Vec<(Line, Report)>> {
     compile_programs(place)?;
-    let suite = Suite::compile(place, object, extent, filter)?;
+    let suite = Suite::compile(place, object, agent, extent, filter)?;
     carry_out(place, kernels, Processor::Fast, &suite.load())
 }
 

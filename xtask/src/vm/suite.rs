@@ -90,7 +90,7 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// Compiles the tests, and an agent with this eBPF object.
+    /// Compiles the tests, and where there is no agent that is fast enough one with this eBPF object.
     ///
     /// With a filter, those run whose names contain a part of it, whatever their source; without, those
     /// under the source ebpf.
@@ -101,6 +101,7 @@ impl Suite {
     pub(crate) fn compile(
         place: &Place,
         object: &Path,
+        agent: Option<&Path>,
         extent: Extent,
         filter: &[String],
     ) -> Result<Self> {
@@ -120,10 +121,14 @@ impl Suite {
         ensure!(output.status.success(), "the tests do not compile: {}", output.status);
         let built = String::from_utf8_lossy(&output.stdout);
         let mut executables: Vec<_> = built.lines().filter_map(Executable::parse).collect();
-        let agent = executables.iter().position(|one| !one.is_test && one.name == "reload-agent");
-        let agent = agent.context("cargo built no agent for the tests")?;
-        let agent = executables.swap_remove(agent).path;
-        let optimised = build_agent(place, object)?;
+        let looked_for =
+            executables.iter().position(|one| !one.is_test && one.name == "reload-agent");
+        let looked_for = looked_for.context("cargo built no agent for the tests")?;
+        let looked_for = executables.swap_remove(looked_for).path;
+        let optimised = match agent {
+            Some(agent) => agent.to_owned(),
+            None => build_agent(place, object)?,
+        };
         let test = |file: &&str| {
             let found = executables.iter().find(|one| one.is_test && one.name == **file);
             found.map(|one| one.path.clone()).with_context(|| format!("cargo built no test {file}"))
@@ -135,7 +140,7 @@ impl Suite {
         let tests = files.iter().map(test).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             folder: place.root.join("reload-userspace"),
-            agent,
+            agent: looked_for,
             optimised,
             tests: those_meant(&tests, &arguments)?,
             arguments,
