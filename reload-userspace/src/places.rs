@@ -406,21 +406,9 @@ impl Places {
         path: &Path,
         reach: Reach,
         settled: &BTreeMap<PathBuf, FileState>,
-        Manner { patience, may_await_end }: Manner,
+        manner: Manner,
     ) -> Looked {
-        let mut eyes = Eyes {
-            places: self,
-            source,
-            index,
-            settled,
-            patience,
-            may_await_end,
-            seen: BTreeMap::new(),
-            failures: Vec::new(),
-            followed: BTreeSet::new(),
-            file: None,
-            has_skipped: false,
-        };
+        let mut eyes = Eyes::new(self, source, index, settled, manner);
         let view = watch::look(path, reach, &mut eyes);
         let Eyes { seen, failures, followed, .. } = eyes;
         let before = self.followed.get(&index).into_iter().flatten();

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Followed, Index, Patience, Places, Way, Writing};
+use super::{Followed, Index, Manner, Patience, Places, Way, Writing};
 use crate::{
     event::{PlaceId, Writers},
     source::{Interest, Source, WatchError},
@@ -33,7 +33,30 @@ pub(super) struct Eyes<'a, S> {
     pub(super) has_skipped: bool,
 }
 
-impl<S: Source> Eyes<'_, S> {
+impl<'a, S: Source> Eyes<'a, S> {
+    /// Those of a look at a path.
+    pub(super) fn new(
+        places: &'a mut Places,
+        source: &'a mut S,
+        index: Index,
+        settled: &'a BTreeMap<PathBuf, FileState>,
+        Manner { patience, may_await_end }: Manner,
+    ) -> Self {
+        Self {
+            places,
+            source,
+            index,
+            settled,
+            patience,
+            may_await_end,
+            seen: BTreeMap::new(),
+            failures: Vec::new(),
+            followed: BTreeSet::new(),
+            file: None,
+            has_skipped: false,
+        }
+    }
+
     /// Watches or arms a place, and gives it if that went well.
     fn meet(
         &mut self,
