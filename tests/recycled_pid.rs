@@ -64,6 +64,8 @@ fn while_the_interval_passes(source: Source) {
     let mut stranger = stranger.start_in_place_of(&target.kill());
 
     let events = agent.events_until_each(&["changed", "waiting"]);
+    let waiting = events.iter().find(|event| event.name() == "waiting").unwrap();
+    assert_eq!(waiting.text("for"), "target");
     assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
     let mut next = recipe.start();
     assert_eq!(next.content, "2");

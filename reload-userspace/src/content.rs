@@ -297,7 +297,9 @@ impl<'a> Reader<'a> {
                 Ok(0) => break,
                 Ok(part) => {
                     hash.update(&buffer[..part]);
-                    length += u64::try_from(part).unwrap_or(u64::MAX);
+                    let part = u64::try_from(part).unwrap_or(u64::MAX);
+                    self.left = self.left.saturating_sub(part);
+                    length += part;
                     // If there is more by now its state is another.
                     if length == size {
                         break;
@@ -307,7 +309,6 @@ impl<'a> Reader<'a> {
                 Err(error) => return Err(error),
             }
         }
-        self.left = self.left.saturating_sub(length);
         let is_torn = !state.is_that_of(file.get_ref().as_fd());
         Ok(Read::Digest(Digest(hash.finalize().into()), is_torn))
     }

@@ -59,6 +59,8 @@ struct Place {
     dependents: Dependents,
     /// Whether the place has yielded its event, so that it must be armed before the next look.
     has_fired: bool,
+    /// How often it has.
+    stirs: u64,
     writing: Writing,
     /// Whether what was announced may not have been visible yet when the place was looked at.
     may_be_under_way: bool,
@@ -125,6 +127,12 @@ pub(crate) struct Touched {
 }
 
 impl Place {
+    /// Notes that something has happened there, or may have.
+    fn stir(&mut self) {
+        self.has_fired = true;
+        self.stirs += 1;
+    }
+
     /// Notes that a path no longer follows a name.
     fn leave(&mut self, name: &Path, index: Index) {
         if let Some(way) = self.ways.get_mut(name) {
@@ -175,7 +183,7 @@ impl Place {
         patience: Patience,
     ) -> BTreeSet<Index> {
         let everybody = || self.dependents.all().collect();
-        let Some(handle) = watch::open_again(&self.path, self.identity) else {
+        let Some((handle, _)) = watch::open_again(&self.path, self.identity) else {
             return everybody();
         };
         if source.arm(id, handle.as_fd(), self.dependents.interest()).is_err() {
@@ -262,7 +270,7 @@ impl Places {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
-        place.has_fired = true;
+        place.stir();
         let passing = place.dependents.with(Interest::Replacement);
         let is_crowded = passing.len() > CROWD;
         if is_crowded {
@@ -313,7 +321,7 @@ impl Places {
         let Some(place) = self.by_id.get_mut(&id) else {
             return Vec::new();
         };
-        place.has_fired = true;
+        place.stir();
         place.dependents.all().collect()
     }
 
@@ -372,7 +380,7 @@ impl Places {
         for id in found.iter().filter_map(|index| self.by_watch.get(index)).flat_map(BTreeMap::keys)
         {
             if let Some(place) = self.by_id.get_mut(id) {
-                place.has_fired = true;
+                place.stir();
             }
         }
         found
@@ -381,7 +389,7 @@ impl Places {
     /// Has every place armed again, whatever we believe of it: what went wrong once must not go on.
     pub(crate) fn distrust(&mut self) {
         for place in self.by_id.values_mut() {
-            place.has_fired = true;
+            place.stir();
         }
     }
 
@@ -484,6 +492,7 @@ impl Places {
             is_file: false,
             dependents,
             has_fired: false,
+            stirs: 0,
             writing: Writing::None,
             may_be_under_way: true,
             path: path.to_owned(),
@@ -699,14 +708,14 @@ mod tests {
         // Nobody tells of it.
         nested.replace_a();
         for patience in [Patience::Hasty, Patience::Patient] {
-            assert_eq!(nested.look(0, "a/b/c/x", patience).view, first.view);
+            assert_eq!(nested.look(0, "a/b/c/x", patience).view.files, first.view.files);
             assert!(nested.places.by_watch[&0].contains_key(&before), "it goes on being watched");
             assert!(nested.places.followed[&0].iter().any(|(id, _)| *id == root));
             assert!(!nested.depends_on(0, "a"));
         }
         // Beyond the first in which something has happened they are.
         nested.fire("a/b");
-        assert_eq!(nested.look(0, "a/b/c/x", Patience::Hasty).view, first.view);
+        assert_eq!(nested.look(0, "a/b/c/x", Patience::Hasty).view.files, first.view.files);
         assert!(nested.places.by_watch[&0].contains_key(&before) && !nested.depends_on(0, "a"));
         // Until it is told of.
         nested.fire("");
@@ -737,6 +746,46 @@ mod tests {
         for (index, path) in ["a/b/c/x", "a/b/c/y"].into_iter().enumerate() {
             // The second finds what has fired to be armed again.
             nested.look(index, path, Patience::Hasty);
+            assert!(nested.depends_on(index, "a"), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_another_path_has_armed_again_is_walked_all_the_same() {
+        let mut nested = Nested::new();
+        fs::create_dir(nested.at("other")).unwrap();
+        fs::write(nested.at("other/x"), "").unwrap();
+        nested.look(0, "other/x", Patience::Patient);
+        nested.look(1, "a/b/c/x", Patience::Patient);
+        // The directory that the second leads through is where the first leads through by now: whoever
+        // looks there does not ask what the second means.
+        fs::rename(nested.at("other"), nested.at("old")).unwrap();
+        fs::rename(nested.at("a"), nested.at("other")).unwrap();
+        fs::write(nested.at("other/x"), "").unwrap();
+        fs::create_dir(nested.at("a")).unwrap();
+        fs::rename(nested.at("other/b"), nested.at("a/b")).unwrap();
+        for path in ["", "other"] {
+            nested.fire(path);
+        }
+        for patience in [Patience::Hasty, Patience::Patient] {
+            nested.look(0, "other/x", patience);
+        }
+        nested.look(1, "a/b/c/x", Patience::Hasty);
+        assert!(nested.depends_on(1, "a"), "it is another than before");
+    }
+
+    #[test]
+    fn who_distrusts_has_every_path_walked() {
+        let mut nested = Nested::new();
+        let paths = ["a/b/c/x", "a/b/c/y"].into_iter().enumerate();
+        for (index, path) in paths.clone() {
+            nested.look(index, path, Patience::Patient);
+        }
+        // Nobody tells of it.
+        nested.replace_a();
+        nested.places.distrust();
+        for (index, path) in paths {
+            nested.look(index, path, Patience::Patient);
             assert!(nested.depends_on(index, "a"), "{path}");
         }
     }

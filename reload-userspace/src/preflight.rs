@@ -166,11 +166,12 @@ pub enum Attempted {
 impl Attempt<'_> {
     /// Judges at the last moment, and sends if all is well.
     ///
-    /// The order matters: who the process is, then what it would do with the signal, then the signal; where
-    /// the kernel answers the first two at once, at once. What happens in between is not taken wrongly. A process that has ended is told by its handle. One
-    /// that has become another program since it was last asked who it is has lost its handlers
-    /// with that, which is seen. What remains are the microseconds between the last
-    /// answer and the signal, in which a process can take its handler away or start another program:
+    /// The order matters: who the process is, then what it would do with the signal, then the signal. The
+    /// kernel may answer the first two in one reading, in this order. What happens in between is not taken
+    /// wrongly. A process that has ended is told by its handle. One that has become another program since it was
+    /// last asked who it is has lost its handlers with that, which is seen. What remains are the microseconds
+    /// between the last answer and the signal, in which a process can take its handler away or start another
+    /// program:
     /// the kernel knows no signal that is bound to a program.
     ///
     /// # Errors
@@ -194,14 +195,17 @@ impl Attempt<'_> {
         }
     }
 
-    /// The status of the process if the selector means it, asked for no sooner than that.
+    /// The status of the process, if the selector means it; no older than the answer to that.
     fn status_of_meant(&self, held: &Held) -> Result<Option<Status>, TargetError> {
-        let status = held.status(self.procfs)?;
-        if status.as_ref().is_some_and(|it| self.selector.is_met_by(it)) {
-            return Ok(status);
+        if let Some(name) = self.selector.plain_name()
+            && let Some(status) = held.status(self.procfs)?
+            && status.is_named(name)
+        {
+            return Ok(Some(status));
         }
-        let is_meant = self.procfs.matches(held.target().pid, self.selector)?;
-        if is_meant { held.status(self.procfs) } else { Ok(None) }
+        let pid = held.target().pid;
+        let is_meant = self.procfs.matches(pid, self.selector)?;
+        if is_meant { self.procfs.status(pid) } else { Ok(None) }
     }
 }
 

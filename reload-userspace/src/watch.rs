@@ -1,6 +1,7 @@
 //! A path and the chain of directories and symlinks behind it.
 //!
-//! A [`look`] walks from the root to what the path means *now*, one component at a time, and shows
+//! A [`look`] walks to what the path means *now*, one component at a time, from the root or from the last
+//! directory that a [`Visitor`] vouches for, and shows
 //! every directory and file on the way to a [`Visitor`] **before** it reads it. A visitor that arms
 //! what it is shown therefore misses no later change, and the walk needs no second pass.
 
@@ -113,10 +114,10 @@ impl Straight {
 
 /// Opens the directory that is at `path`, without symlinks, if it is still the one that is meant.
 #[must_use]
-pub fn open_again(path: &Path, meant: Identity) -> Option<OwnedFd> {
+pub fn open_again(path: &Path, meant: Identity) -> Option<(OwnedFd, Stat)> {
     let handle = reach::open_real(path).ok()?;
     let stat = fstat(&handle).ok()?;
-    (identity(&stat) == meant).then_some(handle)
+    (identity(&stat) == meant).then_some((handle, stat))
 }
 
 impl FileState {
@@ -199,19 +200,19 @@ impl Obstacle {
     }
 }
 
-/// Is shown everything that a path depends on.
+/// Is shown everything that a path depends on, but for what it vouches for.
 pub trait Visitor {
-    /// How far the way need not be walked: where the last walk found it straight, and none of the directories
-    /// that were shown on it has changed since.
-    fn beginning(&mut self) -> Option<Straight> {
+    /// How far the visitor vouches for the way: there the last walk found it straight, and nothing has happened
+    /// since in the directories that were shown.
+    fn vouched(&mut self) -> Option<Straight> {
         None
     }
 
-    /// The walk begins there, for that directory is where it was.
-    fn skip(&mut self, _straight: &Straight) {}
+    /// The walk begins there, for that directory is where it was: what is before it still counts as shown.
+    fn begins_at(&mut self, _straight: &Straight) {}
 
-    /// How far the way is straight; `None` where there is something in the way.
-    fn keep(&mut self, _straight: Option<Straight>) {}
+    /// How far the way was straight; `None` where there is something in the way.
+    fn was_straight(&mut self, _straight: Option<Straight>) {}
 
     /// A directory in which a name is about to be looked up.
     ///

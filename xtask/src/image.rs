@@ -1,4 +1,4 @@
-//! Builds the container image, and the one that the tests reload.
+//! Builds the container image, and the one that the tests reload; and takes the agent out of it.
 
 mod base;
 mod reach;
@@ -57,35 +57,39 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build(&place, &docker, base, &options.tags)
 }
 
-/// Builds what the tests run in containers: the agent's image, under its own name, and the servers; and gives
-/// the agent that is in the image.
+/// Builds what the tests run in containers: the agent's image, under its own name, and the servers.
 ///
 /// # Errors
 ///
 /// As [`run`].
-pub(crate) fn build_for_tests(place: &Place) -> Result<PathBuf> {
+pub(crate) fn build_for_tests(place: &Place) -> Result<()> {
     let (docker, base) = prepare(place)?;
     build(place, &docker, base, &[IMAGE.to_owned()])?;
     let mut command = docker.command();
     command.arg("build").arg("--build-arg").arg(format!("BASE={base}"));
     command.args(["--tag", SERVERS, "--file"]);
     command.arg(place.root.join("tests/servers.Dockerfile")).arg(place.root.join("tests/programs"));
-    exec(&mut command)?;
-    take_agent(place, &docker)
+    exec(&mut command)
 }
 
-/// Takes the agent out of its image.
-fn take_agent(place: &Place, docker: &Docker) -> Result<PathBuf> {
-    let agent = place.target.join("image/reload-agent");
-    let folder = agent.parent().unwrap_or(&place.target);
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+/// Takes the agent out of its image, and gives its path.
+///
+/// # Errors
+///
+/// Fails where Docker does.
+pub(crate) fn take_agent(place: &Place) -> Result<PathBuf> {
+    let docker = Docker::find(place)?;
+    let folder = place.target.join("image");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let agent = folder.join("reload-agent");
     let output = docker.command().args(["create", IMAGE]).output().context("cannot run docker")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot make a container of {IMAGE}: {}", said.trim());
     let container = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let mut copy = docker.command();
     let copied = exec(copy.arg("cp").arg(format!("{container}:{AGENT}")).arg(&agent));
-    exec(docker.command().args(["rm", &container]))?;
-    copied.map(|()| agent)
+    copied.and(exec(docker.command().args(["rm", &container])))?;
+    Ok(agent)
 }
 
 /// Gives the engine, and the name of the image that others start from.

@@ -45,7 +45,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
     let Built { object, agent, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
-    let shipped = (!options.keep_images).then(|| image::build_for_tests(&place)).transpose()?;
+    if !options.keep_images {
+        image::build_for_tests(&place)?;
+    }
 
     let mut cells = Cells::new()?;
     let here = Here::new()?;
@@ -76,8 +78,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(kit) = &kit {
         k8s::carry_out(&place, kit, &object, Afterwards::Down, &[])?;
     }
-    let agent = shipped.as_deref();
-    let machines = vm::measure(&place, &object, agent, &vm::Line::ALL, vm::Extent::All, &[])?;
+    // An image that was kept may be of another source.
+    let shipped = (!options.keep_images).then(|| image::take_agent(&place)).transpose()?;
+    let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
+    let machines = vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.

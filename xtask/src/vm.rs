@@ -96,8 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.write { measured.write(&place) } else { measured.check(&place) }
 }
 
-/// Runs tests on kernels, side by side, and gives what they have measured: of this agent, or of one that is
-/// built for that.
+/// Runs tests on kernels, side by side, and gives what they have measured: with this agent, or with one that
+/// is built for that of this object.
 ///
 /// # Errors
 ///

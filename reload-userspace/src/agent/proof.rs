@@ -72,6 +72,7 @@ impl<S: Source> Agent<S> {
         let crew = reloader.crew.and_then(|crew| self.crews.get(&crew));
         let held = receiver.target.and_then(|target| crew.and_then(|crew| crew.held(target)));
         let Some(held) = held.filter(|_| !timeout.is_zero() && !self.settings.is_dry) else {
+            self.forget_opens(ticket);
             return Then::Rest;
         };
         let aim = if action.ends() { Aim::End } else { Aim::Reload };

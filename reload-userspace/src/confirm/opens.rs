@@ -49,14 +49,12 @@ pub struct Opens {
     tickets: HashMap<Ticket, Vec<Spot>>,
     next: u64,
     heard: VecDeque<Opened>,
-    /// Whether nothing is marked and all that was opened has been read.
-    is_quiet: bool,
 }
 
 /// A mark of ours, on a file or a directory.
 #[derive(Debug)]
 struct Mark {
-    place: Place,
+    hold: Hold,
     mask: MaskFlags,
     /// On whose behalf, and for a directory for which name in it.
     wanted: Vec<(Ticket, Option<Vec<u8>>)>,
@@ -64,7 +62,7 @@ struct Mark {
 
 /// Where the inode was when it was marked: a mark is only taken away from a file at hand.
 #[derive(Debug)]
-enum Place {
+enum Hold {
     /// It is at hand, for there was no time yet to ask for its path. Not for long: its filesystem cannot be
     /// unmounted.
     Open(OwnedFd),
@@ -101,7 +99,6 @@ impl Opens {
             tickets: HashMap::new(),
             next: 0,
             heard: VecDeque::new(),
-            is_quiet: true,
         })
     }
 
@@ -109,10 +106,11 @@ impl Opens {
     /// be done for any. To be called just before the signal is sent.
     pub fn watch(&mut self, spots: impl IntoIterator<Item = impl Into<Spot>>) -> Option<Ticket> {
         // What was opened by now was opened before the signal, and is nothing to the new ticket.
-        if !self.is_quiet {
-            self.read_all();
+        for _ in 0..MOST_READINGS {
+            if !self.read() {
+                break;
+            }
         }
-        self.is_quiet = false;
         let ticket = Ticket(self.next);
         self.next += 1;
         let spots: Vec<_> = spots.into_iter().take(MOST_FILES).map(Into::into).collect();
@@ -163,16 +161,13 @@ impl Opens {
         self.marks.retain(|id, mark| {
             mark.wanted.retain(|(it, _)| *it != ticket);
             if mark.wanted.is_empty()
-                && let Place::At(path) = &mark.place
+                && let Hold::At(path) = &mark.hold
                 && let Ok(file) = reach::open_real(path)
             {
                 unmark(group, mark.mask, file.as_fd(), id);
             }
             !mark.wanted.is_empty()
         });
-        if self.marks.is_empty() {
-            self.is_quiet = self.read_all();
-        }
     }
 
     /// Who has opened one of the files, without waiting for it.
@@ -213,7 +208,7 @@ impl Opens {
         }
         // Added also where it is there: the kernel takes all marks away when it unmounts.
         mark(&self.group, MarkFlags::FAN_MARK_ADD, mask, file.as_fd())?;
-        let new = || Mark { place: Place::Open(file), mask, wanted: Vec::new() };
+        let new = || Mark { hold: Hold::Open(file), mask, wanted: Vec::new() };
         let marked = self.marks.entry(id).or_insert_with(new);
         marked.mask |= mask;
         marked.wanted.push(wanted);
@@ -223,15 +218,10 @@ impl Opens {
     /// Keeps the paths of the files, and not the files.
     fn let_go(&mut self) {
         for mark in self.marks.values_mut() {
-            if let Place::Open(file) = &mark.place {
-                mark.place = Place::At(reach::path_of(file.as_fd()).unwrap_or_default());
+            if let Hold::Open(file) = &mark.hold {
+                mark.hold = Hold::At(reach::path_of(file.as_fd()).unwrap_or_default());
             }
         }
-    }
-
-    /// Reads what has been opened until now, and says whether that was all.
-    fn read_all(&mut self) -> bool {
-        (0..MOST_READINGS).any(|_| !self.read())
     }
 
     fn read(&mut self) -> bool {
@@ -341,10 +331,13 @@ mod tests {
         fs::rename(&a, &b).unwrap();
         open_elsewhere(&b);
         assert_eq!(opens.try_next(), None);
-        // Nor what was opened before, where nobody has been told of it.
-        open_elsewhere(&c);
         opens.forget(third);
         assert!(opens.marks.is_empty());
+
+        // What was opened before is nothing to whoever asks then, also where nobody was told of it.
+        let fourth = opens.watch([&*b]).unwrap();
+        open_elsewhere(&c);
+        opens.forget(fourth);
         opens.watch([&*b]).unwrap();
         assert_eq!(opens.try_next(), None);
     }

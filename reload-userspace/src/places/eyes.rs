@@ -29,8 +29,8 @@ pub(super) struct Eyes<'a, S> {
     pub(super) followed: BTreeSet<Followed>,
     /// The file that was shown last.
     pub(super) file: Option<Met>,
-    /// Whether the walk began where the way is straight no further.
-    pub(super) has_skipped: bool,
+    /// Whether the whole trunk was spared.
+    pub(super) has_spared_trunk: bool,
 }
 
 impl<'a, S: Source> Eyes<'a, S> {
@@ -53,7 +53,7 @@ impl<'a, S: Source> Eyes<'a, S> {
             failures: Vec::new(),
             followed: BTreeSet::new(),
             file: None,
-            has_skipped: false,
+            has_spared_trunk: false,
         }
     }
 
@@ -116,16 +116,16 @@ pub(super) struct Met {
 }
 
 impl<S: Source> Visitor for Eyes<'_, S> {
-    fn beginning(&mut self) -> Option<Straight> {
-        Self::beginning(self)
+    fn vouched(&mut self) -> Option<Straight> {
+        self.places.quiet(self.index, self.patience)
     }
 
-    fn skip(&mut self, straight: &Straight) {
-        Self::skip(self, straight);
+    fn begins_at(&mut self, straight: &Straight) {
+        self.spare(straight);
     }
 
-    fn keep(&mut self, straight: Option<Straight>) {
-        Self::keep(self, straight);
+    fn was_straight(&mut self, straight: Option<Straight>) {
+        self.keep_trunk(straight);
     }
 
     fn directory(

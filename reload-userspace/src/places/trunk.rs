@@ -13,9 +13,19 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Trunk {
     straight: Straight,
-    /// Each directory but the last, with the name in it that was followed and what that led to, from the root
-    /// on.
-    steps: Box<[(PlaceId, Arc<Path>, Child)]>,
+    /// Each directory but the last, from the root on.
+    steps: Box<[Step]>,
+}
+
+/// A directory of a trunk, as it was when this path was walked: others look at it as well, and arm it again.
+#[derive(Debug)]
+struct Step {
+    id: PlaceId,
+    stirs: u64,
+    /// The name in it that was followed.
+    name: Arc<Path>,
+    /// What that led to.
+    child: Child,
 }
 
 #[cfg(test)]
@@ -28,60 +38,53 @@ impl Trunk {
 impl Places {
     /// How far on the way of a path nothing has happened since it was walked: to walk there again would show
     /// the same directories, and change nothing.
-    fn quiet(&self, index: Index, patience: Patience) -> Option<Straight> {
+    pub(super) fn quiet(&self, index: Index, patience: Patience) -> Option<Straight> {
         let trunk = self.trunks.get(&index)?;
-        let is_quiet = |(id, name, child): &&(PlaceId, Arc<Path>, Child)| {
-            let place = self.by_id.get(id);
-            place.is_some_and(|it| it.is_quiet(patience) && it.leads(name, *child))
+        let is_quiet = |step: &&Step| {
+            self.by_id.get(&step.id).is_some_and(|place| place.is_quiet(step, patience))
         };
-        let (_, name, child) = trunk.steps.iter().take_while(is_quiet).last()?;
+        let Step { name, child, .. } = trunk.steps.iter().take_while(is_quiet).last()?;
         Some(trunk.straight.up_to(name, *child))
     }
 }
 
 impl Place {
-    /// Whether the place would be left as it is if it were shown again.
-    fn is_quiet(&self, patience: Patience) -> bool {
-        !self.has_fired && (patience == Patience::Hasty || !self.may_be_under_way)
-    }
-
-    /// Whether the name leads there, as far as anybody knows.
-    fn leads(&self, name: &Path, child: Child) -> bool {
-        self.ways.get(name).is_some_and(|way| way.child == child)
+    /// Whether the place would be found as it was, and left as it is, if it were shown again.
+    fn is_quiet(&self, step: &Step, patience: Patience) -> bool {
+        !self.has_fired
+            && self.stirs == step.stirs
+            && (patience == Patience::Hasty || !self.may_be_under_way)
+            && self.ways.get(&step.name).is_some_and(|way| way.child == step.child)
     }
 }
 
 impl<S: Source> Eyes<'_, S> {
-    /// Where the walk may begin.
-    pub(super) fn beginning(&self) -> Option<Straight> {
-        self.places.quiet(self.index, self.patience)
-    }
-
-    /// The walk has begun there: the directories on the way still matter.
-    pub(super) fn skip(&mut self, straight: &Straight) {
+    /// The walk begins there: the directories before it still matter.
+    pub(super) fn spare(&mut self, straight: &Straight) {
         let Some(trunk) = self.places.trunks.get(&self.index) else { return };
-        let skipped = trunk.steps.iter().take_while(|(_, name, _)| straight.path.starts_with(name));
-        for (id, name, _) in skipped {
-            self.seen.insert(*id, Interest::Replacement);
-            self.followed.insert((*id, Arc::clone(name)));
+        let spared = trunk.steps.iter().take_while(|step| straight.path.starts_with(&step.name));
+        for step in spared {
+            self.seen.insert(step.id, Interest::Replacement);
+            self.followed.insert((step.id, Arc::clone(&step.name)));
         }
-        self.has_skipped = *straight == trunk.straight;
+        self.has_spared_trunk = *straight == trunk.straight;
     }
 
     /// Notes how far the way is straight.
-    pub(super) fn keep(&mut self, straight: Option<Straight>) {
+    pub(super) fn keep_trunk(&mut self, straight: Option<Straight>) {
         let known = self.places.trunks.get(&self.index).map(|trunk| &trunk.straight);
-        if self.has_skipped && known == straight.as_ref() && self.failures.is_empty() {
+        if self.has_spared_trunk && known == straight.as_ref() && self.failures.is_empty() {
             return;
         }
         let trunk = straight.filter(|_| self.failures.is_empty()).and_then(|straight| {
             let names = self.followed.iter().filter(|(_, name)| straight.path.starts_with(name));
             let steps = names.map(|(id, name)| {
-                let way = self.places.by_id.get(id)?.ways.get(name)?;
-                Some((*id, Arc::clone(name), way.child))
+                let place = self.places.by_id.get(id)?;
+                let child = place.ways.get(name)?.child;
+                Some(Step { id: *id, stirs: place.stirs, name: Arc::clone(name), child })
             });
             let mut steps = steps.collect::<Option<Box<_>>>()?;
-            steps.sort_by_key(|(_, name, _)| name.as_os_str().len());
+            steps.sort_by_key(|step| step.name.as_os_str().len());
             Some(Trunk { straight, steps })
         });
         match trunk {

@@ -52,7 +52,7 @@ impl Procfs {
     /// be told.
     #[must_use]
     pub fn is_first_of_its_namespace(&self, pid: Pid) -> bool {
-        matches!(Status::read_in(&self.home(pid)), Ok(Some(status)) if status.innermost == 1)
+        matches!(self.status(pid), Ok(Some(status)) if status.innermost == 1)
     }
 
     /// What the process would do with `signal`, or `None` where it is gone.
@@ -68,11 +68,16 @@ impl Procfs {
         pid: Pid,
         signal: Signal,
     ) -> Result<Option<Disposition>, TargetError> {
-        let status = Status::read_in(&self.home(pid))?;
+        let status = self.status(pid)?;
         status.map(|status| self.disposition_of(pid, &status, signal)).transpose()
     }
 
-    /// The same of a process whose status is known.
+    /// What a process does with signals, and its name; `None` where it is gone.
+    pub(crate) fn status(&self, pid: Pid) -> Result<Option<Status>, TargetError> {
+        Status::read_in(&self.home(pid))
+    }
+
+    /// What it would do with `signal`, as its status says.
     pub(crate) fn disposition_of(
         &self,
         pid: Pid,

@@ -1,6 +1,7 @@
 //! A process that is held: what is sent to it reaches it or nobody.
 
 use std::{
+    cell::RefCell,
     fs::File,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -18,7 +19,7 @@ use rustix::{
 use super::{
     Procfs, Target, TargetError,
     procfs::if_there,
-    status::{PATH, Status},
+    status::{FILE, Status},
 };
 
 /// How much of a status is read at once, in bytes; only one with hundreds of groups has more.
@@ -29,8 +30,8 @@ const USUAL_STATUS: usize = 4096;
 pub struct Held {
     target: Target,
     handle: Handle,
-    /// Its status, which is of this process whoever has its pid.
-    status: File,
+    /// Its status, once somebody has asked for it: that of this process, whoever has its pid.
+    status: RefCell<Option<File>>,
 }
 
 #[derive(Debug)]
@@ -74,11 +75,7 @@ impl Held {
         let Some(target) = procfs.target(pid)? else {
             return Ok(None);
         };
-        let path = procfs.home(pid).join(PATH);
-        let Some(status) = if_there(&path, File::open(&path))? else {
-            return Ok(None);
-        };
-        let held = Self { target, handle, status };
+        let held = Self { target, handle, status: RefCell::default() };
         Ok(held.is_alive(procfs).then_some(held))
     }
 
@@ -109,24 +106,45 @@ impl Held {
             ),
             Handle::Pid => Handle::Pid,
         };
-        let status = self.status.try_clone();
-        let status = status.map_err(|source| TargetError::Hold { pid, source })?;
-        Ok(Self { target: self.target, handle, status })
+        Ok(Self { target: self.target, handle, status: RefCell::default() })
     }
 
-    /// What the kernel says of the process, or `None` where it is gone. It is read at once, so that all of it
-    /// is of one moment.
+    /// What the kernel says of the process, or `None` where it is gone.
+    ///
+    /// One reading says its name and what it does with signals. The kernel writes the name first: who becomes
+    /// another program in between has lost his handlers by then.
     ///
     /// # Errors
     ///
     /// Fails where `/proc` cannot be read.
     pub(crate) fn status(&self, procfs: &Procfs) -> Result<Option<Status>, TargetError> {
         let home = procfs.home(self.target.pid);
+        let path = home.join(FILE);
+        let mut held = self.status.borrow_mut();
+        let file = match held.take() {
+            Some(file) => file,
+            None => {
+                let Some(file) = if_there(&path, File::open(&path))? else { return Ok(None) };
+                // If the process lives now nobody else can have had its pid, and the file is its own.
+                if !self.has_kept_pid(procfs)? {
+                    return Ok(None);
+                }
+                file
+            }
+        };
         let mut text = [0; USUAL_STATUS];
-        let length = if_there(&home.join(PATH), self.status.read_at(&mut text, 0))?;
-        match length {
-            Some(USUAL_STATUS) if self.is_alive(procfs) => Status::read_in(&home),
-            Some(length) => Ok(Status::parse(&text[..length])),
+        match if_there(&path, file.read_at(&mut text, 0))? {
+            // Whoever is in very many groups has a long one, of which the kernel keeps as much memory as
+            // long as the file is open.
+            Some(USUAL_STATUS) => {
+                drop(file);
+                let status = Status::read_in(&home)?;
+                Ok(status.filter(|_| self.is_alive(procfs)))
+            }
+            Some(length) => {
+                *held = Some(file);
+                Ok(Status::parse(&text[..length]))
+            }
             None => Ok(None),
         }
     }
@@ -187,6 +205,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::target::made::{Machine, stat};
 
     fn sleeper() -> Child {
         Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap()
@@ -215,15 +234,45 @@ mod tests {
         let target = procfs.target(pid_of(&child)).unwrap().unwrap();
         // A process that took over the pid started at another time.
         let earlier = Target { started: target.started - 1, ..target };
-        let path = procfs.home(pid_of(&child)).join(PATH);
-        let status = || File::open(&path).unwrap();
-        let stale = Held { target: earlier, handle: Handle::Pid, status: status() };
+        let held = |target| Held { target, handle: Handle::Pid, status: RefCell::default() };
+        let stale = held(earlier);
+        assert_eq!(stale.status(&procfs).unwrap(), None);
         assert_eq!(stale.send(&procfs, Signal::KILL).unwrap(), Sent::Gone);
         assert_eq!(child.try_wait().unwrap(), None);
 
-        let held = Held { target, handle: Handle::Pid, status: status() };
+        let held = held(target);
+        assert!(held.status(&procfs).unwrap().is_some());
         assert_eq!(held.send(&procfs, Signal::TERM).unwrap(), Sent::Delivered);
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_status_is_that_of_the_process_and_of_no_other() {
+        let procfs = Procfs::default();
+        let mut child = sleeper();
+        let held = Held::open(&procfs, pid_of(&child)).unwrap().unwrap();
+        assert!(held.status(&procfs).unwrap().unwrap().is_named("sleep"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(held.status(&procfs).unwrap(), None, "it was open before");
+        let late = Held { target: held.target, handle: Handle::Pid, status: RefCell::default() };
+        assert_eq!(late.status(&procfs).unwrap(), None);
+    }
+
+    #[test]
+    fn a_status_that_does_not_fit_is_read_all_the_same() {
+        let machine = Machine::new(&[]);
+        let target = Target { pid: Pid::from_raw(4), started: 7 };
+        machine.write(4, "stat", stat("x", 1));
+        let groups = "1000 ".repeat(USUAL_STATUS / 4);
+        let text = format!(
+            "Name:\tx\nState:\tS (sleeping)\nPid:\t4\nGroups:\t{groups}\nThreads:\t1\n\
+             SigBlk:\t0\nSigIgn:\t0\nSigCgt:\t1\n"
+        );
+        machine.write(4, "status", text);
+        let held = Held { target, handle: Handle::Pid, status: RefCell::default() };
+        assert!(held.status(&machine.procfs).unwrap().unwrap().is_named("x"));
+        assert!(held.status.borrow().is_none(), "the kernel would keep memory for it");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     pid_file::{Entry, is_missing},
     procfs::{if_there, read},
     stat::Stat,
+    status::FILE,
 };
 use crate::clock;
 
@@ -139,7 +140,7 @@ fn named_by(procfs: &Procfs, path: &Path) -> Result<Option<Pid>, TargetError> {
         return Ok(None);
     };
     // Under the number of a thread procfs gives the thread.
-    let status = read(&procfs.home(pid).join("status"))?.unwrap_or_default();
+    let status = read(&procfs.home(pid).join(FILE))?.unwrap_or_default();
     let process = format!("Tgid:\t{pid}");
     if !status.split(|&byte| byte == b'\n').any(|line| line == process.as_bytes()) {
         return Ok(None);

@@ -2,7 +2,9 @@
 
 use std::{ffi::OsStr, fmt, path::PathBuf};
 
-use super::{Scope, status::Status};
+use super::Scope;
+#[cfg(doc)]
+use super::Status;
 
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +47,15 @@ pub enum Which {
 }
 
 impl Selector {
-    /// Whether a process of this status is certainly one, the topmost or not. Where it is not certain
-    /// [`super::Procfs::matches`] says it.
-    pub(crate) fn is_met_by(&self, status: &Status) -> bool {
-        let is_named = matches!(&self.by, By::Process(name) if status.is_named(name));
-        is_named && self.scope.is_anywhere()
+    /// The name that makes a process one of these, whatever else it is, as [`Status::is_named`] compares it; or
+    /// `None` where it takes another look ([`super::Procfs::matches`]).
+    ///
+    /// One that has a backslash would be taken for one that has a newline.
+    pub(crate) fn plain_name(&self) -> Option<&str> {
+        match &self.by {
+            By::Process(name) if self.scope.is_anywhere() && !name.contains('\\') => Some(name),
+            _ => None,
+        }
     }
 
     /// The topmost processes of that name.

@@ -110,6 +110,8 @@ impl<S: Source> Trace<S> {
         }
         let spots = new.iter().cloned().map(Spot::from).collect();
         if let Some(ticket) = self.witness.watch(spots, &mut watching) {
+            // What they are called at once: until then the files are held open.
+            self.witness.follow(Some(ticket), &mut watching);
             self.tickets.push(ticket);
             self.expected.extend(new);
         }

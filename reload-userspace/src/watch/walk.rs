@@ -1,4 +1,4 @@
-//! The walk from the root to what a path means, one component at a time.
+//! The walk to what a path means, one component at a time.
 //!
 //! Below a volume ([`Reach::Beneath`]) it goes where the kernel says that it stays inside
 //! ([`reach::step`]), and `..` leads back the way that it has come. Whoever fills a volume decides how
@@ -114,13 +114,13 @@ impl<'a, V: Visitor> Walk<'a, V> {
             self.view.obstacle = Some(obstacle);
             self.straight = None;
         }
-        self.visitor.keep(self.straight);
+        self.visitor.was_straight(self.straight);
         self.view
     }
 
     fn all(&mut self, path: &Path, reach: Reach) -> Result<(), Obstacle> {
-        let (handle, here, rest) = self.begin(path)?;
-        let found = self.walk(handle, here, rest, Bounds::None)?;
+        let (begin, rest) = self.begin(path)?;
+        let found = self.walk(begin, rest, Bounds::None)?;
         self.is_straight = false;
         match (FileType::from_raw_mode(found.stat.st_mode), reach) {
             (FileType::RegularFile, Reach::Anywhere) => self.file(&found, path),
@@ -141,33 +141,36 @@ impl<'a, V: Visitor> Walk<'a, V> {
         Ok(())
     }
 
-    /// Where the walk begins, the path of that, and how the way goes on.
-    fn begin<'p>(&mut self, path: &'p Path) -> Result<(OwnedFd, PathBuf, &'p Path), Obstacle> {
-        if let Some(straight) = self.visitor.beginning()
+    /// Where the walk begins, and how the way goes on.
+    ///
+    /// Where the kernel cannot be asked to follow no symlink, one may have taken the place of a directory on the
+    /// way and lead to the same.
+    fn begin<'p>(&mut self, path: &'p Path) -> Result<(Arrival, &'p Path), Obstacle> {
+        if self.is_confinable
+            && let Some(straight) = self.visitor.vouched()
             && let Ok(rest) = path.strip_prefix(&straight.path)
-            && let Some(handle) = open_again(&straight.path, straight.identity)
+            && let Some((handle, stat)) = open_again(&straight.path, straight.identity)
+            // A number is handed out again.
+            && is_directory(&stat)
         {
-            self.visitor.skip(&straight);
-            self.view.latest_change = straight.latest_change;
-            let here = straight.path.clone();
+            self.visitor.begins_at(&straight);
+            self.view.latest_change = straight.latest_change.max(changed_at(&stat));
+            let path = straight.path.clone();
             self.straight = Some(straight);
-            return Ok((handle, here, rest));
+            return Ok((Arrival { handle, stat, path }, rest));
         }
-        let root = Path::new("/");
-        let handle = open(root, PATH_ONLY, Mode::empty()).map_err(|errno| denied(root, errno))?;
-        Ok((handle, root.to_owned(), path))
+        Ok((root()?, path))
     }
 
-    /// Tells `path` from the directory `at`, whose own path is `here`.
+    /// Tells `path` from a directory on.
     fn walk(
         &mut self,
-        mut at: OwnedFd,
-        mut here: PathBuf,
+        from: Arrival,
         path: &Path,
         bounds: Bounds<'_>,
     ) -> Result<Arrival, Obstacle> {
         self.links = 0;
-        let mut stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
+        let Arrival { handle: mut at, mut stat, path: mut here } = from;
         let mut rest: VecDeque<OsString> = names(path).collect();
         // The way back from within a volume.
         let mut above: Vec<(OwnedFd, Stat, PathBuf)> = Vec::new();
@@ -224,9 +227,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
                 if matches!(bounds, Bounds::Volume(_)) {
                     return Err(Obstacle::Outside(next));
                 }
-                here = PathBuf::from("/");
-                at = open(&here, PATH_ONLY, Mode::empty()).map_err(|errno| denied(&here, errno))?;
-                stat = fstat(&at).map_err(|errno| denied(&here, errno))?;
+                Arrival { handle: at, stat, path: here } = root()?;
             }
             for name in names(&link).collect::<Vec<_>>().into_iter().rev() {
                 rest.push_front(name);
@@ -292,8 +293,10 @@ impl<'a, V: Visitor> Walk<'a, V> {
         };
         let names = entries(found.handle.as_fd(), most).map_err(|errno| denied(path, errno))?;
         for name in names.ok_or_else(|| Obstacle::Crowded(path.to_owned()))? {
-            let at = fcntl_dupfd_cloexec(&found.handle, 0).map_err(|errno| denied(path, errno))?;
-            match self.walk(at, found.path.clone(), Path::new(&name), bounds) {
+            let handle = fcntl_dupfd_cloexec(&found.handle, 0);
+            let handle = handle.map_err(|errno| denied(path, errno))?;
+            let from = Arrival { handle, stat: found.stat, path: found.path.clone() };
+            match self.walk(from, Path::new(&name), bounds) {
                 Ok(found) if is_configuration(&found.stat, own_log.as_ref()) => {
                     self.file(&found, &path.join(&name));
                 }
@@ -331,6 +334,14 @@ fn is_of_kubelet(here: &Path, link: &Path, bounds: Bounds<'_>) -> bool {
     let mut parts = link.components();
     let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
     here == volume && is_name
+}
+
+/// Where every walk begins that nobody shortens.
+fn root() -> Result<Arrival, Obstacle> {
+    let path = PathBuf::from("/");
+    let handle = open(&path, PATH_ONLY, Mode::empty()).map_err(|errno| denied(&path, errno))?;
+    let stat = fstat(&handle).map_err(|errno| denied(&path, errno))?;
+    Ok(Arrival { handle, stat, path })
 }
 
 fn is_directory(stat: &Stat) -> bool {

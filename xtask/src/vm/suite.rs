@@ -90,7 +90,7 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// Compiles the tests, and where there is no agent that is fast enough one with this eBPF object.
+    /// Compiles the tests, and where no optimised agent is given one with this eBPF object.
     ///
     /// With a filter, those run whose names contain a part of it, whatever their source; without, those
     /// under the source ebpf.
