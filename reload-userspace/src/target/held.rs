@@ -121,17 +121,8 @@ impl Held {
         let home = procfs.home(self.target.pid);
         let path = home.join(FILE);
         let mut held = self.status.borrow_mut();
-        let file = match held.take() {
-            Some(file) => file,
-            None => {
-                let Some(file) = if_there(&path, File::open(&path))? else { return Ok(None) };
-                // If the process lives now nobody else can have had its pid, and the file is its own.
-                if !self.has_kept_pid(procfs)? {
-                    return Ok(None);
-                }
-                file
-            }
-        };
+        let file = held.take().map_or_else(|| self.open_status(procfs), |file| Ok(Some(file)))?;
+        let Some(file) = file else { return Ok(None) };
         let mut text = [0; USUAL_STATUS];
         match if_there(&path, file.read_at(&mut text, 0))? {
             // Whoever is in very many groups has a long one, of which the kernel keeps as much memory as
@@ -147,6 +138,13 @@ impl Held {
             }
             None => Ok(None),
         }
+    }
+
+    fn open_status(&self, procfs: &Procfs) -> Result<Option<File>, TargetError> {
+        let path = procfs.home(self.target.pid).join(FILE);
+        let file = if_there(&path, File::open(&path))?;
+        // If the process lives now nobody else can have had its pid, and the file is its own.
+        Ok(if self.has_kept_pid(procfs)? { file } else { None })
     }
 
     /// Whether the process has not ended yet. A zombie has; one of which nothing can be learnt has not.
