@@ -85,7 +85,7 @@ impl Measured {
                     after.as_secs_f64() * 1e3
                 )
             }
-            None => format!("last one MISSED, {signals} signals"),
+            None => format!("last one not read in 1 s, {signals} signals"),
         };
         let value = json!({
             "signals": signals, "served_after_us": served.map(|it| it.as_secs_f64() * 1e6),
