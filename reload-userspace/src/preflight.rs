@@ -171,8 +171,7 @@ impl Attempt<'_> {
     /// wrongly. A process that has ended is told by its handle. One that has become another program since it was
     /// last asked who it is has lost its handlers with that, which is seen. What remains are the microseconds
     /// between the last answer and the signal, in which a process can take its handler away or start another
-    /// program:
-    /// the kernel knows no signal that is bound to a program.
+    /// program: the kernel knows no signal that is bound to a program.
     ///
     /// # Errors
     ///

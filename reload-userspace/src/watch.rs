@@ -1,9 +1,9 @@
 //! A path and the chain of directories and symlinks behind it.
 //!
 //! A [`look`] walks to what the path means *now*, one component at a time, from the root or from the last
-//! directory that a [`Visitor`] vouches for, and shows
-//! every directory and file on the way to a [`Visitor`] **before** it reads it. A visitor that arms
-//! what it is shown therefore misses no later change, and the walk needs no second pass.
+//! directory that a [`Visitor`] vouches for, and shows every directory and file on the way to it **before**
+//! it reads it. A visitor that arms what it is shown therefore misses no later change, and the walk needs
+//! no second pass.
 
 mod walk;
 

@@ -96,8 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.write { measured.write(&place) } else { measured.check(&place) }
 }
 
-/// Runs tests on kernels, side by side, and gives what they have measured: with this agent, or with one that
-/// is built for that of this object.
+/// Runs tests on kernels, side by side, and gives what they have measured: with this agent, or where there is
+/// none with one that is built for that, with this object.
 ///
 /// # Errors
 ///

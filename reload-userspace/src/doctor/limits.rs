@@ -25,7 +25,7 @@ use super::{
 };
 use crate::event::SourceName;
 
-/// How many files the agent has open at most while it starts, beside two for each target.
+/// How many files the agent has open at most while it starts, beside one for each target.
 const OPEN_FILES: u64 = 64;
 
 /// A queue of events, of which a uid may have so many, with so many marks in all.
