@@ -12,7 +12,7 @@ use crate::{
 /// The directories from the root to where the way of a path first has a symlink, or ends.
 #[derive(Debug)]
 pub(super) struct Trunk {
-    straight: Straight,
+    pub(super) straight: Straight,
     /// Each directory but the last, from the root on.
     steps: Box<[Step]>,
 }
@@ -26,13 +26,6 @@ struct Step {
     name: Arc<Path>,
     /// What that led to.
     child: Child,
-}
-
-#[cfg(test)]
-impl Trunk {
-    pub(super) fn path(&self) -> &Path {
-        &self.straight.path
-    }
 }
 
 impl Places {

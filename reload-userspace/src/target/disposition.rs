@@ -85,7 +85,7 @@ impl Procfs {
         signal: Signal,
     ) -> Result<Disposition, TargetError> {
         let bit = bit(signal);
-        if status.has_ended && status.threads <= 1 {
+        if status.is_zombie() {
             return Ok(Disposition::Zombie);
         }
         if status.caught & bit != 0 {

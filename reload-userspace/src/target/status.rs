@@ -13,7 +13,7 @@ pub(crate) struct Status {
     /// The name of the task, in which a newline and a backslash are escaped.
     comm: Vec<u8>,
     pub(super) has_ended: bool,
-    pub(super) threads: u64,
+    threads: u64,
     /// The pid in the innermost pid namespace.
     pub(super) innermost: i32,
     pub(super) blocked: u64,
@@ -61,10 +61,14 @@ impl Status {
         })
     }
 
+    /// Whether the process has ended; where only its first thread has it has not.
+    pub(super) fn is_zombie(&self) -> bool {
+        self.has_ended && self.threads <= 1
+    }
+
     /// Whether the task runs a program and has this name, in which nothing is escaped.
     pub(crate) fn is_named(&self, name: &str) -> bool {
-        let is_running = !self.has_ended || self.threads > 1;
-        is_running && self.comm == name.as_bytes()
+        !self.is_zombie() && self.comm == name.as_bytes()
     }
 }
 
