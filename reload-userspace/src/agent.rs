@@ -10,6 +10,7 @@ mod reloader;
 mod roster;
 mod setup;
 mod share;
+mod summary;
 mod tell;
 #[cfg(test)]
 mod tests;

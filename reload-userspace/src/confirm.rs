@@ -100,7 +100,7 @@ pub struct Confirm {
     is_replaced: bool,
     /// Whether it was seen to have ended, and nobody has said how.
     has_ended: bool,
-    /// Whether what it was to open was moved elsewhere before it was seen to do so.
+    /// Whether it may have opened other content unseen.
     is_moved: bool,
     stage: Stage,
 }
@@ -199,8 +199,8 @@ impl Confirm {
         self.is_replaced |= workers::may_have_started_since(by, self.deed.sent);
     }
 
-    /// Notes that the content was moved elsewhere: the target may have opened it there before anybody
-    /// looked, so that it says nothing if no more is seen.
+    /// Notes that other content was where the target looks before anybody was told who opens it: the
+    /// target may have done so unseen, so that it says nothing if no more is seen.
     pub fn moved(&mut self) {
         self.is_moved = true;
     }
@@ -224,13 +224,13 @@ impl Confirm {
         self.next
     }
 
-    /// Whether evidence may come that is better than that the target still runs: then its next reload
+    /// Whether evidence must come that is better than that the target still runs: then its next reload
     /// waits for it.
     #[must_use]
     pub fn is_expecting(&self) -> bool {
-        let may_come =
-            self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
-        may_come && self.stage == Stage::Open
+        let sees_opens = self.deed.sees_opens && !self.is_moved;
+        let must_come = sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
+        must_come && self.stage == Stage::Open
     }
 
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
@@ -454,8 +454,9 @@ mod tests {
     #[test]
     fn what_was_moved_may_have_been_opened_unseen() {
         let mut it = confirm(Aim::Reload, true, 0);
-        it.moved();
         assert!(it.is_expecting());
+        it.moved();
+        assert!(!it.is_expecting(), "what has taken its place need not wait for it");
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
         assert_eq!(it.judge(at(999), runs()), None);
         assert_eq!(it.judge(at(1000), runs()), Some(expected));

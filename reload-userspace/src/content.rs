@@ -46,6 +46,16 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// One of several.
+    #[must_use]
+    pub fn of_all(digests: &[Self]) -> Self {
+        let mut hash = Sha256::new();
+        for digest in digests {
+            hash.update(digest.0);
+        }
+        Self(hash.finalize().into())
+    }
+
     /// Its first 48 bits: as many as every program that reads numbers keeps exactly.
     #[must_use]
     pub fn prefix(&self) -> u64 {
@@ -169,6 +179,13 @@ impl Content {
             content.files.extend(stand_in.map(|digest| (path.clone(), digest)));
         }
         content
+    }
+
+    /// That of files that contain these texts.
+    #[cfg(test)]
+    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
+        let files = files.iter().map(|(path, text)| (path.into(), Digest::of(text.as_bytes())));
+        Self { files: files.collect(), ..Self::nothing() }
     }
 
     /// The files that there were.
@@ -358,12 +375,6 @@ mod tests {
         is_linked: false,
     };
 
-    fn content(files: &[(&str, &str)]) -> Content {
-        let digest = |text: &str| Digest(Sha256::digest(text).into());
-        let files = files.iter().map(|(path, text)| (PathBuf::from(path), digest(text)));
-        Content { files: files.collect(), ..Content::nothing() }
-    }
-
     #[test]
     fn a_digest_is_read_as_it_is_written() {
         let digest = Digest(Sha256::digest("x").into());
@@ -382,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_names_and_contents() {
-        let digest = |files: &[(&str, &str)]| Content::digest(&[&content(files)]);
+        let digest = |files: &[(&str, &str)]| Content::digest(&[&Content::of(files)]);
         let one = digest(&[("a", "1"), ("b", "2")]);
         assert_eq!(one, digest(&[("b", "2"), ("a", "1")]));
         assert_ne!(one, digest(&[("a", "1"), ("b", "3")]));
@@ -392,8 +403,8 @@ mod tests {
 
     #[test]
     fn changes_are_named() {
-        let before = content(&[("a", "1"), ("b", "2"), ("c", "3")]);
-        let after = content(&[("a", "1"), ("b", "9"), ("d", "4")]);
+        let before = Content::of(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let after = Content::of(&[("a", "1"), ("b", "9"), ("d", "4")]);
         let expected = ["b", "c", "d"].map(PathBuf::from);
         assert_eq!(after.changes_since(&before), expected);
         assert_eq!(before.changes_since(&before), [] as [PathBuf; 0]);

@@ -77,8 +77,7 @@ impl<S: Source> Agent<S> {
         };
         let aim = if action.ends() { Aim::End } else { Aim::Reload };
         let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some() };
-        let confirm = Confirm::new(&held, &self.procfs, deed);
-        let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
+        let mut confirm = Confirm::new(&held, &self.procfs, deed);
         let digest = reloader.delivery.wanted().digest;
         let serves = vec![Served { rule: id, receiver, digest }];
         // What the last one was to prove nobody will know, but that the target lives.
@@ -91,7 +90,10 @@ impl<S: Source> Agent<S> {
             self.forget_opens(last.ticket);
         }
         let Self { witness, source, places, .. } = self;
-        witness.follow(ticket, &mut Watching { source, places });
+        if witness.follow(ticket, &mut Watching { source, places }) != Sight::Steady {
+            confirm.moved();
+        }
+        let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
         self.proofs.push(Proof { confirm, held, serves, ticket });
         then
     }
@@ -225,12 +227,20 @@ impl<S: Source> Agent<S> {
 
     /// Follows the content of these proofs, and gives the rules where it is not seen who opens it.
     fn follow_once(&mut self, is_meant: impl Fn(&Proof) -> bool) -> BTreeSet<RuleId> {
-        let Self { proofs, witness, source, places, .. } = self;
+        let Self { proofs, witness, source, places, reloaders, .. } = self;
         let mut unseen = BTreeSet::new();
         for proof in proofs.iter_mut().filter(|it| it.confirm.is_open() && is_meant(it)) {
             let sight = witness.follow(proof.ticket, &mut Watching { source, places });
             if sight != Sight::Steady {
                 proof.confirm.moved();
+                if !proof.confirm.is_expecting() {
+                    // What has taken its place would wait for what may never be seen.
+                    for served in &proof.serves {
+                        if let Some(reloader) = reloaders.get_mut(&served.rule) {
+                            reloader.delivery.confirmed(served.receiver);
+                        }
+                    }
+                }
             }
             if sight == Sight::Lost {
                 unseen.extend(proof.serves.iter().map(|served| served.rule));

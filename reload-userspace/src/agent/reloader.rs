@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{crew::CrewId, recall::since_boot, work::Jobs};
+use super::{crew::CrewId, recall::since_boot, summary::Summary, work::Jobs};
 use crate::{
     clock::{self, Boot},
     content::{Content, Digest},
@@ -51,8 +51,7 @@ pub(super) struct Reloader {
     pub(super) delivery: Delivery<Target>,
     /// Boxed, for a node of such a tree has room for eleven, and most rules have a few.
     watches: BTreeMap<Index, Box<Watched>>,
-    /// In the order of the rule, so that the digest is the same when the agent is started again.
-    order: Vec<Index>,
+    summary: Summary,
     /// Those of them that anything is under way or due of: of thousands, a few.
     active: BTreeSet<Index>,
     /// When the change under way began, if what was read of it was out of date at once.
@@ -102,7 +101,8 @@ impl Reloader {
     ) -> Self {
         let order: Vec<_> = watches.iter().map(|(index, _)| *index).collect();
         let watches = BTreeMap::from_iter(watches);
-        let digest = digest(&order, &watches);
+        let summary = Summary::new(order, |index| content(&watches, index));
+        let digest = summary.digest();
         let wanted = Wanted { digest, changed: None, since: Boot::ZERO };
         let active = watches.keys().copied().collect();
         Self {
@@ -110,7 +110,7 @@ impl Reloader {
             rule,
             crew,
             watches,
-            order,
+            summary,
             active,
             began: None,
             changed: BTreeSet::new(),
@@ -315,25 +315,30 @@ impl Reloader {
         }
         let mut paths = Vec::new();
         let mut by: Option<Actor> = None;
+        let mut since = self.delivery.wanted().since;
         let has_read = contents.iter().any(|(_, content)| content.is_some());
         for (index, content) in contents {
             let Some(watched) = self.watches.get_mut(&index) else { continue };
             by = watched.take_by().or(by);
-            paths.extend(content.map(|content| watched.accept(content)).unwrap_or_default());
+            let changed = content.map(|content| watched.accept(content)).unwrap_or_default();
+            if !changed.is_empty() {
+                since = since.max(self::since(watched));
+                self.summary.renew(index, |index| self::content(&self.watches, index));
+                paths.extend(changed);
+            }
         }
         // Two watches may be of the same file.
         paths.sort_unstable();
         paths.dedup();
         if !paths.is_empty() {
             let changed = dated.or(last);
-            let digest = digest(&self.order, &self.watches);
+            let digest = self.summary.digest();
             // Whoever has not got an earlier change gets it with this one.
             if self.delivery.owed().next().is_none() {
                 self.changed.clear();
             }
             self.changed.extend(paths.iter().cloned());
             self.forget_the_gone();
-            let since = self.since();
             self.delivery.want(Wanted { digest, changed, since });
             let rule = self.name().to_owned();
             // What was rolled back before anybody had it is nothing new to anybody.
@@ -350,20 +355,6 @@ impl Reloader {
             self.untold.push(Decision::Unchanged { rule: self.name().to_owned(), by });
         }
         Conclusion::Same { was_announced }
-    }
-
-    /// Since when the content has been what it is, rather too late than too early.
-    ///
-    /// The kubelet swaps a volume at once: whoever starts after that reads what is new, even if nobody has
-    /// looked at it yet, and the links and directories say when that was. What is written in place may not be
-    /// there before somebody has seen that it is.
-    fn since(&self) -> Boot {
-        let now = clock::now();
-        let swapped = self.watches().map(Watched::changed_within).max();
-        // Zero where it is no volume.
-        let swapped = swapped.filter(|at| !at.is_zero());
-        let since = swapped.map_or(now, |at| since_boot(at, now).min(now));
-        since.max(self.delivery.wanted().since)
     }
 
     /// Forgets which files have changed and are there no more, where somebody else gives them names: as
@@ -419,8 +410,18 @@ fn plan(rule: &Rule) -> Plan {
     }
 }
 
-/// One digest of all that is watched.
-fn digest(order: &[Index], watches: &BTreeMap<Index, Box<Watched>>) -> Digest {
-    let contents = order.iter().filter_map(|index| watches.get(index)).map(|it| it.content());
-    Content::digest(&contents.collect::<Vec<_>>())
+/// Since when a path has led to what it does, rather too late than too early.
+///
+/// The kubelet swaps a volume at once: whoever starts after that reads what is new, even if nobody has
+/// looked at it yet, and the links and directories say when that was. What is written in place may not be
+/// there before somebody has seen that it is.
+fn since(watched: &Watched) -> Boot {
+    let now = clock::now();
+    let swapped = watched.changed_within();
+    // Zero where it is no volume.
+    if swapped.is_zero() { now } else { since_boot(swapped, now).min(now) }
+}
+
+fn content(watches: &BTreeMap<Index, Box<Watched>>, index: Index) -> Option<&Content> {
+    watches.get(&index).map(|watched| watched.content())
 }

@@ -130,10 +130,10 @@ impl Opens {
     }
 
     /// Watches also what may take the place of the files, by their names in the directories in which
-    /// they are now, and says whether these are others than at the last call. To be called when the
-    /// signal is out, and from time to time, for a symlink may lead elsewhere.
+    /// they are now, and says whether one of them may have been opened there already, unseen. To be called
+    /// when the signal is out, and from time to time, for a symlink may lead elsewhere.
     pub fn follow(&mut self, ticket: Ticket) -> bool {
-        let mut is_new = false;
+        let mut may_be_opened = false;
         for spot in self.tickets.get(&ticket).cloned().unwrap_or_default() {
             // One that is not there any more is not opened either.
             let Ok(path) = spot.real() else { continue };
@@ -142,13 +142,14 @@ impl Opens {
             let wanted = (ticket, Some(name.as_bytes().to_vec()));
             let done = reach::open_real(directory).map_err(Into::into);
             let done = done.and_then(|it| self.mark(it, mask, wanted));
-            is_new |= done.unwrap_or_else(|error| {
+            let is_new = done.unwrap_or_else(|error| {
                 tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
                 false
             });
+            may_be_opened |= is_new && !self.is_marked(&spot, ticket);
         }
         self.let_go();
-        is_new
+        may_be_opened
     }
 
     /// Watches the files no longer, unless somebody else needs it.
@@ -213,6 +214,13 @@ impl Opens {
         marked.mask |= mask;
         marked.wanted.push(wanted);
         Ok(true)
+    }
+
+    /// Whether the file that is there now is one that a ticket has had watched.
+    fn is_marked(&self, spot: &Spot, ticket: Ticket) -> bool {
+        let id = spot.open().ok().and_then(|file| sys::file_handle(file.as_fd()).ok());
+        let mark = id.and_then(|id| self.marks.get(&id));
+        mark.is_some_and(|mark| mark.wanted.contains(&(ticket, None)))
     }
 
     /// Keeps the paths of the files, and not the files.
@@ -356,7 +364,7 @@ mod tests {
         symlink("old", &link).unwrap();
         let mut opens = Opens::open().unwrap();
         let ticket = opens.watch([link.join("a")]).unwrap();
-        assert!(opens.follow(ticket));
+        assert!(!opens.follow(ticket), "it is the file that is watched");
         assert!(!opens.follow(ticket));
         let expected = |pid| Some(Opened { pid, tickets: vec![ticket] });
 
@@ -366,16 +374,33 @@ mod tests {
         assert_eq!(opens.try_next(), expected(pid));
         open_elsewhere(&link.join("b"));
         assert_eq!(opens.try_next(), None);
+        assert!(!opens.follow(ticket), "who opens it is seen by its name");
 
         symlink("new", &draft).unwrap();
         fs::rename(&draft, &link).unwrap();
-        assert!(opens.follow(ticket));
+        assert!(opens.follow(ticket), "it may have been opened before anybody looked");
+        assert!(!opens.follow(ticket));
         let pid = open_elsewhere(&link.join("a"));
         assert_eq!(opens.try_next(), expected(pid));
         opens.forget(ticket);
         open_elsewhere(&link.join("a"));
         assert_eq!(opens.try_next(), None);
         assert!(opens.marks.is_empty() && opens.tickets.is_empty());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn what_was_replaced_before_its_name_was_watched_may_have_been_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let [file, draft] = ["file", "draft"].map(|name| root.path().join(name));
+        fs::write(&file, "").unwrap();
+        let mut opens = Opens::open().unwrap();
+        let ticket = opens.watch([&*file]).unwrap();
+
+        fs::write(&draft, "").unwrap();
+        fs::rename(&draft, &file).unwrap();
+        assert!(opens.follow(ticket));
+        assert!(!opens.follow(ticket), "from here on it is seen");
     }
 
     #[tokio::test]
