@@ -39,7 +39,7 @@ use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
     ledger::Ledger,
-    places::{Index, Places, Touched},
+    places::{Crowds, Index, Places, Touched},
     report::Decision,
     rule::Settings,
     source::Source,
@@ -285,9 +285,9 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Finds out whom the events in crowded places are about.
-    fn peek(&mut self, now: Boot) {
-        let touched = self.places.peek(&mut self.source, now);
+    /// Finds out whom the events in such crowded places are about.
+    fn peek(&mut self, crowds: Crowds, now: Boot) {
+        let touched = self.places.peek(&mut self.source, crowds, now);
         self.touch(touched);
     }
 
@@ -324,8 +324,9 @@ impl<S: Source> Agent<S> {
         let is_open = |it: &Reloader| it.delivery.held_until(now).is_none();
         let open: Vec<_> =
             self.reloaders.iter().filter(|(_, it)| is_open(it)).map(|(&id, _)| id).collect();
-        if !open.is_empty() {
-            self.peek(now);
+        let is_any_open = !open.is_empty();
+        if is_any_open {
+            self.peek(Crowds::Small, now);
         }
         for id in open {
             self.look(id, now);
@@ -338,6 +339,9 @@ impl<S: Source> Agent<S> {
         }
         self.prove();
         self.deliver(&completed)?;
+        if is_any_open {
+            self.peek(Crowds::All, now);
+        }
         self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
         self.places.sweep(&mut self.source);
@@ -399,7 +403,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_failures(failures);
         // What was read is a state that there was only if nothing happened while it was read.
         self.take_all()?;
-        self.peek(clock::now());
+        self.peek(Crowds::Small, clock::now());
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
         let has_more_happened = reloader.look_again(now, places, source);

@@ -1,5 +1,6 @@
 //! The places that the source watches, and which paths depend on each.
 
+mod crowd;
 mod dependents;
 mod eyes;
 mod trunk;
@@ -7,17 +8,22 @@ mod trunk;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsStr,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use self::{dependents::Dependents, eyes::Eyes, trunk::Trunk};
+pub(crate) use self::crowd::Crowds;
+use self::{
+    crowd::{CROWD, Peek},
+    dependents::Dependents,
+    eyes::Eyes,
+    trunk::Trunk,
+};
 use crate::{
-    clock::{self, Boot},
+    clock::Boot,
     event::{Actor, PlaceId, Writers},
-    reach,
     source::{Interest, Source, WatchError},
     watch::{self, Child, FileState, Identity, Reach, View},
 };
@@ -92,31 +98,6 @@ struct Way {
     watches: Vec<Index>,
 }
 
-/// How many paths may lead through a directory before each event there is looked into once, and not
-/// by each of them.
-const CROWD: usize = 8;
-
-/// How long after an event that a peek found nothing of it is looked for again, with patience.
-const PATIENT_PEEK: Duration = Duration::from_millis(2);
-
-/// How long a peek in vain costs, in time until the next one.
-const PEEK: Duration = Duration::from_millis(5);
-
-/// Which part of the time may go into peeks, where they take long: a twentieth.
-const PEEK_SHARE: u32 = 20;
-
-/// How many of them in a row are free, in time.
-const PEEKS: Duration = Duration::from_millis(200);
-
-/// Something happened in a crowded place: is it about any of the names that are followed there?
-#[derive(Debug)]
-struct Peek {
-    due: Boot,
-    patience: Patience,
-    at: Boot,
-    by: Actor,
-}
-
 /// A path that something has happened to.
 #[derive(Debug)]
 pub(crate) struct Touched {
@@ -173,38 +154,6 @@ impl Place {
             _ => Writing::None,
         };
         writers
-    }
-
-    /// Arms the place and gives the paths that follow a name which leads elsewhere now.
-    fn look_into<S: Source>(
-        &mut self,
-        id: PlaceId,
-        source: &mut S,
-        patience: Patience,
-    ) -> BTreeSet<Index> {
-        let everybody = || self.dependents.all().collect();
-        let Some((handle, _)) = watch::open_again(&self.path, self.identity) else {
-            return everybody();
-        };
-        if source.arm(id, handle.as_fd(), self.dependents.interest()).is_err() {
-            return everybody();
-        }
-        self.has_fired = false;
-        self.may_be_under_way = true;
-        if patience == Patience::Patient {
-            watch::wait_for_changes(handle.as_fd());
-        }
-        let child = |path: &Path| match path.parent() {
-            // It may be mounted at another path as well.
-            Some(other) if other != self.path => {
-                let other = reach::open_real(other).ok()?;
-                Child::at(other.as_fd(), path)
-            }
-            _ => Child::at(handle.as_fd(), path),
-        };
-        let is_other = |(path, way): &(&Arc<Path>, &Way)| child(path) != Some(way.child);
-        let others = self.ways.iter().filter(is_other);
-        others.flat_map(|(_, way)| way.watches.iter().copied()).collect()
     }
 }
 
@@ -274,16 +223,15 @@ impl Places {
         let passing = place.dependents.with(Interest::Replacement);
         let is_crowded = passing.len() > CROWD;
         if is_crowded {
-            let affordable = Boot(place.paid.0.saturating_sub(PEEKS));
-            let due = now.max(affordable);
+            let due = now.max(place.affordable());
             let peek = Peek { due, patience: Patience::Hasty, at, by: by.clone() };
             self.peeks.entry(id).or_insert(peek).due = due;
         }
         let touch = |interest| move |&index: &Index| (index, interest);
         let eager = place.dependents.with(Interest::Any).iter().map(touch(Interest::Any));
-        let passing = passing.iter().filter(|_| !is_crowded).map(touch(Interest::Replacement));
+        let passing = (!is_crowded).then_some(passing).into_iter().flatten();
         eager
-            .chain(passing)
+            .chain(passing.map(touch(Interest::Replacement)))
             .map(|(index, interest)| Touched { index, interest, at, by: Some(by.clone()) })
             .collect()
     }
@@ -323,47 +271,6 @@ impl Places {
         };
         place.stir();
         place.dependents.all().collect()
-    }
-
-    /// When to look into a crowded place, if ever.
-    pub(crate) fn peek_at(&self) -> Option<Boot> {
-        let astray = (!self.astray.is_empty()).then_some(Boot(Duration::ZERO));
-        astray.or_else(|| self.peeks.values().map(|peek| peek.due).min())
-    }
-
-    /// Looks into the crowded places where something has happened, and gives the paths that it is
-    /// about.
-    pub(crate) fn peek<S: Source>(&mut self, source: &mut S, now: Boot) -> Vec<Touched> {
-        let due = self.peeks.iter().filter(|(_, peek)| peek.due <= now);
-        let due: Vec<_> = due.map(|(&id, _)| id).collect();
-        let astray = std::mem::take(&mut self.astray);
-        let interest = Interest::Replacement;
-        let mut touched: Vec<_> = astray
-            .into_iter()
-            .map(|index| Touched { index, interest, at: now, by: None })
-            .collect();
-        for id in due {
-            let Some((mut peek, place)) = self.peeks.remove(&id).zip(self.by_id.get_mut(&id))
-            else {
-                continue;
-            };
-            let found = place.look_into(id, source, peek.patience);
-            let cost = clock::now().since(now) * PEEK_SHARE;
-            place.paid = place.paid.max(now).after(PEEK.max(cost));
-            if found.is_empty() && peek.patience == Patience::Hasty {
-                peek.due = now.after(PATIENT_PEEK);
-                peek.patience = Patience::Patient;
-                self.peeks.insert(id, peek);
-                continue;
-            }
-            touched.extend(found.into_iter().map(|index| Touched {
-                index,
-                interest,
-                at: peek.at,
-                by: Some(peek.by.clone()),
-            }));
-        }
-        touched
     }
 
     /// Notes that something was mounted or unmounted, and gives the paths that lead through there.
@@ -529,15 +436,16 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock,
         event::{Event, Operation, SourceName, Writers},
         source::{SourceError, Tells},
     };
 
     /// A source that only notes what is armed and forgotten.
     #[derive(Default)]
-    struct Notes {
-        armed: Vec<PlaceId>,
-        forgotten: Vec<PlaceId>,
+    pub(super) struct Notes {
+        pub(super) armed: Vec<PlaceId>,
+        pub(super) forgotten: Vec<PlaceId>,
     }
 
     impl Source for Notes {
@@ -590,65 +498,10 @@ mod tests {
         }
     }
 
-    const NOW: Boot = Boot(Duration::from_secs(1000));
+    pub(super) const NOW: Boot = Boot(Duration::from_secs(1000));
 
-    const NOBODY: [Index; 0] = [];
-
-    fn rename() -> Actor {
+    pub(super) fn rename() -> Actor {
         Actor::unknown(Operation::Rename)
-    }
-
-    /// A directory with a link `a` and a link `b` to directories, and paths through them by turns.
-    struct Crowded {
-        dir: tempfile::TempDir,
-        paths: Vec<PathBuf>,
-        places: Places,
-        source: Notes,
-    }
-
-    impl Crowded {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            for real in ["real-a", "real-b", "other"] {
-                fs::create_dir(dir.path().join(real)).unwrap();
-                for index in 0..=CROWD {
-                    fs::write(dir.path().join(real).join(index.to_string()), real).unwrap();
-                }
-            }
-            symlink("real-a", dir.path().join("a")).unwrap();
-            symlink("real-b", dir.path().join("b")).unwrap();
-            let root = dir.path().canonicalize().unwrap();
-            let path = |index: usize| root.join(["a", "b"][index % 2]).join(index.to_string());
-            let paths: Vec<_> = (0..=CROWD).map(path).collect();
-            let mut crowded = Self { dir, paths, places: Places::new(), source: Notes::default() };
-            (0..=CROWD).for_each(|index| crowded.look(index));
-            crowded
-        }
-
-        fn look(&mut self, index: Index) {
-            let path = &self.paths[index];
-            let settled = BTreeMap::new();
-            let Self { places, source, .. } = self;
-            places.look(source, index, path, Reach::Anywhere, &settled, Manner::FIRST);
-        }
-
-        /// The number of the directory that the links are in.
-        fn place(&self) -> PlaceId {
-            let root = self.dir.path().canonicalize().unwrap();
-            let found = self.places.by_id.iter().find(|(_, place)| place.path == root);
-            *found.unwrap().0
-        }
-
-        fn peek(&mut self, now: Boot) -> Vec<Index> {
-            let touched = self.places.peek(&mut self.source, now);
-            touched.into_iter().map(|touched| touched.index).collect()
-        }
-
-        fn swap(&self, link: &str) {
-            let draft = self.dir.path().join("draft");
-            symlink("other", &draft).unwrap();
-            fs::rename(draft, self.dir.path().join(link)).unwrap();
-        }
     }
 
     /// Paths through directories that lie in each other, without symlinks.
@@ -814,76 +667,6 @@ mod tests {
         assert!(!nested.places.trunks.contains_key(&3));
         nested.places.remove(0);
         assert!(!nested.places.trunks.contains_key(&0));
-    }
-
-    #[test]
-    fn what_is_about_no_name_that_is_followed_touches_nobody() {
-        let mut crowded = Crowded::new();
-        let id = crowded.place();
-        assert!(crowded.places.fired(id, NOW, NOW, &rename()).is_empty());
-        crowded.source.armed.clear();
-        assert_eq!(crowded.peek(NOW), NOBODY);
-        assert_eq!(crowded.source.armed, [id], "armed before it is looked into");
-        // What may not have been visible yet is looked for once more.
-        assert_eq!(crowded.places.peek_at(), Some(NOW.after(PATIENT_PEEK)));
-        assert_eq!(crowded.peek(NOW.after(PATIENT_PEEK)), NOBODY);
-        assert_eq!(crowded.places.peek_at(), None);
-    }
-
-    #[test]
-    fn a_name_that_leads_elsewhere_touches_those_who_follow_it() {
-        let mut crowded = Crowded::new();
-        let id = crowded.place();
-        crowded.swap("b");
-        crowded.places.fired(id, NOW, NOW, &rename());
-        let odd: Vec<_> = (0..=CROWD).filter(|index| index % 2 == 1).collect();
-        assert_eq!(crowded.peek(NOW), odd);
-        // Once they have looked there is nothing new about it.
-        for &index in &odd {
-            crowded.look(index);
-        }
-        crowded.peek(NOW);
-        crowded.places.fired(id, NOW, NOW, &rename());
-        assert_eq!(crowded.peek(NOW), NOBODY);
-    }
-
-    #[test]
-    fn what_one_path_finds_out_the_others_are_told() {
-        let mut crowded = Crowded::new();
-        crowded.swap("b");
-        crowded.look(1);
-        assert_eq!(crowded.places.peek_at(), Some(Boot(Duration::ZERO)));
-        assert_eq!(crowded.peek(NOW), [3, 5, 7]);
-        assert_eq!(crowded.peek(NOW), NOBODY);
-    }
-
-    #[test]
-    fn peeks_in_vain_are_rationed() {
-        let mut crowded = Crowded::new();
-        let id = crowded.place();
-        for _ in 0..1000 {
-            crowded.places.fired(id, NOW, NOW, &rename());
-            crowded.peek(NOW);
-        }
-        crowded.places.fired(id, NOW, NOW, &rename());
-        assert!(crowded.places.peek_at() > Some(NOW));
-    }
-
-    #[test]
-    fn names_that_nobody_follows_any_more_are_forgotten() {
-        let mut crowded = Crowded::new();
-        let id = crowded.place();
-        crowded.swap("b");
-        for index in (0..=CROWD).filter(|index| index % 2 == 1) {
-            crowded.look(index);
-        }
-        let ways = crowded.places.by_id[&id].ways.keys();
-        let mut names: Vec<_> = ways.map(|path| path.file_name().unwrap()).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["a", "b", "other", "real-a"]);
-        crowded.places.sweep(&mut crowded.source);
-        // The directory behind the old link, and the four files in it.
-        assert_eq!(crowded.source.forgotten.len(), 5);
     }
 
     /// A source that tells of the end of writes, and what it was asked for.

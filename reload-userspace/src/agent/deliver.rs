@@ -45,7 +45,7 @@ impl<S: Source> Agent<S> {
         self.tell_what_was_decided();
         if is_called {
             self.tell_whether_anybody_is_there();
-            self.tell_of_readiness();
+            self.tell_of_targets();
         }
         Ok(())
     }

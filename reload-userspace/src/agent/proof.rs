@@ -47,12 +47,13 @@ impl<S: Source> Agent<S> {
         if reloader.rule.pace().confirm_timeout.is_zero() || self.settings.is_dry {
             return None;
         }
-        // At the start nobody knows which of them have changed.
-        let is_known = !reloader.changed.is_empty();
-        let all = || reloader.watches().flat_map(|it| it.content().paths());
-        let all = all().filter(|_| !is_known);
-        let paths = reloader.changed.iter().chain(all).take(MOST_FILES);
-        let spots = paths.map(|path| reloader.spot(path)).collect();
+        let mut paths: Vec<_> = reloader.changed.iter().take(MOST_FILES).collect();
+        if paths.is_empty() {
+            // At the start nobody knows which of them have changed.
+            let all = reloader.watches().flat_map(|it| it.content().paths());
+            paths.extend(all.take(MOST_FILES));
+        }
+        let spots = paths.into_iter().map(|path| reloader.spot(path)).collect();
         let Self { witness, source, places, .. } = self;
         witness.watch(spots, &mut Watching { source, places })
     }

@@ -71,6 +71,8 @@ pub(super) struct Reloader {
     pub(super) has_told_waiting: bool,
     /// What cannot be read, as far as it has been told.
     pub(super) unreadable: HashSet<PathBuf>,
+    /// Whether there may be more of that.
+    pub(super) has_unreadable: bool,
 }
 
 /// What was read of a change.
@@ -120,6 +122,7 @@ impl Reloader {
             untold: Vec::new(),
             has_told_waiting: false,
             unreadable: HashSet::new(),
+            has_unreadable: true,
         }
     }
 
@@ -139,10 +142,9 @@ impl Reloader {
     /// One of its files, and what nothing may lead out of on the way to it.
     pub(super) fn spot(&self, path: &Path) -> Spot {
         let is_confined = self.rule.reach() == WatchReach::Beneath;
-        let mut roots = self.rule.watches().iter().filter(|_| is_confined);
-        let root = roots.find(|root| path.starts_with(root));
         // One that is below none of them is not to be found.
-        let root = root.cloned().or_else(|| is_confined.then(|| path.to_owned()));
+        let root = || self.rule.watches().iter().find(|it| path.starts_with(it));
+        let root = is_confined.then(|| root().map_or(path, PathBuf::as_path).to_owned());
         Spot { path: path.to_owned(), root }
     }
 
@@ -198,8 +200,9 @@ impl Reloader {
     ) -> bool {
         let mut is_new = false;
         for index in &self.active {
-            let watched = self.watches.get_mut(index).filter(|it| it.is_out_of_date());
-            if let Some(watched) = watched {
+            let in_doubt = places.is_in_doubt(*index);
+            let watched = self.watches.get_mut(index);
+            if let Some(watched) = watched.filter(|it| in_doubt || it.is_out_of_date()) {
                 is_new |= watched.look(now, places, source, Patience::Hasty);
             }
         }
@@ -321,6 +324,7 @@ impl Reloader {
             let Some(watched) = self.watches.get_mut(&index) else { continue };
             by = watched.take_by().or(by);
             let changed = content.map(|content| watched.accept(content)).unwrap_or_default();
+            self.has_unreadable |= !watched.content().unreadable.is_empty();
             if !changed.is_empty() {
                 since = since.max(self::since(watched));
                 self.summary.renew(index, |index| self::content(&self.watches, index));

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io,
+    io, mem,
     path::Path,
 };
 
@@ -98,14 +98,17 @@ impl<S: Source> Agent<S> {
         let unknown = self.feed.is_awaited().then_some(unknown);
         self.outlets.readiness.set(missing.chain(unknown).collect());
         for reloader in self.reloaders.values() {
-            let (rule, targets) = (reloader.name(), self.targets_of(reloader).count());
             let clear = reloader.watches().filter(|it| it.obstacle().is_none()).count();
-            self.teller.measure(|metrics| {
-                if reloader.crew.is_some() {
-                    metrics.set_targets(rule, targets);
-                }
-                metrics.set_watches(rule, clear);
-            });
+            self.teller.measure(|metrics| metrics.set_watches(reloader.name(), clear));
+        }
+        self.tell_of_targets();
+    }
+
+    /// Tells those who ask how many targets each rule has.
+    pub(super) fn tell_of_targets(&self) {
+        for reloader in self.reloaders.values().filter(|it| it.crew.is_some()) {
+            let targets = self.targets_of(reloader).count();
+            self.teller.measure(|metrics| metrics.set_targets(reloader.name(), targets));
         }
     }
 
@@ -233,6 +236,9 @@ impl<S: Source> Agent<S> {
 }
 
 fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Teller) {
+    if !mem::take(&mut reloader.has_unreadable) && reloader.unreadable.is_empty() {
+        return;
+    }
     let contents = reloader.watches().map(Watched::content);
     let now = contents.flat_map(|it| it.unreadable.iter().map(|(path, why)| (path.clone(), *why)));
     let now: BTreeMap<_, _> = now.collect();
