@@ -119,7 +119,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(is_root(), "the bench looks into the agent, which runs as root: run it as root");
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
+    // As it is shipped.
+    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Static)?;
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent.clone(), options.source.clone())?;
 

@@ -14,6 +14,9 @@ use plotters::{
 /// The size of a picture, in pixels.
 const SIZE: (u32, u32) = (860, 460);
 
+/// How wide the names of the lines are, beside the picture so that they hide nothing, in pixels.
+const NAMES: u32 = 190;
+
 /// Colours that are told apart also by who sees few of them (Okabe and Ito), on white and in print.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
@@ -25,6 +28,10 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
 ];
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
 
 /// A line of a picture.
 #[derive(Clone, Debug)]
@@ -56,8 +63,11 @@ impl Picture {
         let mut text = String::new();
         {
             let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-            let drawn = if self.is_log { self.draw_log(&area) } else { self.draw_linear(&area) };
-            drawn.map_err(|error| anyhow!("cannot draw {}: {error}", self.file))?;
+            let (chart, names) = area.split_horizontally(SIZE.0 - NAMES);
+            let drawn = if self.is_log { self.draw_log(&chart) } else { self.draw_linear(&chart) };
+            drawn
+                .and_then(|()| self.names(&names))
+                .map_err(|error| anyhow!("cannot draw {}: {error}", self.file))?;
         }
         let path = folder.join(self.file).with_extension("svg");
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -88,6 +98,18 @@ impl Picture {
         builder
     }
 
+    /// Says which line is whose.
+    fn names(&self, area: &Area<'_>) -> Outcome {
+        area.fill(&WHITE)?;
+        for (index, line) in self.lines.iter().enumerate() {
+            let y = 48 + 22 * i32::try_from(index)?;
+            let style = ShapeStyle::from(colour(index)).stroke_width(2);
+            area.draw(&PathElement::new([(0, y), (18, y)], style))?;
+            area.draw(&Text::new(line.name.as_str(), (26, y - 7), ("sans-serif", 13)))?;
+        }
+        Ok(())
+    }
+
     fn lines<X, Y>(&self, mut chart: Chart<'_, X, Y>) -> Outcome
     where
         X: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -103,24 +125,14 @@ impl Picture {
             .light_line_style(WHITE)
             .draw()?;
         for (index, line) in self.lines.iter().enumerate() {
-            let colour = COLOURS[index % COLOURS.len()];
+            let colour = colour(index);
             let style = ShapeStyle::from(colour).stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), style))?
-                .label(&line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
             if line.points.len() < 20 {
                 let dots = line.points.iter().map(|&it| Circle::new(it, 3, colour.filled()));
                 chart.draw_series(dots)?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 13))
-            .draw()?;
         Ok(())
     }
 
