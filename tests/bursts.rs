@@ -42,7 +42,9 @@ fn check(source: Source, filesystem: Filesystem, kind: Kind, updates: usize, spa
     let path = mounted.dir.join("app.conf");
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
+    // A change that waited for a proof that cannot come any more would wait for ever.
+    let options = ["--reconcile", "1h", "--confirm-timeout", "1h"];
+    let agent = Agent::with(source, &path, recipe.name(), &options);
 
     for n in 1..=updates {
         kind.write(&path, &format!("revision {n}"));
