@@ -36,14 +36,28 @@ impl Kind {
     }
 }
 
-fn check(source: Source, filesystem: Filesystem, kind: Kind, updates: usize, spacing: Duration) {
-    println!("--- {filesystem}, {kind:?}");
+/// How many revisions are written, and how long after each other.
+struct Pace(usize, Duration);
+
+/// With nothing to confirm.
+const UNCONFIRMED: &str = "0s";
+
+/// Whoever waited for a proof that cannot come any more would wait for longer than the test does.
+const CONFIRMED: &str = "1h";
+
+fn check(
+    source: Source,
+    filesystem: Filesystem,
+    kind: Kind,
+    confirm_timeout: &str,
+    Pace(updates, spacing): Pace,
+) {
+    println!("--- {filesystem}, {kind:?}, --confirm-timeout {confirm_timeout}");
     let mounted = filesystem.mount_with(&[("app.conf", "revision 0")]);
     let path = mounted.dir.join("app.conf");
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    // A change that waited for a proof that cannot come any more would wait for ever.
-    let options = ["--reconcile", "1h", "--confirm-timeout", "1h"];
+    let options = ["--reconcile", "1h", "--confirm-timeout", confirm_timeout];
     let agent = Agent::with(source, &path, recipe.name(), &options);
 
     for n in 1..=updates {
@@ -75,15 +89,19 @@ fn check(source: Source, filesystem: Filesystem, kind: Kind, updates: usize, spa
 
 promise!(two_hundred_updates_at_20_ms);
 fn two_hundred_updates_at_20_ms(source: Source) {
-    check(source, Filesystem::Ext4, Kind::Rename, 200, Duration::from_millis(20));
-    check(source, Filesystem::Ext4, Kind::InPlace, 200, Duration::from_millis(20));
+    for kind in [Kind::Rename, Kind::InPlace] {
+        let pace = Pace(200, Duration::from_millis(20));
+        check(source, Filesystem::Ext4, kind, UNCONFIRMED, pace);
+    }
 }
 
 promise!(two_thousand_updates_as_fast_as_they_can_be_written);
 fn two_thousand_updates_as_fast_as_they_can_be_written(source: Source) {
     for filesystem in Filesystem::USUAL {
         for kind in [Kind::Rename, Kind::InPlace] {
-            check(source, filesystem, kind, 2_000, Duration::ZERO);
+            for confirm_timeout in [UNCONFIRMED, CONFIRMED] {
+                check(source, filesystem, kind, confirm_timeout, Pace(2_000, Duration::ZERO));
+            }
         }
     }
 }

@@ -9,12 +9,17 @@ mod support;
 
 use std::{fs, path::Path};
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    process::Signal,
+};
+
 use crate::support::{
     agent::{Agent, count},
     filesystem::{Filesystem, with_each},
     source::Source,
     target::Recipe,
-    writer::replace,
+    writer::{printed, replace},
 };
 
 /// A change to a directory, the file that it changes, and what the directory then holds.
@@ -107,4 +112,49 @@ fn several_paths_may_be_watched(source: Source) {
     assert_eq!(agent.wait_for("changed").paths(), [main.to_str().unwrap()]);
     agent.wait_for("reloaded");
     assert_eq!(target.signal().content, "m2");
+}
+
+/// More than are looked at before a signal goes out.
+const CROWD: usize = 300;
+
+promise!(a_directory_that_hundreds_of_paths_lead_through_hides_no_change);
+/// Each event there may be about any of them, or about none.
+fn a_directory_that_hundreds_of_paths_lead_through_hides_no_change(source: Source) {
+    let dir = tempfile::tempdir().unwrap();
+    let [crowd, stage] = ["crowd", "stage"].map(|name| dir.path().join(name));
+    fs::create_dir(&stage).unwrap();
+    let paths: Vec<_> = (0..CROWD).map(|it| crowd.join(format!("{it}/app.conf"))).collect();
+    for path in &paths {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "0").unwrap();
+    }
+    let path = &paths[CROWD / 2];
+    let place = path.parent().unwrap();
+    let recipe = Recipe::new().reading(path);
+    let mut target = recipe.start();
+    let others = paths.iter().filter(|it| *it != path);
+    let others = others.flat_map(|it| ["--watch", it.to_str().unwrap()]);
+    let options: Vec<_> = others.chain(["--reconcile", "1h"]).collect();
+    let agent = Agent::with(source, path, recipe.name(), &options);
+
+    for n in 1..=12 {
+        let text = format!("revision {n}");
+        if n % 3 == 0 {
+            // Another directory in the place of this one.
+            fs::write(stage.join("app.conf"), &text).unwrap();
+            renameat_with(CWD, &stage, CWD, place, RenameFlags::EXCHANGE).unwrap();
+        } else {
+            // What happens beside it is about nobody.
+            for other in 0..n {
+                fs::write(crowd.join(format!("{other}.draft")), "").unwrap();
+            }
+            replace(path, &text);
+        }
+        target.signals_until(&printed(text.as_bytes()));
+    }
+
+    let (status, events) = agent.stop(Signal::TERM);
+    assert!(status.success());
+    assert_eq!(count(&events, "reloaded"), count(&events, "changed"), "{events:?}");
+    assert_eq!(count(&events, "lost"), 0);
 }

@@ -264,6 +264,7 @@ impl<S: Source> Agent<S> {
             | Event::Watched { .. } => {}
             Event::Lost { source, reason, hook, count } => {
                 self.teller.tell(&Decision::Lost { source, reason, hook, count });
+                self.witness.source_has_lost();
                 self.reconcile_at = self.reconcile_at.min(now.max(self.rests_until));
             }
         }
@@ -285,7 +286,7 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Finds out whom the events in such crowded places are about.
+    /// Finds out whom the events in those of the crowded places are about.
     fn peek(&mut self, crowds: Crowds, now: Boot) {
         let touched = self.places.peek(&mut self.source, crowds, now);
         self.touch(touched);
@@ -324,11 +325,10 @@ impl<S: Source> Agent<S> {
         let is_open = |it: &Reloader| it.delivery.held_until(now).is_none();
         let open: Vec<_> =
             self.reloaders.iter().filter(|(_, it)| is_open(it)).map(|(&id, _)| id).collect();
-        let is_any_open = !open.is_empty();
-        if is_any_open {
+        if !open.is_empty() {
             self.peek(Crowds::Small, now);
         }
-        for id in open {
+        for &id in &open {
             self.look(id, now);
             if self.reloaders.get(&id).is_some_and(|it| it.is_complete(now))
                 && self.complete(id, now)?
@@ -339,8 +339,8 @@ impl<S: Source> Agent<S> {
         }
         self.prove();
         self.deliver(&completed)?;
-        if is_any_open {
-            self.peek(Crowds::All, now);
+        if !open.is_empty() {
+            self.peek(Crowds::All, clock::now());
         }
         self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
@@ -403,7 +403,8 @@ impl<S: Source> Agent<S> {
         self.tell_of_failures(failures);
         // What was read is a state that there was only if nothing happened while it was read.
         self.take_all()?;
-        self.peek(Crowds::Small, clock::now());
+        let active = self.reloaders.get(&id).map_or(0, Reloader::active_paths);
+        self.peek(Crowds::before(active), clock::now());
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
         let has_more_happened = reloader.look_again(now, places, source);

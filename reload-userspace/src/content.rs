@@ -46,7 +46,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// One of several.
+    /// That of these digests, in their order.
     #[must_use]
     pub fn of_all(digests: &[Self]) -> Self {
         let mut hash = Sha256::new();

@@ -9,7 +9,7 @@
 //!
 //! - At rest every receiver has the content that is wanted, unless it was refused to it.
 //! - No receiver is handed content that it has, nor anything before a check has passed on it, nor
-//!   while its last reload is being carried out or confirmed, nor before its time.
+//!   while its last reload is being carried out or evidence of it is awaited, nor before its time.
 //! - No receiver is reached by a step before all receivers of the steps before have the content.
 
 mod entry;
@@ -87,7 +87,7 @@ pub enum Task<K> {
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acted {
-    /// It was carried out. The next waits until it is confirmed, or at least for the interval.
+    /// It was carried out. The next waits for evidence of it, or at least for the interval.
     Applied(Then),
     /// It cannot be carried out yet: ask again at that moment.
     NotYet(Boot),
@@ -102,7 +102,7 @@ pub enum Acted {
 pub enum Then {
     /// Nothing is waited for.
     Rest,
-    /// It is confirmed: [`Delivery::confirmed`] says that it was, or will not be.
+    /// Evidence is awaited, until [`Delivery::release`].
     Confirm,
 }
 
@@ -124,7 +124,7 @@ pub struct Delivery<K> {
 /// Why a target must not be reloaded for another rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
-    /// It is being reloaded, or the last reload is yet to be confirmed.
+    /// It is being reloaded, or evidence of the last reload is awaited.
     Busy,
     /// It would read content that has not been checked yet.
     Unchecked,
@@ -488,8 +488,9 @@ impl<K: Copy + Eq> Delivery<K> {
         self.entry(receiver).map(|entry| entry.retry_at.since(now))
     }
 
-    /// Tells that it has been seen whether a reload took, or never will be.
-    pub fn confirmed(&mut self, receiver: Receiver<K>) {
+    /// Tells that the next reload of a receiver need not wait for evidence of the last one any more: there is
+    /// some, there will be none, or it may have gone by unseen.
+    pub fn release(&mut self, receiver: Receiver<K>) {
         if let Some(entry) = self.entry_mut(receiver)
             && entry.phase == Phase::Confirming
         {

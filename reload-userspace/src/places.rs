@@ -224,8 +224,9 @@ impl Places {
         let is_crowded = passing.len() > CROWD;
         if is_crowded {
             let due = now.max(place.affordable());
-            let peek = Peek { due, patience: Patience::Hasty, at, by: by.clone() };
-            self.peeks.entry(id).or_insert(peek).due = due;
+            let peek = self.peeks.entry(id).or_insert_with(|| Peek::new(at, by));
+            peek.due = due;
+            peek.is_unanswered = true;
         }
         let touch = |interest| move |&index: &Index| (index, interest);
         let eager = place.dependents.with(Interest::Any).iter().map(touch(Interest::Any));

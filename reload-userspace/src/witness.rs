@@ -46,6 +46,8 @@ pub(crate) struct Expected {
     /// The names of which it is to tell who opens what bears them, by their directories, and the number
     /// that each goes by.
     names: HashMap<(PlaceId, OsString), PlaceId>,
+    /// Whether the source has lost events.
+    has_lost: bool,
 }
 
 /// What one reload is about: its paths, and the files and names that these lead to.
@@ -152,6 +154,22 @@ impl Witness {
         let tickets = expected.tickets.iter();
         let tickets = tickets.filter(|(_, it)| it.since <= at && it.is_about(place, at));
         Opened { pid, tickets: tickets.map(|(&ticket, _)| ticket).collect() }
+    }
+
+    /// Notes that the source has lost events.
+    pub(crate) fn source_has_lost(&mut self) {
+        if let Origin::Source(expected) = &mut self.0 {
+            expected.has_lost = true;
+        }
+    }
+
+    /// Whether somebody may have opened a file since the last time and it was not told.
+    pub(crate) fn take_loss(&mut self) -> bool {
+        match &mut self.0 {
+            Origin::Source(expected) => mem::take(&mut expected.has_lost),
+            Origin::Fanotify(opens) => opens.take_loss(),
+            Origin::None => false,
+        }
     }
 
     /// The next file that somebody opens, where the source does not tell.

@@ -1,10 +1,17 @@
 //! Did the reloads take? From a signal that is out to what is told of it.
 
-use std::{collections::BTreeSet, mem, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    rc::Rc,
+};
 
 use nix::unistd::Pid;
 
-use super::{Agent, reloader::RuleId};
+use super::{
+    Agent,
+    reloader::{Reloader, RuleId},
+};
 use crate::{
     clock::{self, Boot},
     confirm::{Aim, Confirm, Deed, Evidence, MOST_FILES, Opened, Ticket, Verdict, ending},
@@ -38,6 +45,22 @@ struct Served {
     rule: RuleId,
     receiver: Receiver<Target>,
     digest: Digest,
+}
+
+impl Proof {
+    /// Notes that the target may have opened the content unseen: what is newer need not wait for what may
+    /// never be seen.
+    fn may_have_missed(&mut self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
+        self.confirm.may_have_missed();
+        if self.confirm.is_expecting() {
+            return;
+        }
+        for served in &self.serves {
+            if let Some(reloader) = reloaders.get_mut(&served.rule) {
+                reloader.delivery.release(served.receiver);
+            }
+        }
+    }
 }
 
 impl<S: Source> Agent<S> {
@@ -92,7 +115,7 @@ impl<S: Source> Agent<S> {
         }
         let Self { witness, source, places, .. } = self;
         if witness.follow(ticket, &mut Watching { source, places }) != Sight::Steady {
-            confirm.moved();
+            confirm.may_have_missed();
         }
         let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
         self.proofs.push(Proof { confirm, held, serves, ticket });
@@ -143,6 +166,11 @@ impl<S: Source> Agent<S> {
             return;
         }
         let now = clock::now();
+        if self.witness.take_loss() {
+            let Self { proofs, reloaders, .. } = self;
+            let seen = proofs.iter_mut().filter(|it| it.ticket.is_some() && it.confirm.is_open());
+            seen.for_each(|proof| proof.may_have_missed(reloaders));
+        }
         self.follow_opens_of(|proof| proof.confirm.next_at() <= now);
         for _ in 0..MOST_OPENS {
             let Some(opened) = self.witness.try_next() else { break };
@@ -233,15 +261,7 @@ impl<S: Source> Agent<S> {
         for proof in proofs.iter_mut().filter(|it| it.confirm.is_open() && is_meant(it)) {
             let sight = witness.follow(proof.ticket, &mut Watching { source, places });
             if sight != Sight::Steady {
-                proof.confirm.moved();
-                if !proof.confirm.is_expecting() {
-                    // What has taken its place would wait for what may never be seen.
-                    for served in &proof.serves {
-                        if let Some(reloader) = reloaders.get_mut(&served.rule) {
-                            reloader.delivery.confirmed(served.receiver);
-                        }
-                    }
-                }
+                proof.may_have_missed(reloaders);
             }
             if sight == Sight::Lost {
                 unseen.extend(proof.serves.iter().map(|served| served.rule));
@@ -256,7 +276,7 @@ impl<S: Source> Agent<S> {
         let pid = Some(held.target().pid.as_raw());
         for &Served { rule: id, receiver, digest } in serves {
             let Some(reloader) = self.reloaders.get_mut(&id) else { continue };
-            reloader.delivery.confirmed(receiver);
+            reloader.delivery.release(receiver);
             let rule = reloader.name().to_owned();
             let decision = match *verdict {
                 Verdict::Confirmed(evidence, after) => {

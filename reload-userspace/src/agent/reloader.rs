@@ -71,8 +71,8 @@ pub(super) struct Reloader {
     pub(super) has_told_waiting: bool,
     /// What cannot be read, as far as it has been told.
     pub(super) unreadable: HashSet<PathBuf>,
-    /// Whether there may be more of that.
-    pub(super) has_unreadable: bool,
+    /// Whether anything else is unreadable than when that was last told.
+    pub(super) may_have_news_of_unreadable: bool,
 }
 
 /// What was read of a change.
@@ -103,8 +103,8 @@ impl Reloader {
     ) -> Self {
         let order: Vec<_> = watches.iter().map(|(index, _)| *index).collect();
         let watches = BTreeMap::from_iter(watches);
-        let summary = Summary::new(order, |index| content(&watches, index));
-        let digest = summary.digest();
+        let mut summary = Summary::new(order);
+        let digest = summary.digest(|index| content_of(&watches, index));
         let wanted = Wanted { digest, changed: None, since: Boot::ZERO };
         let active = watches.keys().copied().collect();
         Self {
@@ -122,7 +122,7 @@ impl Reloader {
             untold: Vec::new(),
             has_told_waiting: false,
             unreadable: HashSet::new(),
-            has_unreadable: true,
+            may_have_news_of_unreadable: true,
         }
     }
 
@@ -200,13 +200,18 @@ impl Reloader {
     ) -> bool {
         let mut is_new = false;
         for index in &self.active {
-            let in_doubt = places.is_in_doubt(*index);
+            let is_in_doubt = places.is_in_doubt(*index);
             let watched = self.watches.get_mut(index);
-            if let Some(watched) = watched.filter(|it| in_doubt || it.is_out_of_date()) {
+            if let Some(watched) = watched.filter(|it| is_in_doubt || it.is_out_of_date()) {
                 is_new |= watched.look(now, places, source, Patience::Hasty);
             }
         }
         is_new
+    }
+
+    /// How many of its paths anything is under way or due of.
+    pub(super) fn active_paths(&self) -> usize {
+        self.active.len()
     }
 
     fn active(&self) -> impl Iterator<Item = &Watched> + '_ {
@@ -323,11 +328,12 @@ impl Reloader {
         for (index, content) in contents {
             let Some(watched) = self.watches.get_mut(&index) else { continue };
             by = watched.take_by().or(by);
-            let changed = content.map(|content| watched.accept(content)).unwrap_or_default();
-            self.has_unreadable |= !watched.content().unreadable.is_empty();
+            let Some(content) = content else { continue };
+            self.may_have_news_of_unreadable |= content.unreadable != watched.content().unreadable;
+            self.summary.renew(index);
+            let changed = watched.accept(content);
             if !changed.is_empty() {
-                since = since.max(self::since(watched));
-                self.summary.renew(index, |index| self::content(&self.watches, index));
+                since = since.max(led_there_since(watched));
                 paths.extend(changed);
             }
         }
@@ -336,7 +342,7 @@ impl Reloader {
         paths.dedup();
         if !paths.is_empty() {
             let changed = dated.or(last);
-            let digest = self.summary.digest();
+            let digest = self.summary.digest(|index| content_of(&self.watches, index));
             // Whoever has not got an earlier change gets it with this one.
             if self.delivery.owed().next().is_none() {
                 self.changed.clear();
@@ -419,13 +425,13 @@ fn plan(rule: &Rule) -> Plan {
 /// The kubelet swaps a volume at once: whoever starts after that reads what is new, even if nobody has
 /// looked at it yet, and the links and directories say when that was. What is written in place may not be
 /// there before somebody has seen that it is.
-fn since(watched: &Watched) -> Boot {
+fn led_there_since(watched: &Watched) -> Boot {
     let now = clock::now();
     let swapped = watched.changed_within();
     // Zero where it is no volume.
     if swapped.is_zero() { now } else { since_boot(swapped, now).min(now) }
 }
 
-fn content(watches: &BTreeMap<Index, Box<Watched>>, index: Index) -> Option<&Content> {
+fn content_of(watches: &BTreeMap<Index, Box<Watched>>, index: Index) -> Option<&Content> {
     watches.get(&index).map(|watched| watched.content())
 }

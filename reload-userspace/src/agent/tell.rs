@@ -236,7 +236,7 @@ impl<S: Source> Agent<S> {
 }
 
 fn tell_of_unreadable(reloader: &mut Reloader, source: SourceName, teller: &Teller) {
-    if !mem::take(&mut reloader.has_unreadable) && reloader.unreadable.is_empty() {
+    if !mem::take(&mut reloader.may_have_news_of_unreadable) {
         return;
     }
     let contents = reloader.watches().map(Watched::content);

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
+    io, mem,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -48,7 +48,15 @@ pub struct Opens {
     /// What each reload is about.
     tickets: HashMap<Ticket, Vec<Spot>>,
     next: u64,
-    heard: VecDeque<Opened>,
+    heard: Heard,
+}
+
+/// What has been read, and not been asked for yet.
+#[derive(Debug, Default)]
+struct Heard {
+    opened: VecDeque<Opened>,
+    /// Whether the queue was full, so that somebody may have opened a file unseen.
+    has_lost: bool,
 }
 
 /// A mark of ours, on a file or a directory.
@@ -98,7 +106,7 @@ impl Opens {
             marks: HashMap::new(),
             tickets: HashMap::new(),
             next: 0,
-            heard: VecDeque::new(),
+            heard: Heard::default(),
         })
     }
 
@@ -142,11 +150,13 @@ impl Opens {
             let wanted = (ticket, Some(name.as_bytes().to_vec()));
             let done = reach::open_real(directory).map_err(Into::into);
             let done = done.and_then(|it| self.mark(it, mask, wanted));
-            let is_new = done.unwrap_or_else(|error| {
-                tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
-                false
-            });
-            may_be_opened |= is_new && !self.is_marked(&spot, ticket);
+            may_be_opened |= match done {
+                Ok(is_new) => is_new && !self.is_marked(&spot, ticket),
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "cannot see who opens it next");
+                    true
+                }
+            };
         }
         self.let_go();
         may_be_opened
@@ -173,8 +183,13 @@ impl Opens {
 
     /// Who has opened one of the files, without waiting for it.
     pub fn try_next(&mut self) -> Option<Opened> {
-        while self.heard.is_empty() && self.read() {}
-        self.heard.pop_front()
+        while self.heard.opened.is_empty() && self.read() {}
+        self.heard.opened.pop_front()
+    }
+
+    /// Whether somebody may have opened a file since the last time and it was not told.
+    pub fn take_loss(&mut self) -> bool {
+        mem::take(&mut self.heard.has_lost)
     }
 
     /// Waits until somebody opens one of the files. Nothing is lost where the wait is given up.
@@ -184,7 +199,7 @@ impl Opens {
     /// Fails where the runtime goes away.
     pub async fn next(&mut self) -> io::Result<Opened> {
         loop {
-            if let Some(opened) = self.heard.pop_front() {
+            if let Some(opened) = self.heard.opened.pop_front() {
                 return Ok(opened);
             }
             let mut ready = self.ready.readable().await?;
@@ -238,11 +253,7 @@ impl Opens {
 }
 
 /// Reads what fits into the buffer, and says whether there was anything.
-fn read_group(
-    group: &Fanotify,
-    marks: &HashMap<FileHandle, Mark>,
-    heard: &mut VecDeque<Opened>,
-) -> bool {
+fn read_group(group: &Fanotify, marks: &HashMap<FileHandle, Mark>, heard: &mut Heard) -> bool {
     let mut buffer = [0; BUFFER];
     let length = match read(group, &mut buffer) {
         Ok(length) => length,
@@ -252,16 +263,16 @@ fn read_group(
             return false;
         }
     };
-    heard.extend(records(&buffer[..length]).flatten().filter_map(|record| opened(&record, marks)));
+    for record in records(&buffer[..length]).flatten() {
+        heard.has_lost |= record.mask.contains(MaskFlags::FAN_Q_OVERFLOW);
+        heard.opened.extend(opened(&record, marks));
+    }
     true
 }
 
 /// What a record says, unless it is of nobody that we know, of ourselves, or of a file that is not
 /// watched any more.
 fn opened(record: &Record, marks: &HashMap<FileHandle, Mark>) -> Option<Opened> {
-    if record.mask.contains(MaskFlags::FAN_Q_OVERFLOW) {
-        tracing::debug!("the queue was full: somebody may have opened the content unseen");
-    }
     let pid = Pid::from_raw(record.pid);
     if record.pid <= 0 || pid == Pid::this() {
         return None;

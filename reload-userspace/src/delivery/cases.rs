@@ -142,7 +142,7 @@ fn a_target_that_is_reloaded_for_another_rule_is_waited_for() {
     delivery.acted(receiver, Acted::Applied(Then::Confirm), later);
     assert_eq!(delivery.withholds(7), Some(Withheld::Busy));
     assert_eq!(delivery.held_until(later), Some(Boot::MAX));
-    delivery.confirmed(receiver);
+    delivery.release(receiver);
     assert_eq!(delivery.withholds(7), None);
     assert_eq!(delivery.held_until(later), Some(later.after(INTERVAL)));
 }

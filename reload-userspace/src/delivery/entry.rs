@@ -32,7 +32,7 @@ pub(super) enum Phase {
     Rest,
     /// That content is being handed to it.
     Busy(Digest),
-    /// It was handed over, and it is to be seen whether it took.
+    /// It was handed over, and evidence that it took is awaited.
     Confirming,
 }
 

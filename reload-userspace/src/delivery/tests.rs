@@ -173,7 +173,7 @@ impl World {
         if which >= self.tasks.len() {
             let receiver = self.confirming.swap_remove(which - self.tasks.len());
             self.life(receiver).is_busy = false;
-            self.delivery.confirmed(receiver);
+            self.delivery.release(receiver);
             return;
         }
         let (task, digest) = self.tasks.swap_remove(which);

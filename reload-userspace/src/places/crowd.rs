@@ -28,6 +28,12 @@ const PEEK_SHARE: u32 = 20;
 /// How many of them in a row are free, in time.
 const PEEKS: Duration = Duration::from_millis(200);
 
+/// How many names are looked at before what is known already is acted upon.
+///
+/// More are nearly always those of others, and what is found is acted upon a moment later. So many files of
+/// one volume, each watched by a path of its own, might be reloaded twice for it.
+const MOST_AT_ONCE: usize = 256;
+
 /// Something happened in a crowded place: is it about any of the names that are followed there?
 #[derive(Debug)]
 pub(super) struct Peek {
@@ -35,20 +41,32 @@ pub(super) struct Peek {
     pub(super) patience: Patience,
     pub(super) at: Boot,
     pub(super) by: Actor,
+    /// Whether nobody has looked into it since.
+    pub(super) is_unanswered: bool,
 }
 
-/// How many names are looked at before what is known already is acted upon: 30 us or so.
-///
-/// More are nearly always those of others, and what is found is acted upon a moment later. So many files of
-/// one volume, each watched by a path of its own, might be reloaded twice for it.
-const MOST_AT_ONCE: usize = 256;
+impl Peek {
+    pub(super) fn new(at: Boot, by: &Actor) -> Self {
+        let patience = Patience::Hasty;
+        Self { due: at, patience, at, by: by.clone(), is_unanswered: true }
+    }
+}
 
 /// Which crowded places are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Crowds {
-    /// Those that take no time to speak of.
+    /// Those with at most [`MOST_AT_ONCE`] names.
     Small,
+    /// All of them.
     All,
+}
+
+impl Crowds {
+    /// Those that are looked into before so many paths of a rule are known to be as they were read: the
+    /// others are, too, where it would take longer to walk each path.
+    pub(crate) fn before(paths: usize) -> Self {
+        if paths > MOST_AT_ONCE { Self::All } else { Self::Small }
+    }
 }
 
 impl Place {
@@ -97,7 +115,7 @@ impl Places {
         astray.or_else(|| self.peeks.values().map(|peek| peek.due).min())
     }
 
-    /// Looks into such crowded places where something has happened, and gives the paths that it is
+    /// Looks into those of the crowded places where something has happened, and gives the paths that it is
     /// about.
     pub(crate) fn peek<S: Source>(
         &mut self,
@@ -119,12 +137,14 @@ impl Places {
             else {
                 continue;
             };
+            let began = clock::now();
             let found = place.look_into(id, source, peek.patience);
-            let cost = clock::now().since(now) * PEEK_SHARE;
+            let cost = clock::now().since(began) * PEEK_SHARE;
             place.paid = place.paid.max(now).after(PEEK.max(cost));
             if found.is_empty() && peek.patience == Patience::Hasty {
                 peek.due = now.after(PATIENT_PEEK);
                 peek.patience = Patience::Patient;
+                peek.is_unanswered = false;
                 self.peeks.insert(id, peek);
                 continue;
             }
@@ -138,12 +158,11 @@ impl Places {
         touched
     }
 
-    /// Whether something has happened in a crowded place on the way of a path since anybody looked there, and
-    /// whom it is about is not known yet.
+    /// Whether something has happened in a crowded place on the way of a path, and whom it is about is not
+    /// known yet.
     pub(crate) fn is_in_doubt(&self, index: Index) -> bool {
-        let is_stirred = |id: &PlaceId| self.by_id.get(id).is_some_and(|place| place.has_fired);
         let passes = |id: &PlaceId| self.by_watch.get(&index).is_some_and(|it| it.contains_key(id));
-        self.peeks.keys().any(|id| is_stirred(id) && passes(id))
+        self.peeks.iter().any(|(id, peek)| peek.is_unanswered && passes(id))
     }
 
     fn is_large(&self, id: PlaceId) -> bool {
@@ -313,9 +332,7 @@ mod tests {
         assert!(places.peek(&mut source, Crowds::Small, NOW).is_empty());
         assert_eq!(places.peek_at(), Some(NOW), "it is yet to come");
         look(&mut places, &mut source, 0);
-        assert!(!places.is_in_doubt(0), "it has looked since");
-        places.fired(id, NOW, NOW, &rename());
-        assert!(places.is_in_doubt(0));
+        assert!(places.is_in_doubt(1), "nobody has asked for its name");
 
         let touched = places.peek(&mut source, Crowds::All, NOW);
         assert_eq!(touched.into_iter().map(|it| it.index).collect::<Vec<_>>(), [1]);

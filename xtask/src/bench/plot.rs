@@ -17,6 +17,12 @@ const SIZE: (u32, u32) = (860, 460);
 /// How wide the names of the lines are, beside the picture so that they hide nothing, in pixels.
 const NAMES: u32 = 190;
 
+/// Where the first of them is, how far apart they are, and how far from the left, after a stroke of the line's
+/// colour, in pixels.
+const FIRST_NAME: i32 = 48;
+const NAME_HEIGHT: i32 = 22;
+const NAME_LEFT: i32 = 26;
+
 /// Colours that are told apart also by who sees few of them (Okabe and Ito), on white and in print.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
@@ -28,10 +34,6 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
 ];
-
-fn colour(index: usize) -> RGBColor {
-    COLOURS[index % COLOURS.len()]
-}
 
 /// A line of a picture.
 #[derive(Clone, Debug)]
@@ -102,10 +104,11 @@ impl Picture {
     fn names(&self, area: &Area<'_>) -> Outcome {
         area.fill(&WHITE)?;
         for (index, line) in self.lines.iter().enumerate() {
-            let y = 48 + 22 * i32::try_from(index)?;
+            let y = FIRST_NAME + NAME_HEIGHT * i32::try_from(index)?;
             let style = ShapeStyle::from(colour(index)).stroke_width(2);
-            area.draw(&PathElement::new([(0, y), (18, y)], style))?;
-            area.draw(&Text::new(line.name.as_str(), (26, y - 7), ("sans-serif", 13)))?;
+            area.draw(&PathElement::new([(0, y), (NAME_LEFT - 8, y)], style))?;
+            let above = y - NAME_HEIGHT / 3;
+            area.draw(&Text::new(line.name.as_str(), (NAME_LEFT, above), ("sans-serif", 13)))?;
         }
         Ok(())
     }
@@ -153,6 +156,10 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
 
 /// A number as it stands beside an axis.
 fn short(number: f64) -> String {
@@ -206,7 +213,11 @@ mod tests {
             picture.draw(folder.path()).unwrap();
             let text = fs::read_to_string(folder.path().join("x.svg")).unwrap();
             assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
-            assert!(text.contains("a &lt; b") && text.contains("A title"), "{text}");
+            assert!(text.contains("A title"), "{text}");
+            let name = text.lines().position(|line| line == "a &lt; b").unwrap();
+            let place = text.lines().nth(name - 1).unwrap();
+            let x = u32::try_from(NAME_LEFT).unwrap() + SIZE.0 - NAMES;
+            assert!(place.contains(&format!(r#"x="{x}""#)), "{place}");
         }
     }
 
