@@ -7,7 +7,9 @@
 mod promise;
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     agent::{Agent, Event, count, names},
@@ -174,6 +176,41 @@ fn bad_content_of_one_withholds_the_target_from_the_other(source: Source) {
     stage.target.signal();
     stage.fence("2");
     assert_eq!(stage.target.signals_at_hand(), [], "it is one signal for both");
+}
+
+promise!(bad_content_that_is_heard_of_with_other_content_withholds_that: ebpf, fanotify, inotify);
+/// It is behind one of hundreds of links in a directory, and somebody has to find out which.
+fn bad_content_that_is_heard_of_with_other_content_withholds_that(source: Source) {
+    let home = Home::new(&["a", "old", "bad"]);
+    let links = home.file("links");
+    fs::create_dir(&links).unwrap();
+    fs::write(home.file("bad"), "bad").unwrap();
+    let paths: Vec<_> = (0..300).map(|it| links.join(it.to_string())).collect();
+    for path in &paths {
+        symlink("../old", path).unwrap();
+    }
+    let recipe = Recipe::new();
+    let watches: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let rules = home.write(&[
+        home.rule("a", "a", recipe.name(), &[]),
+        format!("name: b, watch: [{}], process: {}, {CHECK}", watches.join(", "), recipe.name()),
+    ]);
+    let mut target = recipe.start();
+    let mut agent = Agent::with_rules(source, &rules, &["--reconcile", "1h"]);
+
+    let pid = Pid::from_raw(agent.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    symlink("../bad", home.file("draft")).unwrap();
+    fs::rename(home.file("draft"), &paths[7]).unwrap();
+    replace(&home.file("a"), "1");
+    kill_process(pid, Signal::CONT).unwrap();
+    agent.until("refused", |event| is(event, "refused", "a"));
+    assert_eq!(target.signals_at_hand(), []);
+
+    symlink("../old", home.file("draft")).unwrap();
+    fs::rename(home.file("draft"), &paths[7]).unwrap();
+    agent.until("reloaded", |event| is(event, "reloaded", "a"));
+    target.signal();
 }
 
 promise!(content_that_is_rolled_back_withholds_nothing);

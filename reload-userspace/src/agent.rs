@@ -39,7 +39,7 @@ use crate::{
     clock::{self, Boot},
     event::{Event, SourceName},
     ledger::Ledger,
-    places::{Crowds, Index, Places, Touched},
+    places::{Index, Places, Touched},
     report::Decision,
     rule::Settings,
     source::Source,
@@ -286,9 +286,9 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Finds out whom the events in those of the crowded places are about.
-    fn peek(&mut self, crowds: Crowds, now: Boot) {
-        let touched = self.places.peek(&mut self.source, crowds, now);
+    /// Finds out whom the events in crowded places are about.
+    fn peek(&mut self, now: Boot) {
+        let touched = self.places.peek(&mut self.source, now);
         self.touch(touched);
     }
 
@@ -326,9 +326,9 @@ impl<S: Source> Agent<S> {
         let open: Vec<_> =
             self.reloaders.iter().filter(|(_, it)| is_open(it)).map(|(&id, _)| id).collect();
         if !open.is_empty() {
-            self.peek(Crowds::Small, now);
+            self.peek(now);
         }
-        for &id in &open {
+        for id in open {
             self.look(id, now);
             if self.reloaders.get(&id).is_some_and(|it| it.is_complete(now))
                 && self.complete(id, now)?
@@ -339,9 +339,6 @@ impl<S: Source> Agent<S> {
         }
         self.prove();
         self.deliver(&completed)?;
-        if !open.is_empty() {
-            self.peek(Crowds::All, clock::now());
-        }
         self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
         self.places.sweep(&mut self.source);
@@ -403,8 +400,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_failures(failures);
         // What was read is a state that there was only if nothing happened while it was read.
         self.take_all()?;
-        let active = self.reloaders.get(&id).map_or(0, Reloader::active_paths);
-        self.peek(Crowds::before(active), clock::now());
+        self.peek(clock::now());
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
         let has_more_happened = reloader.look_again(now, places, source);

@@ -85,7 +85,7 @@ pub struct Deed {
     pub aim: Aim,
     /// How long evidence is waited for.
     pub timeout: Duration,
-    /// Whether it would be seen that the target opens the content.
+    /// Whether it would surely be seen that the target opens the content.
     pub sees_opens: bool,
 }
 
@@ -100,8 +100,8 @@ pub struct Confirm {
     is_replaced: bool,
     /// Whether it was seen to have ended, and nobody has said how.
     has_ended: bool,
-    /// Whether it may have opened the content unseen.
-    may_have_missed: bool,
+    /// Whether what it was to open was moved elsewhere before it was seen to do so.
+    is_moved: bool,
     stage: Stage,
 }
 
@@ -149,7 +149,7 @@ impl Confirm {
             pause: FIRST_LOOK,
             is_replaced: false,
             has_ended: false,
-            may_have_missed: false,
+            is_moved: false,
             stage: Stage::Open,
         }
     }
@@ -199,10 +199,16 @@ impl Confirm {
         self.is_replaced |= workers::may_have_started_since(by, self.deed.sent);
     }
 
-    /// Notes that the target may have opened the content unseen: other content was where it looks before
-    /// anybody was told who opens it, or what was told was lost. Then it says nothing if no more is seen.
-    pub fn may_have_missed(&mut self) {
-        self.may_have_missed = true;
+    /// Notes that the content was moved elsewhere: the target may have opened it there before anybody
+    /// looked, so that it says nothing if no more is seen.
+    pub fn moved(&mut self) {
+        self.is_moved = true;
+    }
+
+    /// Notes that the target may have opened the content unseen, so that it says nothing if no more is seen,
+    /// and nobody need wait for it.
+    pub fn lose_sight(&mut self) {
+        self.deed.sees_opens = false;
     }
 
     /// Whether evidence is still waited for.
@@ -224,13 +230,13 @@ impl Confirm {
         self.next
     }
 
-    /// Whether the next reload of the target waits for evidence that is better than that it still runs: for
-    /// an open that cannot go by unseen, for new children, or for its end.
+    /// Whether evidence may come that is better than that the target still runs: then its next reload
+    /// waits for it.
     #[must_use]
     pub fn is_expecting(&self) -> bool {
-        let is_open_seen = self.deed.sees_opens && !self.may_have_missed;
-        let is_awaited = is_open_seen || self.workers.are_there() || self.deed.aim == Aim::End;
-        is_awaited && self.stage == Stage::Open
+        let may_come =
+            self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
+        may_come && self.stage == Stage::Open
     }
 
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
@@ -276,7 +282,7 @@ impl Confirm {
         if children.is_some_and(|children| self.workers.are_replaced(children, sent)) {
             return Some(Verdict::Confirmed(Evidence::Workers, self.age(now)));
         }
-        if self.deed.sees_opens && !self.may_have_missed {
+        if self.deed.sees_opens && !self.is_moved {
             return self.too_late(now, NOT_OPENED);
         }
         // That its children are the same says nothing: databases keep theirs.
@@ -452,14 +458,28 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_opened_unseen_is_not_waited_for() {
+    fn what_was_moved_may_have_been_opened_unseen() {
         let mut it = confirm(Aim::Reload, true, 0);
+        it.moved();
         assert!(it.is_expecting());
-        it.may_have_missed();
-        assert!(!it.is_expecting(), "what has taken its place need not wait for it");
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
         assert_eq!(it.judge(at(999), runs()), None);
         assert_eq!(it.judge(at(1000), runs()), Some(expected));
+    }
+
+    #[test]
+    fn what_may_have_been_opened_unseen_is_not_waited_for() {
+        let mut it = confirm(Aim::Reload, true, 0);
+        assert!(it.is_expecting());
+        it.lose_sight();
+        assert!(!it.is_expecting());
+        assert_eq!(it.judge(at(999), runs()), None);
+        let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
+        assert_eq!(it.judge(at(1000), runs()), Some(expected));
+        // But its children still are.
+        let mut it = confirm(Aim::Reload, true, 2);
+        it.lose_sight();
+        assert!(it.is_expecting());
     }
 
     #[test]

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::crowd::Crowds;
 use self::{
     crowd::{CROWD, Peek},
     dependents::Dependents,
@@ -226,7 +225,6 @@ impl Places {
             let due = now.max(place.affordable());
             let peek = self.peeks.entry(id).or_insert_with(|| Peek::new(at, by));
             peek.due = due;
-            peek.is_unanswered = true;
         }
         let touch = |interest| move |&index: &Index| (index, interest);
         let eager = place.dependents.with(Interest::Any).iter().map(touch(Interest::Any));

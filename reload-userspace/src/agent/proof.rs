@@ -50,8 +50,8 @@ struct Served {
 impl Proof {
     /// Notes that the target may have opened the content unseen: what is newer need not wait for what may
     /// never be seen.
-    fn may_have_missed(&mut self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
-        self.confirm.may_have_missed();
+    fn lose_sight(&mut self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
+        self.confirm.lose_sight();
         if self.confirm.is_expecting() {
             return;
         }
@@ -114,8 +114,9 @@ impl<S: Source> Agent<S> {
             self.forget_opens(last.ticket);
         }
         let Self { witness, source, places, .. } = self;
+        // What has taken the place of the content since it was marked may have been opened already.
         if witness.follow(ticket, &mut Watching { source, places }) != Sight::Steady {
-            confirm.may_have_missed();
+            confirm.lose_sight();
         }
         let then = if confirm.is_expecting() { Then::Confirm } else { Then::Rest };
         self.proofs.push(Proof { confirm, held, serves, ticket });
@@ -169,7 +170,7 @@ impl<S: Source> Agent<S> {
         if self.witness.take_loss() {
             let Self { proofs, reloaders, .. } = self;
             let seen = proofs.iter_mut().filter(|it| it.ticket.is_some() && it.confirm.is_open());
-            seen.for_each(|proof| proof.may_have_missed(reloaders));
+            seen.for_each(|proof| proof.lose_sight(reloaders));
         }
         self.follow_opens_of(|proof| proof.confirm.next_at() <= now);
         for _ in 0..MOST_OPENS {
@@ -256,12 +257,12 @@ impl<S: Source> Agent<S> {
 
     /// Follows the content of these proofs, and gives the rules where it is not seen who opens it.
     fn follow_once(&mut self, is_meant: impl Fn(&Proof) -> bool) -> BTreeSet<RuleId> {
-        let Self { proofs, witness, source, places, reloaders, .. } = self;
+        let Self { proofs, witness, source, places, .. } = self;
         let mut unseen = BTreeSet::new();
         for proof in proofs.iter_mut().filter(|it| it.confirm.is_open() && is_meant(it)) {
             let sight = witness.follow(proof.ticket, &mut Watching { source, places });
             if sight != Sight::Steady {
-                proof.may_have_missed(reloaders);
+                proof.confirm.moved();
             }
             if sight == Sight::Lost {
                 unseen.extend(proof.serves.iter().map(|served| served.rule));

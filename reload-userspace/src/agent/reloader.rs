@@ -200,18 +200,12 @@ impl Reloader {
     ) -> bool {
         let mut is_new = false;
         for index in &self.active {
-            let is_in_doubt = places.is_in_doubt(*index);
-            let watched = self.watches.get_mut(index);
-            if let Some(watched) = watched.filter(|it| is_in_doubt || it.is_out_of_date()) {
+            let watched = self.watches.get_mut(index).filter(|it| it.is_out_of_date());
+            if let Some(watched) = watched {
                 is_new |= watched.look(now, places, source, Patience::Hasty);
             }
         }
         is_new
-    }
-
-    /// How many of its paths anything is under way or due of.
-    pub(super) fn active_paths(&self) -> usize {
-        self.active.len()
     }
 
     fn active(&self) -> impl Iterator<Item = &Watched> + '_ {

@@ -23,7 +23,6 @@ use crate::{
     clock::{self, Boot},
     confirm::Evidence,
     delivery::{Acted, News, Receiver, Then},
-    places::Crowds,
     post,
     preflight::Refusal,
     report::{Decision, Failure},
@@ -172,7 +171,7 @@ impl<S: Source> Agent<S> {
         // What was checked is what is applied only if it has not changed meanwhile.
         self.take_all()?;
         let now = clock::now();
-        self.peek(Crowds::All, now);
+        self.peek(now);
         let Self { reloaders, places, source, crews, procfs, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(()) };
         let is_as_wanted = reloader.is_as_wanted(now, places, source);

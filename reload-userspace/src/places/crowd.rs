@@ -1,7 +1,14 @@
 //! Crowded places: directories that many paths lead through. An event there is about few of them, and one
 //! look finds out which.
 
-use std::{collections::BTreeSet, mem, os::fd::AsFd as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    mem,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Index, Patience, Place, Places, Touched, Way};
 use crate::{
@@ -28,12 +35,6 @@ const PEEK_SHARE: u32 = 20;
 /// How many of them in a row are free, in time.
 const PEEKS: Duration = Duration::from_millis(200);
 
-/// How many names are looked at before what is known already is acted upon.
-///
-/// More are nearly always those of others, and what is found is acted upon a moment later. So many files of
-/// one volume, each watched by a path of its own, might be reloaded twice for it.
-const MOST_AT_ONCE: usize = 256;
-
 /// Something happened in a crowded place: is it about any of the names that are followed there?
 #[derive(Debug)]
 pub(super) struct Peek {
@@ -41,31 +42,12 @@ pub(super) struct Peek {
     pub(super) patience: Patience,
     pub(super) at: Boot,
     pub(super) by: Actor,
-    /// Whether nobody has looked into it since.
-    pub(super) is_unanswered: bool,
 }
 
 impl Peek {
     pub(super) fn new(at: Boot, by: &Actor) -> Self {
         let patience = Patience::Hasty;
-        Self { due: at, patience, at, by: by.clone(), is_unanswered: true }
-    }
-}
-
-/// Which crowded places are looked into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Crowds {
-    /// Those with at most [`MOST_AT_ONCE`] names.
-    Small,
-    /// All of them.
-    All,
-}
-
-impl Crowds {
-    /// Those that are looked into before so many paths of a rule are known to be as they were read: the
-    /// others are, too, where it would take longer to walk each path.
-    pub(crate) fn before(paths: usize) -> Self {
-        if paths > MOST_AT_ONCE { Self::All } else { Self::Small }
+        Self { due: at, patience, at, by: by.clone() }
     }
 }
 
@@ -94,13 +76,12 @@ impl Place {
         if patience == Patience::Patient {
             watch::wait_for_changes(handle.as_fd());
         }
-        let child = |path: &Path| match path.parent() {
+        let child = |path: &Path| {
             // It may be mounted at another path as well.
-            Some(other) if other != self.path => {
-                let other = reach::open_real(other).ok()?;
-                Child::at(other.as_fd(), path)
+            if is_right_in(&self.path, path) {
+                return Child::at(handle.as_fd(), path);
             }
-            _ => Child::at(handle.as_fd(), path),
+            Child::at(reach::open_real(path.parent()?).ok()?.as_fd(), path)
         };
         let is_other = |(path, way): &(&Arc<Path>, &Way)| child(path) != Some(way.child);
         let others = self.ways.iter().filter(is_other);
@@ -115,16 +96,10 @@ impl Places {
         astray.or_else(|| self.peeks.values().map(|peek| peek.due).min())
     }
 
-    /// Looks into those of the crowded places where something has happened, and gives the paths that it is
+    /// Looks into the crowded places where something has happened, and gives the paths that it is
     /// about.
-    pub(crate) fn peek<S: Source>(
-        &mut self,
-        source: &mut S,
-        crowds: Crowds,
-        now: Boot,
-    ) -> Vec<Touched> {
-        let is_meant = |id: &PlaceId| crowds == Crowds::All || !self.is_large(*id);
-        let due = self.peeks.iter().filter(|(id, peek)| peek.due <= now && is_meant(id));
+    pub(crate) fn peek<S: Source>(&mut self, source: &mut S, now: Boot) -> Vec<Touched> {
+        let due = self.peeks.iter().filter(|(_, peek)| peek.due <= now);
         let due: Vec<_> = due.map(|(&id, _)| id).collect();
         let astray = mem::take(&mut self.astray);
         let interest = Interest::Replacement;
@@ -144,7 +119,6 @@ impl Places {
             if found.is_empty() && peek.patience == Patience::Hasty {
                 peek.due = now.after(PATIENT_PEEK);
                 peek.patience = Patience::Patient;
-                peek.is_unanswered = false;
                 self.peeks.insert(id, peek);
                 continue;
             }
@@ -157,17 +131,16 @@ impl Places {
         }
         touched
     }
+}
 
-    /// Whether something has happened in a crowded place on the way of a path, and whom it is about is not
-    /// known yet.
-    pub(crate) fn is_in_doubt(&self, index: Index) -> bool {
-        let passes = |id: &PlaceId| self.by_watch.get(&index).is_some_and(|it| it.contains_key(id));
-        self.peeks.iter().any(|(id, peek)| peek.is_unanswered && passes(id))
-    }
-
-    fn is_large(&self, id: PlaceId) -> bool {
-        self.by_id.get(&id).is_some_and(|place| place.ways.len() > MOST_AT_ONCE)
-    }
+/// Whether a path is a name in that directory, by its bytes: [`Path::parent`] takes ten times as long, and there
+/// may be thousands.
+fn is_right_in(directory: &Path, path: &Path) -> bool {
+    let directory = directory.as_os_str().as_bytes();
+    let rest = path.as_os_str().as_bytes().strip_prefix(directory);
+    // Only that of the root ends with a slash.
+    let name = rest.and_then(|it| if directory == b"/" { Some(it) } else { it.strip_prefix(b"/") });
+    name.is_some_and(|name| !name.is_empty() && !name.contains(&b'/'))
 }
 
 #[cfg(test)]
@@ -227,7 +200,7 @@ mod tests {
         }
 
         fn peek(&mut self, now: Boot) -> Vec<Index> {
-            let touched = self.places.peek(&mut self.source, Crowds::All, now);
+            let touched = self.places.peek(&mut self.source, now);
             touched.into_iter().map(|touched| touched.index).collect()
         }
 
@@ -309,34 +282,15 @@ mod tests {
     }
 
     #[test]
-    fn a_large_crowd_is_looked_into_when_what_is_known_has_been_acted_upon() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        let paths: Vec<_> = (0..=MOST_AT_ONCE).map(|it| root.join(it.to_string())).collect();
-        let (mut places, mut source) = (Places::new(), Notes::default());
-        let settled = BTreeMap::new();
-        let look = |places: &mut Places, source: &mut Notes, index: Index| {
-            places.look(source, index, &paths[index], Reach::Anywhere, &settled, Manner::FIRST);
+    fn a_name_in_a_directory_is_told_from_what_is_elsewhere() {
+        let check = |directory: &str, path: &str| {
+            let (directory, path) = (Path::new(directory), Path::new(path));
+            assert_eq!(is_right_in(directory, path), path.parent() == Some(directory), "{path:?}");
         };
-        for (index, path) in paths.iter().enumerate() {
-            fs::write(path, "").unwrap();
-            look(&mut places, &mut source, index);
+        for path in ["/", "/a", "/a/b", "/a/b/c", "/ab", "/ab/c", "/a/bc", "/b"] {
+            for directory in ["/", "/a", "/a/b", "/b"] {
+                check(directory, path);
+            }
         }
-        let found = places.by_id.iter().find(|(_, place)| place.path == root);
-        let id = *found.unwrap().0;
-        assert!(!places.is_in_doubt(0));
-
-        fs::remove_file(&paths[1]).unwrap();
-        places.fired(id, NOW, NOW, &rename());
-        assert!(places.is_in_doubt(0) && places.is_in_doubt(1));
-        assert!(places.peek(&mut source, Crowds::Small, NOW).is_empty());
-        assert_eq!(places.peek_at(), Some(NOW), "it is yet to come");
-        look(&mut places, &mut source, 0);
-        assert!(places.is_in_doubt(1), "nobody has asked for its name");
-
-        let touched = places.peek(&mut source, Crowds::All, NOW);
-        assert_eq!(touched.into_iter().map(|it| it.index).collect::<Vec<_>>(), [1]);
-        assert_eq!(places.peek_at(), None);
-        assert!(!places.is_in_doubt(0) && !places.is_in_doubt(1));
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{self, Boot},
     event::{Operation, PlaceId, SourceName},
-    places::{Crowds, Patience, Touched},
+    places::{Patience, Touched},
     settle::Next,
     source::{Interest, Source, Tells},
     watch::{Identity, Obstacle, wait_for_changes},
@@ -41,7 +41,7 @@ impl<S: Source> Trace<S> {
     /// Looks at what something has happened to; where that is a change an update is under way. Gives when
     /// the last of what has led to it was, if anything is new. The last look leaves nothing for a later one.
     pub(super) fn look(&mut self, now: Boot, is_last: bool) -> Result<Option<Boot>> {
-        let touched = self.places.peek(&mut self.source, Crowds::All, now);
+        let touched = self.places.peek(&mut self.source, now);
         self.touch(touched);
         let before = self.file_places();
         for watched in self.watched.values_mut() {
