@@ -117,6 +117,11 @@ const QUICK: Plan = Plan {
 /// Fails where something cannot be measured, never for what was measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(is_root(), "the bench looks into the agent, which runs as root: run it as root");
+    if let Some(path) = &options.json {
+        // Before half an hour has gone by.
+        let opened = fs::File::options().create(true).append(true).open(path);
+        opened.with_context(|| format!("cannot write {}, which --json names", path.display()))?;
+    }
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
     // As it is shipped.
@@ -124,11 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent.clone(), options.source.clone())?;
 
-    let latency::Plan { rounds, samples, samples_of_slow } = plan.latency;
-    let machine = format!(
-        "{}; latency in {rounds} rounds of {samples} changes, {samples_of_slow} of whoever is slow",
-        machine(&place)
-    );
+    let machine = format!("{}, {}", lab.says()?, machine(&place));
     println!("\n{machine}");
     let mut report = Report::default();
     let mut pictures = Vec::new();
@@ -179,12 +180,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Measures everybody's latency with one way to change a file.
 fn latency_of(lab: &Lab, plan: latency::Plan, way: Way, report: &mut Report) -> Result<Picture> {
     let all = latency::measure(lab, plan, way)?;
-    let title = format!("{} -> handler, us: p50 / p90 / p99 / max", way.name());
-    let absent = contender::ALL.iter().filter_map(|it| {
-        let shown = format!("not run: {}", it.absence()?);
-        Some(Row::new(it.name, shown, serde_json::Value::Null))
-    });
-    report.add(title, all.iter().map(latency::Measured::row).chain(absent).collect());
+    let latency::Plan { rounds, samples, samples_of_slow } = plan;
+    let title = format!(
+        "{} -> handler, us: p50 / p90 / p99 / max of {rounds} x {samples} ({samples_of_slow} of scripts)",
+        way.name()
+    );
+    report.add(title, all.iter().map(latency::Measured::row).chain(absent()).collect());
     if way == Way::Rename {
         report.add("The agent beside others, by rename", latency::ratios(&all));
     }
@@ -205,15 +206,31 @@ fn latency_of(lab: &Lab, plan: latency::Plan, way: Way, report: &mut Report) -> 
     })
 }
 
+/// A row for each contender that is not measured.
+fn absent() -> impl Iterator<Item = Row> {
+    contender::ALL.iter().filter_map(|it| {
+        let shown = format!("not run: {}", it.absence()?);
+        Some(Row::new(it.name, shown, serde_json::Value::Null))
+    })
+}
+
 /// Measures what becomes of changes in quick succession.
 fn bursts(lab: &Lab, plan: burst::Plan, report: &mut Report) -> Result<Picture> {
     let all = burst::measure(lab, plan)?;
-    let title = format!("{} changes as fast as they can be made", plan.changes);
-    report.add(title, all.iter().map(burst::Measured::storm_row).collect());
+    let title = format!(
+        "{} changes as fast as they can be made: when the last was read, and signals",
+        plan.changes
+    );
+    report.add(title, all.iter().map(burst::Measured::storm_row).chain(absent()).collect());
     let spacings: Vec<_> = burst::SPACINGS.iter().map(|us| (us / 1000).to_string()).collect();
-    let title = format!("% missed of the second of two changes {} ms apart", spacings.join(" / "));
+    let title = format!(
+        "The second of two changes {} ms apart is missed, of {} times each",
+        spacings.join(" / "),
+        plan.pairs
+    );
     report.add(title, all.iter().map(burst::Measured::pairs_row).collect());
-    let point = |&(us, missed): &(u32, f64)| (f64::from(us.max(100)) / 1e3, missed * 100.0);
+    let part = |missed: u32| 100.0 * f64::from(missed) / f64::from(plan.pairs);
+    let point = |&(us, missed): &(u32, u32)| (f64::from(us.max(100)) / 1e3, part(missed));
     let lines = all.iter().map(|it| Line {
         name: it.contender.name.to_owned(),
         points: it.missed.iter().map(point).collect(),

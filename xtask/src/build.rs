@@ -2,11 +2,12 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     exec,
@@ -96,20 +97,22 @@ fn build_object(place: &Place, toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo();
     cargo.arg("build").args(EBPF_OPTIONS).args(toolchain.target_options());
     exec(cargo.arg("--target-dir").arg(&target).current_dir(&place.root))?;
-    let object = there(target.join(TARGET).join("ebpf/reload-ebpf"))?;
-    strip(&object)?;
-    Ok(object)
+    strip(&there(target.join(TARGET).join("ebpf/reload-ebpf"))?)
 }
 
-/// Takes the debug information out of the object, nine tenths of it, which nothing reads at run time: the BTF
+/// Gives the object without the debug information, nine tenths of it, which nothing reads at run time: the BTF
 /// has been made of it by then. Where LLVM's tools are not to be found it stays, and the agent is larger.
-fn strip(object: &Path) -> Result<()> {
+fn strip(object: &Path) -> Result<PathBuf> {
     let tools = ["/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip"];
     let is_there = |tool: &&&str| printed(Command::new(**tool).arg("--version")).is_some();
-    match tools.iter().find(is_there) {
-        Some(tool) => exec(Command::new(tool).arg("--strip-debug").arg(object)),
-        None => Ok(()),
-    }
+    let Some(tool) = tools.iter().find(is_there) else { return Ok(object.to_owned()) };
+    let (stripped, new) = (object.with_extension("stripped"), object.with_extension("new"));
+    exec(Command::new(tool).arg("--strip-debug").arg("-o").arg(&new).arg(object))?;
+    // The agent is compiled anew where its time has changed.
+    let is_same = fs::read(&stripped).is_ok_and(|it| fs::read(&new).is_ok_and(|new| it == new));
+    let kept = if is_same { fs::remove_file(&new) } else { fs::rename(&new, &stripped) };
+    kept.with_context(|| format!("cannot write {}", stripped.display()))?;
+    Ok(stripped)
 }
 
 fn build_agent(

@@ -13,7 +13,9 @@ const INTRODUCTION: &str = "\
 Written by `cargo xtask bench --write`, in one run on one machine: compare the lines of a table with each other, and not with what another machine says.
 Everybody takes his turn in each round, so that what drifts hits all alike; a number is the median of the rounds unless it says otherwise.
 A change is dated before the system call that makes it visible, and a signal in the handler of the process that gets it, which reads the file then, as whoever reloads does.
-Each reloader is set up as its documentation says (xtask/src/bench/contender.rs has the scripts); *missed* are changes after which no signal came within a second, and *extra* are signals beyond one for each.
+Each reloader is set up as its documentation says (xtask/src/bench/contender.rs has the scripts), but the agent runs with `--min-interval 0s --reconcile 1h`, so that it reacts to each change: by default two reloads of a process are a second apart.
+*Missed* are changes after which no signal came within a second, and *extra* are signals beyond one for each.
+What these figures mean for a real server, and what they leave out, stands at the end.
 ";
 
 /// What is written by hand: what was tried. It is kept when all else is written anew.

@@ -111,6 +111,19 @@ impl Lab {
         self.agent_with(watch, &self.source)
     }
 
+    /// Which source of the agent is measured, and by which strategy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::agent`].
+    pub(crate) fn says(&self) -> Result<String> {
+        let Running { agent, ready, .. } = self.agent(vec![self.grounds[0].watched("says")?])?;
+        agent.stop()?;
+        let (source, strategy) = (ready.text("/source"), ready.text("/strategy"));
+        let by = if strategy.is_empty() { String::new() } else { format!(" by {strategy}") };
+        Ok(format!("Source {source}{by}"))
+    }
+
     /// The same, with a source of its own.
     ///
     /// # Errors

@@ -87,6 +87,7 @@ pub(crate) fn measure(lab: &Lab, plan: Plan, way: Way) -> Result<Vec<Measured>> 
     let fresh = |contender| Measured { contender, rounds: Vec::new() };
     let mut all: Vec<_> = present.map(fresh).collect();
     for round in 0..plan.rounds {
+        println!("  {}: round {} of {}", way.name(), round + 1, plan.rounds);
         for (turn, measured) in all.iter_mut().enumerate() {
             let folder = lab.grounds[0].watched(&format!("{}-{round}-{turn}", way.word()))?;
             let slow = measured.contender.is_slow();
