@@ -99,11 +99,10 @@ promise!(two_thousand_updates_as_fast_as_they_can_be_written);
 fn two_thousand_updates_as_fast_as_they_can_be_written(source: Source) {
     for filesystem in Filesystem::USUAL {
         for kind in [Kind::Rename, Kind::InPlace] {
-            for confirm_timeout in [UNCONFIRMED, CONFIRMED] {
-                check(source, filesystem, kind, confirm_timeout, Pace(2_000, Duration::ZERO));
-            }
+            check(source, filesystem, kind, CONFIRMED, Pace(2_000, Duration::ZERO));
         }
     }
+    check(source, Filesystem::Ext4, Kind::Rename, UNCONFIRMED, Pace(2_000, Duration::ZERO));
 }
 
 promise!(changes_within_the_interval_become_one_reload_at_its_end);
