@@ -419,6 +419,8 @@ impl<S: Source> Agent<S> {
         match conclusion {
             Conclusion::NotYet => return Ok(false),
             Conclusion::Changed => {
+                self.credit_the_new(id);
+                let Some(reloader) = self.reloaders.get_mut(&id) else { return Ok(false) };
                 if reloader.delivery.is_everybody_served() {
                     self.teller.measure(|metrics| metrics.set_settled(reloader.name()));
                 }

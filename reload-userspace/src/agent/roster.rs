@@ -6,13 +6,16 @@ use super::{
     Agent,
     crew::{Crew, CrewId, Roll, latest_start},
     recall::{key, remember},
+    reloader::{Reloader, RuleId},
 };
 use crate::{
     clock::{self, Boot},
     delivery::Receiver,
+    ledger::Ledger,
     rule::Action,
     source::Source,
-    target::{Census, TargetError, Whereabouts},
+    target::{Census, Target, TargetError, Whereabouts},
+    watch::Reach,
 };
 
 /// How many times as long as they have taken it is until all processes of the machine are looked at
@@ -106,23 +109,38 @@ impl<S: Source> Agent<S> {
         for (&id, crew) in &mut self.crews {
             let Some(target) = crew.started(pid, at, whereabouts) else { continue };
             for reloader in self.reloaders.values_mut().filter(|it| it.crew == Some(id)) {
-                for step in 0..reloader.rule.actions().len() {
-                    let since = reloader.delivery.readable_since(step);
-                    if since.is_some_and(|since| at >= since) {
-                        let receiver = Receiver { step, target: Some(target) };
-                        reloader.delivery.has_got(receiver, Boot::ZERO);
-                        self.ledger
-                            .as_mut()
-                            .into_iter()
-                            .for_each(|it| remember(it, reloader, receiver));
-                    }
-                }
+                credit(reloader, target, at, &mut self.ledger);
             }
+        }
+    }
+
+    /// Notes who of the targets of a rule has started since the content became what it is, where that is found
+    /// out late: the kubelet has swapped a volume long before the update is known to be complete, and a
+    /// container may have started in between.
+    pub(super) fn credit_the_new(&mut self, id: RuleId) {
+        let Self { reloaders, crews, procfs, ledger, .. } = self;
+        // Elsewhere the content is what it is since it was read.
+        let reloader = reloaders.get_mut(&id).filter(|it| it.rule.reach() == Reach::Beneath);
+        let Some(reloader) = reloader else { return };
+        let Some(crew) = reloader.crew.and_then(|crew| crews.get(&crew)) else { return };
+        for target in reloader.delivery.targets().collect::<Vec<_>>() {
+            credit(reloader, target, crew.read_at(procfs, target), ledger);
         }
     }
 
     /// Notes that a process has ended.
     pub(super) fn ended(&mut self, pid: Pid, now: Boot) {
         self.crews.values_mut().for_each(|crew| crew.ended(pid, now));
+    }
+}
+
+/// Notes what a target has that has read its configuration at that moment.
+fn credit(reloader: &mut Reloader, target: Target, read_at: Boot, ledger: &mut Option<Ledger>) {
+    for step in 0..reloader.rule.actions().len() {
+        if reloader.delivery.readable_since(step).is_some_and(|since| read_at >= since) {
+            let receiver = Receiver { step, target: Some(target) };
+            reloader.delivery.has_got(receiver, Boot::ZERO);
+            ledger.as_mut().into_iter().for_each(|it| remember(it, reloader, receiver));
+        }
     }
 }
