@@ -70,7 +70,7 @@ pub(crate) const ALL: [Contender; 9] = [
         name: "watchexec",
         kind: Kind::Script(
             &["watchexec"],
-            r#"exec watchexec --quiet --postpone --watch "$1" -- kill -HUP "$3""#,
+            r#"exec watchexec --quiet --postpone --no-vcs-ignore --watch "$1" -- kill -HUP "$3""#,
         ),
     },
     Contender {
