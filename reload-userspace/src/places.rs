@@ -223,8 +223,8 @@ impl Places {
         let is_crowded = passing.len() > CROWD;
         if is_crowded {
             let due = now.max(place.affordable());
-            let peek = self.peeks.entry(id).or_insert_with(|| Peek::new(at, by));
-            peek.due = due;
+            let peek = || Peek { due, patience: Patience::Hasty, at, by: by.clone() };
+            self.peeks.entry(id).or_insert_with(peek).due = due;
         }
         let touch = |interest| move |&index: &Index| (index, interest);
         let eager = place.dependents.with(Interest::Any).iter().map(touch(Interest::Any));

@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -53,6 +54,21 @@ fn typed(arguments: &[&str]) -> RunArgs {
 fn beneath(volume: &Path, rest: &[&str]) -> Rule {
     let arguments = [&["--watch", volume.to_str().unwrap()], rest].concat();
     rule::from_args(&typed(&arguments)).unwrap().remove(0).beneath()
+}
+
+/// An agent with these rules that says nothing.
+fn agent(source: SourceName, rules: Vec<Rule>) -> Agent<Ladder> {
+    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
+    let mut source = Ladder::open(Choice::Only(source), Purpose::Reload, false).unwrap();
+    let witness = Witness::open(false, &mut source);
+    let log = Log { format: Format::Text, level: LogLevel::Error };
+    let outlets = Outlets {
+        teller: Teller { log, metrics: None, herald: None },
+        probes: Probes::none(),
+        listen: None,
+        readiness: Readiness::default(),
+    };
+    Agent::new(source, witness, Rules::Given(rules), settings, outlets).unwrap()
 }
 
 /// A volume, written as the kubelet does it but for the pauses.
@@ -239,6 +255,68 @@ async fn a_volume_is_what_it_is_since_it_was_swapped() {
     assert!(late <= since);
 }
 
+/// A process of that name that does nothing until this is dropped.
+struct Idler(process::Child);
+
+impl Idler {
+    fn start(program: &Path) -> Self {
+        Self(process::Command::new(program).arg("infinity").spawn().unwrap())
+    }
+}
+
+impl Drop for Idler {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    let program = root.join("idler");
+    symlink("/bin/sleep", &program).unwrap();
+    let mut volume = Volume::new(root.join("volume"), 1);
+    let rule = beneath(&volume.dir, &["--process", "idler", "--all"]);
+    let earlier = Idler::start(&program);
+    let mut agent = agent(SourceName::Poll, vec![rule]);
+    let (&id, reloader) = agent.reloaders.iter().next().unwrap();
+    let crew = reloader.crew.unwrap();
+    let owed = |agent: &Agent<Ladder>| {
+        let owed = agent.reloaders[&id].delivery.owed();
+        owed.filter_map(|it| it.target).map(|it| it.pid.as_raw()).collect::<Vec<_>>()
+    };
+    assert_eq!(owed(&agent), [0; 0]);
+
+    volume.update();
+    let swapped = clock::now();
+    // The times of files and of processes are those of ticks.
+    while clock::now() < swapped.after(Duration::from_millis(50)) {
+        thread::yield_now();
+    }
+    let later = Idler::start(&program);
+    let pids = [&earlier, &later].map(|it| i32::try_from(it.0.id()).unwrap());
+    let now = clock::now();
+    let (&index, _) = agent.owners.iter().next().unwrap();
+    agent.reloader_of(index).unwrap().touch_quietly(index, now);
+    agent.look(id, now);
+    agent.call_rolls_of(&[crew]);
+    assert!(agent.reloaders[&id].delivery.targets().any(|it| it.pid.as_raw() == pids[1]));
+    assert!(owed(&agent).contains(&pids[1]), "nobody knows yet what it has read");
+    let digest = |agent: &Agent<Ladder>| agent.reloaders[&id].delivery.wanted().digest;
+    let before = digest(&agent);
+    while digest(&agent) == before {
+        let now = clock::now();
+        assert!(now < swapped.after(PATIENCE), "it is not concluded");
+        agent.look(id, now);
+        if agent.reloaders[&id].is_complete(now) {
+            agent.complete(id, now).unwrap();
+        }
+    }
+    assert_eq!(owed(&agent), [pids[0]]);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
     let home = tempfile::tempdir().unwrap();
@@ -255,18 +333,7 @@ async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
         beneath(&hostile.dir, &["--process", "nobody is called so"]),
         beneath(&good.dir, &[&often[..], &[&post("1")]].concat()),
     ];
-    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
-    let mut source =
-        Ladder::open(Choice::Only(SourceName::Inotify), Purpose::Reload, false).unwrap();
-    let witness = Witness::open(false, &mut source);
-    let log = Log { format: Format::Text, level: LogLevel::Error };
-    let outlets = Outlets {
-        teller: Teller { log, metrics: None, herald: None },
-        probes: Probes::none(),
-        listen: None,
-        readiness: Readiness::default(),
-    };
-    let agent = Agent::new(source, witness, Rules::Given(rules), settings, outlets).unwrap();
+    let agent = agent(SourceName::Inotify, rules);
     let (stop, stopped) = oneshot::channel::<()>();
     let stop_agent = async {
         drop(stopped.await);
@@ -312,18 +379,7 @@ async fn a_volume_that_cannot_be_looked_at_keeps_no_other_rule_from_being_heeded
         fs::write(crowded.join(number.to_string()), "").unwrap();
     }
     let rules = vec![beneath(&crowded, &["--post", "http://127.0.0.1:9/"])];
-    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
-    let mut source = Ladder::open(Choice::Only(SourceName::Poll), Purpose::Reload, false).unwrap();
-    let witness = Witness::open(false, &mut source);
-    let log = Log { format: Format::Text, level: LogLevel::Error };
-    let outlets = Outlets {
-        teller: Teller { log, metrics: None, herald: None },
-        probes: Probes::none(),
-        listen: None,
-        readiness: Readiness::default(),
-    };
-    let rules = Rules::Given(rules);
-    let mut agent = Agent::new(source, witness, rules, settings, outlets).unwrap();
+    let mut agent = agent(SourceName::Poll, rules);
     let reloader = agent.reloaders.values_mut().next().unwrap();
     let (news, _) = reloader.news_of_obstacles();
     let news: Vec<_> = news.iter().map(ToString::to_string).collect();

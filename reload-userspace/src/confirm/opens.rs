@@ -416,6 +416,28 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs root; `cargo xtask test` runs it"]
+    async fn a_full_queue_is_a_loss_that_is_told_once() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut opens = Opens::open().unwrap();
+        let ticket = opens.watch([&*file]).unwrap();
+        opens.follow(ticket);
+        assert_eq!(opens.try_next(), None);
+        assert!(!opens.take_loss());
+
+        let most = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap();
+        // Each of another name, for those of one become one.
+        for number in 0..=most.trim().parse::<u32>().unwrap() {
+            fs::write(root.path().join(number.to_string()), "").unwrap();
+        }
+        assert_eq!(opens.try_next(), None);
+        assert!(opens.take_loss());
+        assert!(!opens.take_loss());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root; `cargo xtask test` runs it"]
     async fn what_leads_out_of_a_volume_is_not_watched() {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("volume");
