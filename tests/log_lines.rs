@@ -157,7 +157,17 @@ fn a_file_that_may_not_be_read_is_told_with_the_user_and_the_remedy() {
          CAP_DAC_READ_SEARCH as an effective capability",
         path.display()
     );
-    agent.until(&expected, |event| event.name() == "degraded" && event.text("reason") == expected);
+    let is_it = |event: &Event| event.name() == "degraded" && event.text("reason") == expected;
+    agent.until(&expected, is_it);
+
+    // One that may be read, and one that may not again.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    agent.wait_for("changed");
+    let draft = dir.path().join("draft");
+    fs::write(&draft, "1").unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&draft, &path).unwrap();
+    agent.until(&expected, is_it);
 }
 
 promise!(a_dry_run_tells_what_it_would_do);
