@@ -395,6 +395,8 @@ impl<S: Source> Agent<S> {
     ///
     /// Says whether that is so.
     fn complete(&mut self, id: RuleId, now: Boot) -> Result<bool> {
+        // Before the content: they are its rules, unless more happens meanwhile.
+        let rules = self.rules_text(id);
         let Some(reloader) = self.reloaders.get_mut(&id) else { return Ok(false) };
         let (reading, failures) = reloader.read(now);
         self.tell_of_failures(failures);
@@ -406,14 +408,13 @@ impl<S: Source> Agent<S> {
         let has_more_happened = reloader.look_again(now, places, source);
         let conclusion = reloader.conclude(reading, has_more_happened, now);
         let crew = reloader.crew;
-        if self.rules_file == Some(id) {
+        if let Some(rules) = rules {
             reloader.untold.clear();
             if conclusion == Conclusion::NotYet {
                 return Ok(false);
             }
-            // Also where it contains what it did: the rules are read after their content was, so they may be
-            // those of a state in between, and what forbade them may be gone.
-            self.read_rules_again();
+            // Also where it contains what it did: what forbade them may be gone.
+            self.heed_rules(rules);
             return Ok(true);
         }
         match conclusion {

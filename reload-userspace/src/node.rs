@@ -214,7 +214,7 @@ impl Node {
                     // The agent has ended.
                     None => return Ok(()),
                 },
-                () = self.feeder.asked() => self.read_file_again(),
+                text = self.feeder.file() => self.heed_file(&text),
                 Some(answer) = self.calls.join_next() => self.answered(answer.ok()),
                 () = tokio::time::sleep(pause) => {}
             }

@@ -38,8 +38,10 @@ pub use self::{
     command::{CommandError, CommandLine},
     endpoint::{Endpoint, EndpointError, Scheme, discreet},
     error::{ANNOTATION, RuleError},
-    file::{RulesFile, read_file},
-    pod::{NodeFile, PodRule, PodRuleArgs, PodSelector, parse_list, read_node_file},
+    file::{RulesFile, RulesText, parse_file, read_file, read_text},
+    pod::{
+        NodeFile, PodRule, PodRuleArgs, PodSelector, parse_list, parse_node_file, read_node_file,
+    },
     signal::{SignalError, SignalNumber},
     sketch::Sketch,
 };

@@ -2,9 +2,9 @@
 
 use std::{future, sync::Arc};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::rule::Rule;
+use crate::rule::{Rule, RulesText};
 
 /// The rules to put to work at the start.
 #[derive(Debug)]
@@ -21,23 +21,23 @@ pub struct Feed {
     rules: Option<watch::Receiver<Option<Arc<Vec<Rule>>>>>,
     /// Whether none has come yet.
     is_awaited: bool,
-    asked: Arc<Notify>,
+    file: watch::Sender<Option<Arc<RulesText>>>,
 }
 
 /// The other end: who says what the rules are.
 #[derive(Debug)]
 pub struct Feeder {
     rules: watch::Sender<Option<Arc<Vec<Rule>>>>,
-    asked: Arc<Notify>,
+    file: watch::Receiver<Option<Arc<RulesText>>>,
 }
 
 /// A feed and its other end.
 #[must_use]
 pub fn feed() -> (Feeder, Feed) {
     let (rules, received) = watch::channel(None);
-    let asked = Arc::new(Notify::new());
-    let feed = Feed { rules: Some(received), is_awaited: true, asked: Arc::clone(&asked) };
-    (Feeder { rules, asked }, feed)
+    let (file, has_read) = watch::channel(None);
+    let feed = Feed { rules: Some(received), is_awaited: true, file };
+    (Feeder { rules, file: has_read }, feed)
 }
 
 impl Feeder {
@@ -46,16 +46,25 @@ impl Feeder {
         self.rules.send_replace(Some(Arc::new(rules)));
     }
 
-    /// Waits until the agent asks to look anew at what the rules are made of.
-    pub async fn asked(&self) {
-        self.asked.notified().await;
+    /// Waits until the file that says rules besides is to be heeded anew, and gives what it contains; never
+    /// where the agent has ended. Of several states of it only the last counts. Dropping the future loses
+    /// none.
+    pub async fn file(&mut self) -> Arc<RulesText> {
+        loop {
+            if self.file.changed().await.is_err() {
+                return future::pending().await;
+            }
+            if let Some(text) = self.file.borrow_and_update().clone() {
+                return text;
+            }
+        }
     }
 }
 
 impl Feed {
     /// Nothing ever comes.
     pub(super) fn none() -> Self {
-        Self { rules: None, is_awaited: false, asked: Arc::new(Notify::new()) }
+        Self { rules: None, is_awaited: false, file: watch::Sender::new(None) }
     }
 
     /// Whether nobody has said yet what the rules are.
@@ -63,9 +72,9 @@ impl Feed {
         self.is_awaited
     }
 
-    /// Asks whoever feeds to look anew at what they are made of.
-    pub(super) fn ask_anew(&self) {
-        self.asked.notify_one();
+    /// Passes on to whoever feeds what the file contains that says rules besides.
+    pub(super) fn pass_on(&self, text: RulesText) {
+        self.file.send_replace(Some(Arc::new(text)));
     }
 
     /// Waits for other rules; `None` where nobody says any more what they are. Dropping the future loses

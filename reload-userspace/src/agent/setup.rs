@@ -22,7 +22,7 @@ use crate::{
     clock::{self, Boot},
     places::Index,
     report::Decision,
-    rule::{self, Origin, Rule, RulesFile},
+    rule::{self, Origin, Rule, RulesFile, RulesText},
     source::{Source, Tells},
     target::Selector,
     telemetry::Confirms,
@@ -63,18 +63,24 @@ impl<S: Source> Agent<S> {
         Ok(rule::read_file(&path, &file.defaults)?)
     }
 
-    /// Reads the rules again. Bad ones are told of, and not heeded.
-    pub(super) fn read_rules_again(&mut self) {
+    /// What the file with rules contains, if that is what this rule is about.
+    pub(super) fn rules_text(&self, id: RuleId) -> Option<RulesText> {
+        let is_about_rules = self.rules_file == Some(id);
+        self.settings.origin.file().filter(|_| is_about_rules).map(rule::read_text)
+    }
+
+    /// Heeds the rules that the file contains now. Bad ones are told of, and not heeded.
+    pub(super) fn heed_rules(&mut self, text: RulesText) {
         let Origin::File(file) = self.settings.origin.clone() else {
-            self.feed.ask_anew();
+            self.feed.pass_on(text);
             return;
         };
         let RulesFile { path, defaults } = *file;
         // What has been decided is told while there is somebody to tell it.
         self.tell_what_was_decided();
         let before: Vec<_> = self.reloaders.keys().copied().collect();
-        let read = rule::read_file(&path, &defaults).map_err(anyhow::Error::new);
-        let applied = read.and_then(|rules| self.set_up(rules));
+        let read = text.and_then(|text| rule::parse_file(&text, &path, &defaults));
+        let applied = read.map_err(anyhow::Error::new).and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
         let is_same = before.iter().eq(self.reloaders.keys());
         let is_asked = mem::take(&mut self.is_asked_for_rules);

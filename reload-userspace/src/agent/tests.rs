@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
-    os::unix::fs::symlink,
+    os::{fd::BorrowedFd, unix::fs::symlink},
     path::{Path, PathBuf},
     process,
     sync::{
@@ -26,10 +26,11 @@ use tokio::{
 use super::*;
 use crate::{
     cli::{Cli, Command, Format, LogLevel, RunArgs},
+    event::{PlaceId, Writers},
     places::Places,
     report::Log,
     rule::{self, Rule},
-    source::{Choice, Interest, Ladder, Purpose},
+    source::{Choice, Interest, Ladder, Purpose, SourceError, Tells, WatchError},
     watched::Watched,
 };
 
@@ -58,8 +59,12 @@ fn beneath(volume: &Path, rest: &[&str]) -> Rule {
 
 /// An agent with these rules that says nothing.
 fn agent(source: SourceName, rules: Vec<Rule>) -> Agent<Ladder> {
-    let settings = Settings::new(&typed(&["--watch", "/", "--process", "x"])).unwrap();
-    let mut source = Ladder::open(Choice::Only(source), Purpose::Reload, false).unwrap();
+    let source = Ladder::open(Choice::Only(source), Purpose::Reload, false).unwrap();
+    agent_with(source, rules, &["--watch", "/", "--process", "x"])
+}
+
+fn agent_with<S: Source>(mut source: S, rules: Vec<Rule>, arguments: &[&str]) -> Agent<S> {
+    let settings = Settings::new(&typed(arguments)).unwrap();
     let witness = Witness::open(false, &mut source);
     let log = Log { format: Format::Text, level: LogLevel::Error };
     let outlets = Outlets {
@@ -315,6 +320,73 @@ async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
         }
     }
     assert_eq!(owed(&agent), [pids[0]]);
+}
+
+/// A source that tells of nothing, and under which a file is written whenever it is asked for events.
+struct Meanwhile {
+    file: PathBuf,
+    text: Option<&'static str>,
+}
+
+impl Source for Meanwhile {
+    fn name(&self) -> SourceName {
+        SourceName::Poll
+    }
+    fn watch(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+        Ok(())
+    }
+    fn forget(&mut self, _: PlaceId) {}
+    fn arm(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+        Ok(())
+    }
+    fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
+        Writers::None
+    }
+    fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+        Ok(Tells::No)
+    }
+    async fn next(&mut self) -> Result<Event, SourceError> {
+        std::future::pending().await
+    }
+    fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+        if let Some(text) = self.text {
+            fs::write(&self.file, text).unwrap();
+        }
+        Ok(None)
+    }
+    fn losses(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
+/// What is written after the content was read is for the next look, also where it is not announced yet.
+#[tokio::test(flavor = "current_thread")]
+async fn rules_are_those_of_the_content_that_was_read() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().canonicalize().unwrap().join("rules.yaml");
+    let arguments = ["--config", file.to_str().unwrap()];
+    let rule =
+        |name: &str| format!("- {{name: {name}, watch: /etc, process: nobody-is-called-so}}\n");
+    fs::write(&file, format!("rules:\n{}{}", rule("a"), rule("b"))).unwrap();
+    let source = Meanwhile { file: file.clone(), text: None };
+    let rules = rule::from_args(&typed(&arguments)).unwrap();
+    let mut agent = agent_with(source, rules, &arguments);
+    let id = agent.rules_file.unwrap();
+    // Of somebody who writes all this the first half is there, and rules as well.
+    fs::write(&file, format!("rules:\n{}{}", rule("c"), rule("d"))).unwrap();
+    agent.source.text = Some("rules:\n- {name: c, watch: /etc, process: nobody-is-called-so}\n");
+    let begun = clock::now();
+    agent.reloaders.get_mut(&id).unwrap().verify(begun);
+    loop {
+        let now = clock::now();
+        assert!(now < begun.after(PATIENCE), "they are not heeded");
+        agent.look(id, now);
+        let is_complete = agent.reloaders[&id].is_complete(now);
+        if is_complete && agent.complete(id, now).unwrap() {
+            break;
+        }
+    }
+    assert_eq!(agent.rule_names(), ["c", "d"]);
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock,
     report::Decision,
-    rule::{NodeFile, Rule, read_node_file},
+    rule::{NodeFile, Rule, RulesText, parse_node_file},
 };
 
 impl Node {
@@ -183,16 +183,20 @@ impl Node {
         }
     }
 
-    pub(super) fn read_file_again(&mut self) {
+    /// Heeds what the file says now for pods without annotations.
+    pub(super) fn heed_file(&mut self, text: &RulesText) {
         let Some(path) = self.question.file.clone() else { return };
-        let read = read_node_file(&path);
+        let read = match text {
+            Ok(text) => parse_node_file(text, &path).map_err(|error| chain(&error)),
+            Err(error) => Err(chain(error)),
+        };
         let error = match read {
             Ok(file) if file == self.basis.file => None,
             Ok(file) => {
                 self.use_file(file);
                 None
             }
-            Err(error) => Some(chain(error)),
+            Err(error) => Some(error),
         };
         let rules = self.pods.values().flat_map(|known| &known.made.rules);
         let rules = rules.map(|rule| rule.name().to_owned()).collect();

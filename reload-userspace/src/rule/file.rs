@@ -89,11 +89,18 @@ pub(super) fn about_one_rule(said: &RuleArgs) -> Option<&'static str> {
 /// Fails where the file cannot be read or one of its rules cannot be carried out. The error names the
 /// place in the file, and what to do about it.
 pub fn read_file(path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
-    parse(&read_text(path)?, path, defaults)
+    parse_file(&read_text(path)?, path, defaults)
 }
 
-/// What is in a file with rules.
-pub(super) fn read_text(path: &Path) -> Result<String, RuleError> {
+/// What a file with rules contains, or why it cannot be read.
+pub type RulesText = Result<String, RuleError>;
+
+/// Reads a file with rules, and understands nothing of it.
+///
+/// # Errors
+///
+/// Fails where it cannot be read, is no file or too large.
+pub fn read_text(path: &Path) -> RulesText {
     let read = |source| RuleError::Read { path: path.to_owned(), source };
     let mut text = String::new();
     // Without waiting: it may be a FIFO.
@@ -109,7 +116,12 @@ pub(super) fn read_text(path: &Path) -> Result<String, RuleError> {
     Ok(text)
 }
 
-fn parse(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
+/// The rules in the text of the file at `path`; `defaults` counts for those that do not say otherwise.
+///
+/// # Errors
+///
+/// Fails where one of the rules cannot be carried out, as [`read_file`] does.
+pub fn parse_file(text: &str, path: &Path, defaults: &RuleArgs) -> Result<Vec<Rule>, RuleError> {
     let options = serde_saphyr::options! { with_snippet: false };
     let document: Result<Option<Document>, _> = serde_saphyr::from_str_with_options(text, options);
     let document = document.map_err(|error| syntax(text, path, &error))?;
@@ -193,7 +205,7 @@ mod tests {
     };
 
     fn rules(text: &str) -> Result<Vec<Rule>, String> {
-        let rules = parse(text, Path::new("/r.yaml"), &RuleArgs::default());
+        let rules = parse_file(text, Path::new("/r.yaml"), &RuleArgs::default());
         rules.map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
@@ -400,7 +412,7 @@ mod tests {
             ..RuleArgs::default()
         };
         let text = rule(&["process: x", "force: false", "settleMax: 7ms"]);
-        let rules = parse(&text, Path::new("/r.yaml"), &defaults).unwrap();
+        let rules = parse_file(&text, Path::new("/r.yaml"), &defaults).unwrap();
         let pace = rules[0].pace();
         let limits = (pace.limits.quiet.as_millis(), pace.limits.max.as_millis());
         assert_eq!((limits, pace.caution.is_forced), ((5, 7), false));

@@ -313,10 +313,18 @@ pub fn parse_list(text: &str) -> Result<Vec<PodRule>, RuleError> {
 /// Fails where the file cannot be read, or is not made as one with such rules is. The error names the place
 /// in the file, and what to do about it.
 pub fn read_node_file(path: &Path) -> Result<NodeFile, RuleError> {
-    let text = read_text(path)?;
+    parse_node_file(&read_text(path)?, path)
+}
+
+/// The rules in the text of the node's file, which is at `path`.
+///
+/// # Errors
+///
+/// Fails where it is not made as [`read_node_file`] wants it.
+pub fn parse_node_file(text: &str, path: &Path) -> Result<NodeFile, RuleError> {
     let options = serde_saphyr::options! { with_snippet: false };
-    let document: Result<Option<Document>, _> = serde_saphyr::from_str_with_options(&text, options);
-    let document = document.map_err(|error| syntax(&text, path, &error))?;
+    let document: Result<Option<Document>, _> = serde_saphyr::from_str_with_options(text, options);
+    let document = document.map_err(|error| syntax(text, path, &error))?;
     let listed = document.and_then(|document| document.rules).unwrap_or_default();
     if listed.is_empty() {
         return Err(RuleError::NoRules { path: path.to_owned() });
