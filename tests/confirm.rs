@@ -333,6 +333,31 @@ fn whoever_reads_after_another_update_is_seen_to_read(source: Source) {
     check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
 }
 
+promise!(whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual);
+/// He is as slow as never before, and what he is to read has moved: nobody will know whether he has read it.
+fn whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual(source: Source) {
+    let home = tempfile::tempdir().unwrap();
+    let state = |text: &str| keys(&[("app.conf", text)]);
+    let mut volume = Volume::mount(home.path(), Order::NamesLast, state("0"));
+    let path = home.path().join("app.conf");
+    let recipe = Recipe::new().reading(&path).reader("late");
+    let mut target = recipe.start();
+    let options = ["--confirm-timeout", "1h"];
+    let mut agent = Agent::with(source, &path, recipe.name(), &options);
+    volume.update(state("1"));
+    agent.wait_for("reloaded");
+    target.go_on();
+    assert_eq!(target.signal().content, "1");
+    check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
+
+    volume.update(state("2"));
+    agent.wait_for("reloaded");
+    volume.update(state("3"));
+    agent.wait_for("reloaded");
+    target.go_on();
+    assert_eq!(target.signal().content, "3");
+}
+
 promise!(without_a_timeout_nothing_is_waited_for);
 fn without_a_timeout_nothing_is_waited_for(source: Source) {
     let (_dir, path) = config();

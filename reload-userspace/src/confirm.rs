@@ -27,6 +27,13 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// How far apart two looks are at most: the time doubles from one to the next.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// How many times as long as it has ever taken a target is given to open content that may have been opened
+/// unseen.
+const TIMES_AS_LONG: u32 = 10;
+
+/// How long it is given at least: it may be kept from its processor.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What is said where opens are seen and none came.
 const NOT_OPENED: &str = "it still runs, but has not opened the new content; see its own log";
 
@@ -87,6 +94,8 @@ pub struct Deed {
     pub timeout: Duration,
     /// Whether it would surely be seen that the target opens the content.
     pub sees_opens: bool,
+    /// How long evidence of its reloads has taken at most, where there has been any.
+    pub usual: Option<Duration>,
 }
 
 /// One signal to one target, until it is known what came of it.
@@ -102,6 +111,7 @@ pub struct Confirm {
     has_ended: bool,
     /// Whether what it was to open was moved elsewhere before it was seen to do so.
     is_moved: bool,
+    patience: Patience,
     stage: Stage,
 }
 
@@ -113,6 +123,17 @@ enum Stage {
     /// It is confirmed, and only the target's death would be news.
     Confirmed,
     /// Nothing will be news.
+    Over,
+}
+
+/// How long the next reload waits for evidence of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Until there is any, or will be none.
+    Endless,
+    /// It may have gone by unseen, and would have come by then.
+    Until(Boot),
+    /// That is over.
     Over,
 }
 
@@ -150,6 +171,7 @@ impl Confirm {
             is_replaced: false,
             has_ended: false,
             is_moved: false,
+            patience: Patience::Endless,
             stage: Stage::Open,
         }
     }
@@ -201,14 +223,31 @@ impl Confirm {
 
     /// Notes that the content was moved elsewhere: the target may have opened it there before anybody
     /// looked, so that it says nothing if no more is seen.
+    ///
+    /// The next reload waits for it all the same, but not much longer than evidence has ever taken.
     pub fn moved(&mut self) {
         self.is_moved = true;
+        if let (Patience::Endless, Some(usual)) = (self.patience, self.deed.usual) {
+            let longest = (usual * TIMES_AS_LONG).max(LEAST_PATIENCE);
+            self.patience = Patience::Until(self.deed.sent.after(longest));
+        }
     }
 
     /// Notes that the target may have opened the content unseen, so that it says nothing if no more is seen,
-    /// and nobody need wait for it.
+    /// and nobody need wait for it. Its children may still be waited for, as long as where it is
+    /// [moved](Self::moved).
     pub fn lose_sight(&mut self) {
+        self.moved();
         self.deed.sees_opens = false;
+    }
+
+    /// Whether it is from now on that the next reload need not wait for this one any more.
+    pub fn loses_patience(&mut self, now: Boot) -> bool {
+        let is_over = matches!(self.patience, Patience::Until(end) if end <= now);
+        if is_over {
+            self.patience = Patience::Over;
+        }
+        is_over
     }
 
     /// Whether evidence is still waited for.
@@ -227,7 +266,10 @@ impl Confirm {
     /// When to look next.
     #[must_use]
     pub fn next_at(&self) -> Boot {
-        self.next
+        match self.patience {
+            Patience::Until(end) => end.min(self.next),
+            Patience::Endless | Patience::Over => self.next,
+        }
     }
 
     /// Whether evidence may come that is better than that the target still runs: then its next reload
@@ -236,7 +278,7 @@ impl Confirm {
     pub fn is_expecting(&self) -> bool {
         let may_come =
             self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
-        may_come && self.stage == Stage::Open
+        may_come && self.stage == Stage::Open && self.patience != Patience::Over
     }
 
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
@@ -347,7 +389,7 @@ mod tests {
 
     /// A confirmation of a target with so many old children, within a second.
     fn confirm(aim: Aim, sees_opens: bool, children: i32) -> Confirm {
-        let deed = Deed { sent: at(0), aim, timeout: after(1000), sees_opens };
+        let deed = Deed { sent: at(0), aim, timeout: after(1000), sees_opens, usual: None };
         let children = (1..=children).map(|pid| child(pid, 5)).collect();
         Confirm::with(Workers::new(Some(b"x"), children, deed.sent), deed)
     }
@@ -458,6 +500,35 @@ mod tests {
     }
 
     #[test]
+    fn what_was_moved_is_waited_for_ten_times_as_long_as_it_has_ever_taken() {
+        #[track_caller]
+        fn check(usual: Option<u64>, children: i32, expected: Option<u64>) {
+            let mut it = confirm(Aim::Reload, true, children);
+            it.deed.usual = usual.map(Duration::from_millis);
+            it.moved();
+            assert!(it.is_expecting());
+            let Some(end) = expected else {
+                assert!(!it.loses_patience(at(999)) && it.is_expecting());
+                return;
+            };
+            assert!(!it.loses_patience(at(end - 1)) && it.is_expecting());
+            while it.next_at() < at(end) {
+                assert_eq!(it.judge(it.next_at(), runs()), None);
+            }
+            assert_eq!(it.next_at(), at(end));
+            assert!(it.loses_patience(at(end)) && !it.is_expecting());
+            // It is told once, also where it moves again, and is looked at as before.
+            it.moved();
+            assert!(!it.loses_patience(at(end)) && !it.is_expecting() && it.is_open());
+            assert!(it.next_at() > at(end));
+        }
+        check(None, 0, None);
+        check(Some(1), 0, Some(100));
+        check(Some(20), 0, Some(200));
+        check(Some(20), 2, Some(200));
+    }
+
+    #[test]
     fn what_was_moved_may_have_been_opened_unseen() {
         let mut it = confirm(Aim::Reload, true, 0);
         it.moved();
@@ -551,7 +622,13 @@ mod tests {
             let procfs = Procfs::default();
             let held = Held::open(&procfs, Pid::from_raw(self.pid())).unwrap().unwrap();
             held.send(&procfs, rustix::process::Signal::HUP).unwrap();
-            let deed = Deed { sent: clock::now(), aim: Aim::Reload, timeout, sees_opens: false };
+            let deed = Deed {
+                sent: clock::now(),
+                aim: Aim::Reload,
+                timeout,
+                sees_opens: false,
+                usual: None,
+            };
             let mut confirm = Confirm::new(&held, &procfs, deed);
             loop {
                 let now = clock::now();
@@ -629,7 +706,13 @@ mod tests {
         let procfs = Procfs::default();
         let pid = Pid::from_raw(shell.pid());
         let held = Held::open(&procfs, pid).unwrap().unwrap();
-        let deed = Deed { sent: at(0), aim: Aim::Reload, timeout: after(1), sees_opens: true };
+        let deed = Deed {
+            sent: at(0),
+            aim: Aim::Reload,
+            timeout: after(1),
+            sees_opens: true,
+            usual: None,
+        };
         let child = procfs.children(pid)[0].target.pid;
         let confirmed = Some(Verdict::Confirmed(Evidence::Reopened, after(7)));
         for (by, expected) in [(pid, &confirmed), (child, &confirmed), (Pid::this(), &None)] {

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use crate::{
     child,
     clock::Boot,
+    confirm::Evidence,
     preflight::{Attempt, Attempted, Caution, Refusal},
     rule::SignalNumber,
     source::Tells,
@@ -49,6 +50,8 @@ pub(super) struct Crew {
     started: HashMap<Pid, Boot>,
     /// Those that were there, and whose handler was waited for.
     awaited: HashSet<Target>,
+    /// How long it has taken at most until it was seen that they have what they were signalled for.
+    proved: HashMap<Target, Duration>,
     /// When to look for targets, if there is a reason to.
     roll_call: Option<Boot>,
     /// Whether a process was seen to start or end since they were last looked for.
@@ -100,6 +103,7 @@ impl Crew {
             members: HashMap::new(),
             started: HashMap::new(),
             awaited: HashSet::new(),
+            proved: HashMap::new(),
             roll_call: None,
             is_stale: false,
             told: None,
@@ -113,6 +117,20 @@ impl Crew {
     /// Whether it is of one pod only.
     pub(super) fn is_about_a_pod(&self) -> bool {
         !self.selector.scope.is_anywhere()
+    }
+
+    /// Notes what was seen so long after a signal to a target. That it still runs was to be seen at once.
+    pub(super) fn proved(&mut self, target: Target, evidence: Evidence, after: Duration) {
+        if matches!(evidence, Evidence::Reopened | Evidence::Workers) {
+            let longest = self.proved.entry(target).or_default();
+            *longest = after.max(*longest);
+        }
+    }
+
+    /// How long it has taken at most until it was seen that a target has what it was signalled for, if it
+    /// ever was.
+    pub(super) fn proves_within(&self, target: Target) -> Option<Duration> {
+        self.proved.get(&target).copied()
     }
 
     /// A member that is held.
@@ -235,6 +253,7 @@ impl Crew {
         roll.left = known.into_keys().chain(roll.joined.iter().copied()).collect();
         let members = &self.members;
         self.awaited.retain(|target| members.contains_key(target));
+        self.proved.retain(|target, _| members.contains_key(target));
         self.started.retain(|&pid, &mut at| {
             now.since(at) < START_MEMORY || members.keys().any(|target| target.pid == pid)
         });

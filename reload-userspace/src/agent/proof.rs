@@ -48,10 +48,8 @@ struct Served {
 }
 
 impl Proof {
-    /// Notes that the target may have opened the content unseen: what is newer need not wait for what may
-    /// never be seen.
-    fn lose_sight(&mut self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
-        self.confirm.lose_sight();
+    /// What is newer need not wait for what may never be seen, where nothing else is waited for.
+    fn release(&self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
         if self.confirm.is_expecting() {
             return;
         }
@@ -100,7 +98,8 @@ impl<S: Source> Agent<S> {
             return Then::Rest;
         };
         let aim = if action.ends() { Aim::End } else { Aim::Reload };
-        let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some() };
+        let usual = receiver.target.and_then(|target| crew.and_then(|it| it.proves_within(target)));
+        let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some(), usual };
         let mut confirm = Confirm::new(&held, &self.procfs, deed);
         let digest = reloader.delivery.wanted().digest;
         let serves = vec![Served { rule: id, receiver, digest }];
@@ -170,7 +169,10 @@ impl<S: Source> Agent<S> {
         if self.witness.take_loss() {
             let Self { proofs, reloaders, .. } = self;
             let seen = proofs.iter_mut().filter(|it| it.ticket.is_some() && it.confirm.is_open());
-            seen.for_each(|proof| proof.lose_sight(reloaders));
+            for proof in seen {
+                proof.confirm.lose_sight();
+                proof.release(reloaders);
+            }
         }
         self.follow_opens_of(|proof| proof.confirm.next_at() <= now);
         for _ in 0..MOST_OPENS {
@@ -191,6 +193,9 @@ impl<S: Source> Agent<S> {
             }
             let verdict = proof.confirm.poll(now, &proof.held, procfs);
             verdicts.extend(verdict.map(|verdict| (index, verdict)));
+            if proof.confirm.loses_patience(now) {
+                proof.release(reloaders);
+            }
         }
         for (index, verdict) in verdicts {
             self.conclude(index, &verdict);
@@ -296,6 +301,10 @@ impl<S: Source> Agent<S> {
                 self.teller.measure(|metrics| metrics.set_content(reloader.name(), &digest));
             }
             self.teller.tell(&decision);
+            let crew = reloader.crew.and_then(|crew| self.crews.get_mut(&crew));
+            if let (Verdict::Confirmed(evidence, after), Some(crew)) = (verdict, crew) {
+                crew.proved(held.target(), *evidence, *after);
+            }
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {
             let now = clock::now();
