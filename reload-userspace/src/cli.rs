@@ -76,6 +76,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Say what works here, what does not, why, and what to grant
     ///
+    /// Example: reload-agent doctor --watch /etc/nginx --process nginx
+    ///
     /// It takes the options of `run`, of which none is needed. The exit status is 0 where `run` with
     /// these options would work.
     Doctor(DoctorArgs),

@@ -87,7 +87,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let said =
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let said = said.collect::<Vec<_>>().join("; ");
+    let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
     let said = name_variable(said.strip_prefix("error: ").unwrap_or(&said), error);
     // A URL may stand behind the wrong option.
     let given = error.get(ContextKind::InvalidValue).or(error.get(ContextKind::InvalidArg));

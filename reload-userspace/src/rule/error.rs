@@ -233,12 +233,12 @@ pub enum RuleError {
         line: u64,
     },
     /// The file with rules cannot be read.
-    #[error("cannot read the rules in {}", path.display())]
+    #[error("cannot read the rules in {}: {error}; give --config a file to read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
     /// What is to hold the rules is no file.
     #[error("{} is no regular file; give --config one", path.display())]

@@ -101,7 +101,7 @@ pub type RulesText = Result<String, RuleError>;
 ///
 /// Fails where it cannot be read, is no file or too large.
 pub fn read_text(path: &Path) -> RulesText {
-    let read = |source| RuleError::Read { path: path.to_owned(), source };
+    let read = |error| RuleError::Read { path: path.to_owned(), error };
     let mut text = String::new();
     // Without waiting: it may be a FIFO.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -429,13 +429,13 @@ mod tests {
             error.replace(dir.path().to_str().unwrap(), "{dir}")
         };
         let missing = "cannot read the rules in {dir}/rules.yaml: No such file or directory (os \
-                       error 2)";
+                       error 2); give --config a file to read";
         assert_eq!(read(), missing);
         fs::write(&path, "#".repeat(1024 * 1024 + 1)).unwrap();
         assert_eq!(read(), "{dir}/rules.yaml is larger than 1 MiB; give a file with rules");
         fs::write(&path, b"rules: \xff").unwrap();
-        let foreign =
-            "cannot read the rules in {dir}/rules.yaml: stream did not contain valid UTF-8";
+        let foreign = "cannot read the rules in {dir}/rules.yaml: stream did not contain valid \
+                       UTF-8; give --config a file to read";
         assert_eq!(read(), foreign);
     }
 
