@@ -554,8 +554,8 @@ fn a_file_that_cannot_be_had_is_named() {
     let run = |path: &Path| run_to_end(command().args(rules_arguments(path)));
     let (status, said) = run(&path);
     let expected = format!(
-        "reload-agent: cannot read the rules in {}: No such file or directory (os error 2); give \
-         --config a file to read",
+        "reload-agent: cannot read the rules in {}: No such file or directory (os error 2); make \
+         it, or give --config another",
         path.display()
     );
     assert_eq!((status, said), (Some(2), expected));

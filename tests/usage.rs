@@ -69,6 +69,12 @@ const MISTAKES: &[Mistake] = &[
                   1m; see `reload-agent run --help`",
     },
     Mistake {
+        right: BOTH,
+        wrong: &["--settle", "x:; http://u:secret@h/"],
+        message: "invalid value 'x:; http://u:***@h/' for '--settle <DURATION>': write 250ms, 2s or \
+                  1m; see `reload-agent run --help`",
+    },
+    Mistake {
         right: &["trace"],
         wrong: &["--count", "1"],
         message: "the following required arguments were not provided: --watch <PATH>; see \
@@ -317,7 +323,7 @@ fn a_mistake_in_the_file_with_rules_is_named_with_its_place() {
     fs::remove_file(dir.path().join("rules.yaml")).unwrap();
     let got = outcome(&mut command(), dir.path(), &["run", "--config", "{dir}/rules.yaml"]);
     let message = "reload-agent: cannot read the rules in {dir}/rules.yaml: No such file or \
-                   directory (os error 2); give --config a file to read";
+                   directory (os error 2); make it, or give --config another";
     assert_eq!(got, (Some(USAGE), message.to_owned()));
 }
 

@@ -33,7 +33,7 @@ use self::{
     work::Done,
 };
 
-pub use self::feed::{Feed, Feeder, Rules, feed};
+pub use self::feed::{Feed, Feeder, Reread, Rules, feed};
 
 use crate::{
     clock::{self, Boot},
@@ -395,8 +395,8 @@ impl<S: Source> Agent<S> {
     ///
     /// Says whether that is so.
     fn complete(&mut self, id: RuleId, now: Boot) -> Result<bool> {
-        // Before the content: they are its rules, unless more happens meanwhile.
-        let rules = self.rules_text(id);
+        // Before the content: it is the text of that, unless more happens meanwhile.
+        let rules_text = self.rules_text(id);
         let Some(reloader) = self.reloaders.get_mut(&id) else { return Ok(false) };
         let (reading, failures) = reloader.read(now);
         self.tell_of_failures(failures);
@@ -408,13 +408,13 @@ impl<S: Source> Agent<S> {
         let has_more_happened = reloader.look_again(now, places, source);
         let conclusion = reloader.conclude(reading, has_more_happened, now);
         let crew = reloader.crew;
-        if let Some(rules) = rules {
+        if let Some(text) = rules_text {
             reloader.untold.clear();
             if conclusion == Conclusion::NotYet {
                 return Ok(false);
             }
             // Also where it contains what it did: what forbade them may be gone.
-            self.heed_rules(rules);
+            self.heed_rules(text);
             return Ok(true);
         }
         match conclusion {

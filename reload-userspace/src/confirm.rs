@@ -27,12 +27,11 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// How far apart two looks are at most: the time doubles from one to the next.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How many times as long as it has ever taken a target is given to open content that may have been opened
-/// unseen.
+/// How many times as long as it has ever taken evidence is waited for that may have gone by unseen.
 const TIMES_AS_LONG: u32 = 10;
 
-/// How long it is given at least: it may be kept from its processor.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+/// How long it is waited for at least: the target may be kept from its processor.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// What is said where opens are seen and none came.
 const NOT_OPENED: &str = "it still runs, but has not opened the new content; see its own log";
@@ -94,8 +93,8 @@ pub struct Deed {
     pub timeout: Duration,
     /// Whether it would surely be seen that the target opens the content.
     pub sees_opens: bool,
-    /// How long evidence of its reloads has taken at most, where there has been any.
-    pub usual: Option<Duration>,
+    /// The longest that evidence of a reload of this target has ever taken, if there has been any.
+    pub longest: Option<Duration>,
 }
 
 /// One signal to one target, until it is known what came of it.
@@ -111,7 +110,7 @@ pub struct Confirm {
     has_ended: bool,
     /// Whether what it was to open was moved elsewhere before it was seen to do so.
     is_moved: bool,
-    patience: Patience,
+    wait: Wait,
     stage: Stage,
 }
 
@@ -126,14 +125,14 @@ enum Stage {
     Over,
 }
 
-/// How long the next reload waits for evidence of this one.
+/// What the next reload of the target waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
-    /// Until there is any, or will be none.
-    Endless,
-    /// It may have gone by unseen, and would have come by then.
+enum Wait {
+    /// Evidence of this one, or that there will be none.
+    ForEvidence,
+    /// The same, but no longer than that: evidence may have gone by unseen, and would have come by then.
     Until(Boot),
-    /// That is over.
+    /// Nothing any more.
     Over,
 }
 
@@ -171,7 +170,7 @@ impl Confirm {
             is_replaced: false,
             has_ended: false,
             is_moved: false,
-            patience: Patience::Endless,
+            wait: Wait::ForEvidence,
             stage: Stage::Open,
         }
     }
@@ -224,17 +223,19 @@ impl Confirm {
     /// Notes that the content was moved elsewhere: the target may have opened it there before anybody
     /// looked, so that it says nothing if no more is seen.
     ///
-    /// The next reload waits for it all the same, but not much longer than evidence has ever taken.
+    /// The next reload waits for it all the same, but no longer than ten times as long as evidence has ever
+    /// taken. One that is to end is never disturbed at that: what it opens is no evidence.
     pub fn moved(&mut self) {
         self.is_moved = true;
-        if let (Patience::Endless, Some(usual)) = (self.patience, self.deed.usual) {
-            let longest = (usual * TIMES_AS_LONG).max(LEAST_PATIENCE);
-            self.patience = Patience::Until(self.deed.sent.after(longest));
+        let Deed { sent, aim, longest, .. } = self.deed;
+        if let (Wait::ForEvidence, Aim::Reload, Some(longest)) = (self.wait, aim, longest) {
+            let enough = longest.saturating_mul(TIMES_AS_LONG).max(LEAST_WAIT);
+            self.wait = Wait::Until(sent.after(enough));
         }
     }
 
     /// Notes that the target may have opened the content unseen, so that it says nothing if no more is seen,
-    /// and nobody need wait for it. Its children may still be waited for, as long as where it is
+    /// and nobody need wait for it. Its children are still waited for, no longer than where the content is
     /// [moved](Self::moved).
     pub fn lose_sight(&mut self) {
         self.moved();
@@ -242,10 +243,10 @@ impl Confirm {
     }
 
     /// Whether it is from now on that the next reload need not wait for this one any more.
-    pub fn loses_patience(&mut self, now: Boot) -> bool {
-        let is_over = matches!(self.patience, Patience::Until(end) if end <= now);
+    pub fn has_waited_enough(&mut self, now: Boot) -> bool {
+        let is_over = matches!(self.wait, Wait::Until(end) if end <= now);
         if is_over {
-            self.patience = Patience::Over;
+            self.wait = Wait::Over;
         }
         is_over
     }
@@ -266,9 +267,9 @@ impl Confirm {
     /// When to look next.
     #[must_use]
     pub fn next_at(&self) -> Boot {
-        match self.patience {
-            Patience::Until(end) => end.min(self.next),
-            Patience::Endless | Patience::Over => self.next,
+        match self.wait {
+            Wait::Until(end) => end.min(self.next),
+            Wait::ForEvidence | Wait::Over => self.next,
         }
     }
 
@@ -278,7 +279,7 @@ impl Confirm {
     pub fn is_expecting(&self) -> bool {
         let may_come =
             self.deed.sees_opens || self.workers.are_there() || self.deed.aim == Aim::End;
-        may_come && self.stage == Stage::Open && self.patience != Patience::Over
+        may_come && self.stage == Stage::Open && self.wait != Wait::Over
     }
 
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
@@ -389,7 +390,7 @@ mod tests {
 
     /// A confirmation of a target with so many old children, within a second.
     fn confirm(aim: Aim, sees_opens: bool, children: i32) -> Confirm {
-        let deed = Deed { sent: at(0), aim, timeout: after(1000), sees_opens, usual: None };
+        let deed = Deed { sent: at(0), aim, timeout: after(1000), sees_opens, longest: None };
         let children = (1..=children).map(|pid| child(pid, 5)).collect();
         Confirm::with(Workers::new(Some(b"x"), children, deed.sent), deed)
     }
@@ -502,30 +503,42 @@ mod tests {
     #[test]
     fn what_was_moved_is_waited_for_ten_times_as_long_as_it_has_ever_taken() {
         #[track_caller]
-        fn check(usual: Option<u64>, children: i32, expected: Option<u64>) {
+        fn check(longest: Option<u64>, children: i32, expected: Option<u64>) {
             let mut it = confirm(Aim::Reload, true, children);
-            it.deed.usual = usual.map(Duration::from_millis);
+            it.deed.longest = longest.map(Duration::from_millis);
             it.moved();
             assert!(it.is_expecting());
             let Some(end) = expected else {
-                assert!(!it.loses_patience(at(999)) && it.is_expecting());
+                assert!(!it.has_waited_enough(at(999)) && it.is_expecting());
                 return;
             };
-            assert!(!it.loses_patience(at(end - 1)) && it.is_expecting());
+            assert!(!it.has_waited_enough(at(end - 1)) && it.is_expecting());
             while it.next_at() < at(end) {
                 assert_eq!(it.judge(it.next_at(), runs()), None);
             }
             assert_eq!(it.next_at(), at(end));
-            assert!(it.loses_patience(at(end)) && !it.is_expecting());
+            assert!(it.has_waited_enough(at(end)) && !it.is_expecting());
             // It is told once, also where it moves again, and is looked at as before.
             it.moved();
-            assert!(!it.loses_patience(at(end)) && !it.is_expecting() && it.is_open());
+            assert!(!it.has_waited_enough(at(end)) && !it.is_expecting() && it.is_open());
             assert!(it.next_at() > at(end));
         }
         check(None, 0, None);
         check(Some(1), 0, Some(100));
         check(Some(20), 0, Some(200));
         check(Some(20), 2, Some(200));
+
+        // Its children are waited for as long.
+        let mut it = confirm(Aim::Reload, true, 2);
+        it.deed.longest = Some(Duration::from_millis(1));
+        it.lose_sight();
+        assert!(it.is_expecting() && it.has_waited_enough(at(100)) && !it.is_expecting());
+        // One that ends is left to it.
+        let mut it = confirm(Aim::End, true, 0);
+        it.deed.longest = Some(Duration::from_millis(1));
+        it.moved();
+        it.lose_sight();
+        assert!(!it.has_waited_enough(at(999)) && it.is_expecting());
     }
 
     #[test]
@@ -627,7 +640,7 @@ mod tests {
                 aim: Aim::Reload,
                 timeout,
                 sees_opens: false,
-                usual: None,
+                longest: None,
             };
             let mut confirm = Confirm::new(&held, &procfs, deed);
             loop {
@@ -711,7 +724,7 @@ mod tests {
             aim: Aim::Reload,
             timeout: after(1),
             sees_opens: true,
-            usual: None,
+            longest: None,
         };
         let child = procfs.children(pid)[0].target.pid;
         let confirmed = Some(Verdict::Confirmed(Evidence::Reopened, after(7)));

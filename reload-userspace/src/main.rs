@@ -84,17 +84,22 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let text = error.render().to_string();
+    // A URL may stand behind the wrong option.
+    let given = error.get(ContextKind::InvalidValue).or(error.get(ContextKind::InvalidArg));
+    let text = match given {
+        Some(ContextValue::String(given)) => text.replace(given, &rule::discreet(given)),
+        _ => text,
+    };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let said =
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+    let said = said.fold(String::new(), |said, line| match said.chars().next_back() {
+        None => line.to_owned(),
+        // A list follows.
+        Some(':') => format!("{said} {line}"),
+        Some(_) => format!("{said}; {line}"),
+    });
     let said = name_variable(said.strip_prefix("error: ").unwrap_or(&said), error);
-    // A URL may stand behind the wrong option.
-    let given = error.get(ContextKind::InvalidValue).or(error.get(ContextKind::InvalidArg));
-    let said = match given {
-        Some(ContextValue::String(given)) => said.replace(given, &rule::discreet(given)),
-        _ => said,
-    };
     let command = env::args()
         .nth(1)
         .filter(|word| ["run", "node", "trace", "doctor"].contains(&word.as_str()));

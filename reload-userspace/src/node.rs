@@ -107,6 +107,8 @@ pub struct Node {
     pods: BTreeMap<String, Known>,
     /// Those that were listed anew, while that is under way.
     listed: Option<BTreeMap<String, Known>>,
+    /// Why the file is not heeded that says rules besides, if so.
+    file_fault: Option<String>,
     /// Whether all pods have been listed at least once.
     is_synced: bool,
     /// When to say what the rules are, if they have changed.
@@ -151,6 +153,7 @@ impl Node {
             teller,
             pods: BTreeMap::new(),
             listed: None,
+            file_fault: None,
             is_synced: false,
             feed_at: None,
             owners: HashMap::new(),
@@ -214,7 +217,7 @@ impl Node {
                     // The agent has ended.
                     None => return Ok(()),
                 },
-                text = self.feeder.file() => self.heed_file(&text),
+                reread = self.feeder.reread() => self.heed_file(reread),
                 Some(answer) = self.calls.join_next() => self.answered(answer.ok()),
                 () = tokio::time::sleep(pause) => {}
             }

@@ -50,8 +50,8 @@ pub(super) struct Crew {
     started: HashMap<Pid, Boot>,
     /// Those that were there, and whose handler was waited for.
     awaited: HashSet<Target>,
-    /// How long it has taken at most until it was seen that they have what they were signalled for.
-    proved: HashMap<Target, Duration>,
+    /// The longest that evidence of their reloads has ever taken.
+    longest_proofs: HashMap<Target, Duration>,
     /// When to look for targets, if there is a reason to.
     roll_call: Option<Boot>,
     /// Whether a process was seen to start or end since they were last looked for.
@@ -103,7 +103,7 @@ impl Crew {
             members: HashMap::new(),
             started: HashMap::new(),
             awaited: HashSet::new(),
-            proved: HashMap::new(),
+            longest_proofs: HashMap::new(),
             roll_call: None,
             is_stale: false,
             told: None,
@@ -119,18 +119,18 @@ impl Crew {
         !self.selector.scope.is_anywhere()
     }
 
-    /// Notes what was seen so long after a signal to a target. That it still runs was to be seen at once.
-    pub(super) fn proved(&mut self, target: Target, evidence: Evidence, after: Duration) {
+    /// Notes how long evidence of a reload has taken. That a target is alive is none, and is only said when the
+    /// time is up; and what ends is no target any more.
+    pub(super) fn note_proof(&mut self, target: Target, evidence: Evidence, after: Duration) {
         if matches!(evidence, Evidence::Reopened | Evidence::Workers) {
-            let longest = self.proved.entry(target).or_default();
+            let longest = self.longest_proofs.entry(target).or_default();
             *longest = after.max(*longest);
         }
     }
 
-    /// How long it has taken at most until it was seen that a target has what it was signalled for, if it
-    /// ever was.
-    pub(super) fn proves_within(&self, target: Target) -> Option<Duration> {
-        self.proved.get(&target).copied()
+    /// The longest that evidence of a reload of a target has ever taken, if there has been any.
+    pub(super) fn longest_proof(&self, target: Target) -> Option<Duration> {
+        self.longest_proofs.get(&target).copied()
     }
 
     /// A member that is held.
@@ -253,7 +253,7 @@ impl Crew {
         roll.left = known.into_keys().chain(roll.joined.iter().copied()).collect();
         let members = &self.members;
         self.awaited.retain(|target| members.contains_key(target));
-        self.proved.retain(|target, _| members.contains_key(target));
+        self.longest_proofs.retain(|target, _| members.contains_key(target));
         self.started.retain(|&pid, &mut at| {
             now.since(at) < START_MEMORY || members.keys().any(|target| target.pid == pid)
         });
@@ -379,6 +379,26 @@ mod tests {
         for whereabouts in [within(A), Whereabouts::Outside, Whereabouts::Unknown] {
             check(&Scope::Anywhere, whereabouts, true, true);
         }
+    }
+
+    #[test]
+    fn the_longest_proof_of_a_target_is_remembered() {
+        let mut crew = crew(Scope::Anywhere);
+        let target = crew.targets().next().unwrap();
+        let millis = Duration::from_millis;
+        for evidence in [Evidence::Alive, Evidence::Restarted, Evidence::Accepted] {
+            crew.note_proof(target, evidence, millis(9));
+        }
+        assert_eq!(crew.longest_proof(target), None);
+        for (evidence, after) in
+            [(Evidence::Reopened, 2), (Evidence::Workers, 3), (Evidence::Reopened, 1)]
+        {
+            crew.note_proof(target, evidence, millis(after));
+        }
+        assert_eq!(crew.longest_proof(target), Some(millis(3)));
+        // This test is not called so, and so is nobody's target any more.
+        crew.call_roll(&Procfs::default(), &mut Census::default(), Boot::ZERO).unwrap();
+        assert_eq!(crew.longest_proof(target), None);
     }
 
     #[test]

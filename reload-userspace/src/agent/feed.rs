@@ -2,7 +2,7 @@
 
 use std::{future, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::rule::{Rule, RulesText};
 
@@ -21,23 +21,33 @@ pub struct Feed {
     rules: Option<watch::Receiver<Option<Arc<Vec<Rule>>>>>,
     /// Whether none has come yet.
     is_awaited: bool,
-    file: watch::Sender<Option<Arc<RulesText>>>,
+    /// Where what the file contains goes that says rules besides, if there is anybody.
+    texts: Option<mpsc::UnboundedSender<Reread>>,
 }
 
 /// The other end: who says what the rules are.
 #[derive(Debug)]
 pub struct Feeder {
     rules: watch::Sender<Option<Arc<Vec<Rule>>>>,
-    file: watch::Receiver<Option<Arc<RulesText>>>,
+    texts: mpsc::UnboundedReceiver<Reread>,
+}
+
+/// A file with rules that was read anew.
+#[derive(Debug)]
+pub struct Reread {
+    /// What it contains, or why it cannot be read.
+    pub text: RulesText,
+    /// Whether the operator has asked for that, and is to be told what came of it.
+    pub is_asked: bool,
 }
 
 /// A feed and its other end.
 #[must_use]
 pub fn feed() -> (Feeder, Feed) {
     let (rules, received) = watch::channel(None);
-    let (file, has_read) = watch::channel(None);
-    let feed = Feed { rules: Some(received), is_awaited: true, file };
-    (Feeder { rules, file: has_read }, feed)
+    let (sender, texts) = mpsc::unbounded_channel();
+    let feed = Feed { rules: Some(received), is_awaited: true, texts: Some(sender) };
+    (Feeder { rules, texts }, feed)
 }
 
 impl Feeder {
@@ -46,17 +56,12 @@ impl Feeder {
         self.rules.send_replace(Some(Arc::new(rules)));
     }
 
-    /// Waits until the file that says rules besides is to be heeded anew, and gives what it contains; never
-    /// where the agent has ended. Of several states of it only the last counts. Dropping the future loses
-    /// none.
-    pub async fn file(&mut self) -> Arc<RulesText> {
-        loop {
-            if self.file.changed().await.is_err() {
-                return future::pending().await;
-            }
-            if let Some(text) = self.file.borrow_and_update().clone() {
-                return text;
-            }
+    /// Waits until the file was read anew that says rules besides; for ever, where the agent has ended. Dropping
+    /// the future loses none.
+    pub async fn reread(&mut self) -> Reread {
+        match self.texts.recv().await {
+            Some(reread) => reread,
+            None => future::pending().await,
         }
     }
 }
@@ -64,7 +69,7 @@ impl Feeder {
 impl Feed {
     /// Nothing ever comes.
     pub(super) fn none() -> Self {
-        Self { rules: None, is_awaited: false, file: watch::Sender::new(None) }
+        Self { rules: None, is_awaited: false, texts: None }
     }
 
     /// Whether nobody has said yet what the rules are.
@@ -73,8 +78,11 @@ impl Feed {
     }
 
     /// Passes on to whoever feeds what the file contains that says rules besides.
-    pub(super) fn pass_on(&self, text: RulesText) {
-        self.file.send_replace(Some(Arc::new(text)));
+    pub(super) fn pass_on(&self, reread: Reread) {
+        if let Some(texts) = &self.texts {
+            // Whoever feeds no more wants none.
+            drop(texts.send(reread));
+        }
     }
 
     /// Waits for other rules; `None` where nobody says any more what they are. Dropping the future loses
@@ -88,5 +96,40 @@ impl Feed {
                 return Some(rules);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_gets_to_whoever_feeds() {
+        /// Long enough for what is there.
+        const SOON: Duration = Duration::from_millis(1);
+        let (mut feeder, feed) = feed();
+        assert!(timeout(SOON, feeder.reread()).await.is_err());
+        let error = || RulesText::Err(crate::rule::RuleError::NoFile { path: "/x".into() });
+        for (text, is_asked) in [(Ok("a".to_owned()), true), (error(), false)] {
+            feed.pass_on(Reread { text, is_asked });
+        }
+        let first = feeder.reread().await;
+        assert_eq!((first.text.unwrap().as_str(), first.is_asked), ("a", true));
+        let second = feeder.reread().await;
+        assert!(second.text.is_err() && !second.is_asked);
+        drop(feed);
+        assert!(timeout(SOON, feeder.reread()).await.is_err(), "there is nobody to read it");
+    }
+
+    #[test]
+    fn whoever_feeds_no_more_is_told_nothing() {
+        let (feeder, feed) = feed();
+        drop(feeder);
+        feed.pass_on(Reread { text: Ok(String::new()), is_asked: false });
+        Feed::none().pass_on(Reread { text: Ok(String::new()), is_asked: false });
     }
 }

@@ -48,8 +48,8 @@ struct Served {
 }
 
 impl Proof {
-    /// What is newer need not wait for what may never be seen, where nothing else is waited for.
-    fn release(&self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
+    /// Lets what is newer go out, unless there is still something to wait for.
+    fn release_unless_expecting(&self, reloaders: &mut BTreeMap<RuleId, Reloader>) {
         if self.confirm.is_expecting() {
             return;
         }
@@ -98,8 +98,8 @@ impl<S: Source> Agent<S> {
             return Then::Rest;
         };
         let aim = if action.ends() { Aim::End } else { Aim::Reload };
-        let usual = receiver.target.and_then(|target| crew.and_then(|it| it.proves_within(target)));
-        let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some(), usual };
+        let longest = crew.and_then(|crew| crew.longest_proof(held.target()));
+        let deed = Deed { sent, aim, timeout, sees_opens: ticket.is_some(), longest };
         let mut confirm = Confirm::new(&held, &self.procfs, deed);
         let digest = reloader.delivery.wanted().digest;
         let serves = vec![Served { rule: id, receiver, digest }];
@@ -171,7 +171,7 @@ impl<S: Source> Agent<S> {
             let seen = proofs.iter_mut().filter(|it| it.ticket.is_some() && it.confirm.is_open());
             for proof in seen {
                 proof.confirm.lose_sight();
-                proof.release(reloaders);
+                proof.release_unless_expecting(reloaders);
             }
         }
         self.follow_opens_of(|proof| proof.confirm.next_at() <= now);
@@ -193,8 +193,8 @@ impl<S: Source> Agent<S> {
             }
             let verdict = proof.confirm.poll(now, &proof.held, procfs);
             verdicts.extend(verdict.map(|verdict| (index, verdict)));
-            if proof.confirm.loses_patience(now) {
-                proof.release(reloaders);
+            if proof.confirm.has_waited_enough(now) {
+                proof.release_unless_expecting(reloaders);
             }
         }
         for (index, verdict) in verdicts {
@@ -303,7 +303,7 @@ impl<S: Source> Agent<S> {
             self.teller.tell(&decision);
             let crew = reloader.crew.and_then(|crew| self.crews.get_mut(&crew));
             if let (Verdict::Confirmed(evidence, after), Some(crew)) = (verdict, crew) {
-                crew.proved(held.target(), *evidence, *after);
+                crew.note_proof(held.target(), *evidence, *after);
             }
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     Agent,
     crew::{Crew, CrewId},
+    feed::Reread,
     heritage::Heritage,
     recall::recall,
     reloader::{Reloader, RuleId},
@@ -53,13 +54,13 @@ impl<S: Source> Agent<S> {
         };
         let draft = self.draft(Rule::about(path.clone(), pace), &[], &[])?;
         self.rules_file = Some(self.put_to_work(draft, None));
-        let Origin::File(file) = &self.settings.origin else {
-            // Whoever feeds the rules reads it.
-            return Ok(rules);
-        };
         // They have been read, and are heeded.
         let heeded = Decision::Rules { path: Some(String::new()), rules: Vec::new(), error: None };
         self.teller.count(&heeded);
+        let Origin::File(file) = &self.settings.origin else {
+            self.feed.pass_on(Reread { text: rule::read_text(&path), is_asked: false });
+            return Ok(rules);
+        };
         Ok(rule::read_file(&path, &file.defaults)?)
     }
 
@@ -69,10 +70,11 @@ impl<S: Source> Agent<S> {
         self.settings.origin.file().filter(|_| is_about_rules).map(rule::read_text)
     }
 
-    /// Heeds the rules that the file contains now. Bad ones are told of, and not heeded.
+    /// Heeds the rules in the text of their file. Bad ones are told of, and not heeded.
     pub(super) fn heed_rules(&mut self, text: RulesText) {
+        let is_asked = mem::take(&mut self.is_asked_for_rules);
         let Origin::File(file) = self.settings.origin.clone() else {
-            self.feed.pass_on(text);
+            self.feed.pass_on(Reread { text, is_asked });
             return;
         };
         let RulesFile { path, defaults } = *file;
@@ -83,7 +85,6 @@ impl<S: Source> Agent<S> {
         let applied = read.map_err(anyhow::Error::new).and_then(|rules| self.set_up(rules));
         let error = applied.err().map(|error| format!("{error:#}"));
         let is_same = before.iter().eq(self.reloaders.keys());
-        let is_asked = mem::take(&mut self.is_asked_for_rules);
         let is_news = is_asked || self.rules_fault != error || !is_same;
         self.rules_fault.clone_from(&error);
         if !is_news {

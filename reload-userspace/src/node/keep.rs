@@ -17,9 +17,10 @@ use super::{
     tell::watch_words,
 };
 use crate::{
+    agent::Reread,
     clock,
     report::Decision,
-    rule::{NodeFile, Rule, RulesText, parse_node_file},
+    rule::{NodeFile, Rule, parse_node_file},
 };
 
 impl Node {
@@ -184,20 +185,24 @@ impl Node {
     }
 
     /// Heeds what the file says now for pods without annotations.
-    pub(super) fn heed_file(&mut self, text: &RulesText) {
+    pub(super) fn heed_file(&mut self, reread: Reread) {
         let Some(path) = self.question.file.clone() else { return };
-        let read = match text {
-            Ok(text) => parse_node_file(text, &path).map_err(|error| chain(&error)),
-            Err(error) => Err(chain(error)),
-        };
+        let Reread { text, is_asked } = reread;
+        let read = text.and_then(|text| parse_node_file(&text, &path));
+        let is_other = read.as_ref().is_ok_and(|file| *file != self.basis.file);
         let error = match read {
-            Ok(file) if file == self.basis.file => None,
-            Ok(file) => {
+            Ok(file) if is_other => {
                 self.use_file(file);
                 None
             }
-            Err(error) => Some(error),
+            Ok(_) => None,
+            Err(error) => Some(chain(error)),
         };
+        let is_news = is_asked || is_other || self.file_fault != error;
+        self.file_fault.clone_from(&error);
+        if !is_news {
+            return;
+        }
         let rules = self.pods.values().flat_map(|known| &known.made.rules);
         let rules = rules.map(|rule| rule.name().to_owned()).collect();
         let path = Some(path.to_string_lossy().into_owned());

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    error::Error,
-    iter,
     path::{Path, PathBuf},
 };
 
@@ -61,7 +59,7 @@ impl Basis {
             }
             Ok(said) => said,
             Err(error) => {
-                made.faults.push(fault(&error));
+                made.faults.push(fault(error));
                 return made;
             }
         };
@@ -70,15 +68,15 @@ impl Basis {
             match self.rule(pod, rule, &mut made) {
                 Ok(rule) if made.rules.iter().any(|other| other.name() == rule.name()) => {
                     let name = rule.name().to_owned();
-                    made.faults.push(fault(&RuleError::SameNameInPod { name }));
+                    made.faults.push(fault(RuleError::SameNameInPod { name }));
                 }
                 Ok(rule) => made.rules.push(rule),
-                Err(error) if is_one => made.faults.push(fault(&error)),
+                Err(error) if is_one => made.faults.push(fault(error)),
                 Err(source) => {
                     let called = rule.said.name.as_ref().or(rule.said.process.as_ref());
                     let called = called.map_or_else(|| (index + 1).to_string(), |it| discreet(it));
                     let source = Box::new(source);
-                    made.faults.push(fault(&RuleError::RuleOfPod { rule: called, source }));
+                    made.faults.push(fault(RuleError::RuleOfPod { rule: called, source }));
                 }
             }
         }
@@ -162,15 +160,13 @@ fn stranger(rule: &PodRule, id: &str, name: &str, what: &'static str, names: &[&
 }
 
 /// What is wrong, as long as is told of it: whoever has said it decides how long it is.
-fn fault(error: &RuleError) -> String {
+fn fault(error: RuleError) -> String {
     cut(&chain(error))
 }
 
 /// An error and all that led to it, in one sentence.
-pub(super) fn chain(error: &RuleError) -> String {
-    let first: &dyn Error = error;
-    let errors = iter::successors(Some(first), |error| (*error).source());
-    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+pub(super) fn chain(error: RuleError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
 
 /// Whether a path is one of the kubelet's directories of pods: what else would all be waited for.

@@ -233,11 +233,11 @@ pub enum RuleError {
         line: u64,
     },
     /// The file with rules cannot be read.
-    #[error("cannot read the rules in {}: {error}; give --config a file to read", path.display())]
+    #[error("cannot read the rules in {}: {error}; {}", path.display(), remedy(error))]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Why.
         error: io::Error,
     },
     /// What is to hold the rules is no file.
@@ -284,6 +284,16 @@ pub enum RuleError {
         /// What is wrong with it.
         source: Box<RuleError>,
     },
+}
+
+/// What to do where a file with rules cannot be read.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "make it, or give --config another",
+        io::ErrorKind::PermissionDenied => "let the agent read it",
+        io::ErrorKind::InvalidData => "save it as UTF-8",
+        _ => "see that it can be read",
+    }
 }
 
 /// A place in a file as compilers write it.

@@ -429,13 +429,13 @@ mod tests {
             error.replace(dir.path().to_str().unwrap(), "{dir}")
         };
         let missing = "cannot read the rules in {dir}/rules.yaml: No such file or directory (os \
-                       error 2); give --config a file to read";
+                       error 2); make it, or give --config another";
         assert_eq!(read(), missing);
         fs::write(&path, "#".repeat(1024 * 1024 + 1)).unwrap();
         assert_eq!(read(), "{dir}/rules.yaml is larger than 1 MiB; give a file with rules");
         fs::write(&path, b"rules: \xff").unwrap();
         let foreign = "cannot read the rules in {dir}/rules.yaml: stream did not contain valid \
-                       UTF-8; give --config a file to read";
+                       UTF-8; save it as UTF-8";
         assert_eq!(read(), foreign);
     }
 
