@@ -427,7 +427,7 @@ fn a_mistake_is_named_with_its_remedy() {
     };
     check(
         &[],
-        "the following required arguments were not provided:; --watch <PATH>; see `reload-agent trace \
+        "the following required arguments were not provided: --watch <PATH>; see `reload-agent trace \
          --help`",
     );
     check(

@@ -75,12 +75,6 @@ const MISTAKES: &[Mistake] = &[
                   1m; see `reload-agent run --help`",
     },
     Mistake {
-        right: &["trace"],
-        wrong: &["--count", "1"],
-        message: "the following required arguments were not provided: --watch <PATH>; see \
-                  `reload-agent trace --help`",
-    },
-    Mistake {
         right: BOTH,
         wrong: &["http://u:secret@h/"],
         message: "unexpected argument 'http://u:***@h/' found; see `reload-agent run --help`",

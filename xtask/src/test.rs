@@ -52,7 +52,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cells = Cells::new()?;
     let here = Here::new()?;
     let mut cargo = tester(&place, &object)?;
-    cargo.args(["--workspace", "--", "--include-ignored", "--skip", k8s::PREFIX]);
+    // Whoever waits for them wants to know of all that fail.
+    cargo.args(["--workspace", "--no-fail-fast", "--", "--include-ignored", "--skip", k8s::PREFIX]);
     cargo.args(&options.filter);
     cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path());
     cargo.env(helm::VARIABLE, helm::provide(&place)?);
