@@ -167,7 +167,8 @@ fn short(number: f64) -> String {
         large if large >= 1e6 => format!("{:.0} M", large / 1e6),
         large if large >= 1e4 => format!("{:.0} k", large / 1e3),
         middle if middle >= 10.0 || middle == 0.0 => format!("{middle:.0}"),
-        small => format!("{small}"),
+        // What is left of a sum of tenths is noise.
+        small => format!("{}", (small * 1e6).round() / 1e6),
     }
 }
 
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let shown = [0.0, 0.5, 12.0, 1000.0, 20_000.0, 3e6].map(short);
-        assert_eq!(shown, ["0", "0.5", "12", "1000", "20 k", "3 M"]);
+        let shown = [0.0, 0.5, 0.1 + 0.2, 12.0, 1000.0, 20_000.0, 3e6].map(short);
+        assert_eq!(shown, ["0", "0.5", "0.3", "12", "1000", "20 k", "3 M"]);
     }
 }
