@@ -186,6 +186,12 @@ fn latency_of(lab: &Lab, plan: latency::Plan, way: Way, report: &mut Report) -> 
         way.name()
     );
     report.add(title, all.iter().map(latency::Measured::row).chain(absent()).collect());
+    let title = format!(
+        "The same, {}: 95 % interval of p50 in us / processor in us and wake-ups a change / RSS and PSS \
+         in MiB / ms until ready",
+        way.name()
+    );
+    report.add(title, all.iter().map(latency::Measured::cost_row).collect());
     if way == Way::Rename {
         report.add("The agent beside others, by rename", latency::ratios(&all));
     }

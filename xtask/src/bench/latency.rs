@@ -184,14 +184,32 @@ impl Measured {
         let odd = odd.concat();
         let shown = format!("{p50:.0} / {p90:.0} / {p99:.0} / {max:.0}{odd}");
         let interval = self.middle().map(|it| [it.low, it.high]);
-        let of = |pick: fn(&Round) -> f64| median(&self.of(pick));
         let value = json!({
             "p50_us": p50, "p50_interval_us": interval, "p90_us": p90, "p99_us": p99, "max_us": max,
             "samples": self.samples().len(), "missed": missed, "extra": extra,
-            "processor_us_a_change": of(|it| it.processor_us),
-            "wakes_a_change": of(|it| it.wakes),
-            "rss_kib": of(|it| number(it.usage.rss_kib)), "pss_kib": of(|it| number(it.usage.pss_kib)),
-            "ready_ms": of(|it| it.ready.as_secs_f64() * 1e3),
+        });
+        Row::new(self.contender.name, shown, value)
+    }
+
+    /// How sure its median is, and what it takes: its line in a table of its own.
+    pub(crate) fn cost_row(&self) -> Row {
+        let interval = self.middle().map(|it| format!("{:.0} to {:.0}", it.low, it.high));
+        // There is a round, or else a number that is none.
+        let of = |pick: fn(&Round) -> f64| median(&self.of(pick)).unwrap_or(f64::NAN);
+        let processor = of(|it| it.processor_us);
+        let wakes = of(|it| it.wakes);
+        let rss = of(|it| number(it.usage.rss_kib));
+        let pss = of(|it| number(it.usage.pss_kib));
+        let ready = of(|it| it.ready.as_secs_f64() * 1e3);
+        let shown = format!(
+            "{} / {processor:.0} / {wakes:.1} / {:.1} / {:.1} / {ready:.0}",
+            interval.as_deref().unwrap_or("-"),
+            rss / 1024.0,
+            pss / 1024.0,
+        );
+        let value = json!({
+            "processor_us_a_change": processor, "wakes_a_change": wakes, "rss_kib": rss,
+            "pss_kib": pss, "ready_ms": ready,
         });
         Row::new(self.contender.name, shown, value)
     }
