@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 use crate::support::{
     agent::{AGENT, Agent, Event, arguments_beside, clean, count, names},
-    kubelet::{Order, Volume, keys},
+    kubelet::{Keys, Order, Volume, keys},
     nginx::{Nginx, server},
     source::Source,
-    target::Recipe,
+    target::{Recipe, Running},
     time::poll,
     writer::{config, replace},
 };
@@ -313,17 +313,27 @@ fn changes_during_a_confirmation_wait_and_become_one(source: Source) {
     assert!(confirmed_at < second_at, "{second:?} after the first confirmation: {events:?}");
 }
 
+/// What a volume contains.
+fn state(text: &str) -> Keys {
+    keys(&[("app.conf", text)])
+}
+
+/// A volume, a target that reads what is in it when it is told to go on, and an agent that watches it.
+fn with_volume(source: Source) -> (TempDir, Volume, Running, Agent) {
+    let home = tempfile::tempdir().unwrap();
+    let volume = Volume::mount(home.path(), Order::NamesLast, state("0"));
+    let path = home.path().join("app.conf");
+    let recipe = Recipe::new().reading(&path).reader("late");
+    let target = recipe.start();
+    let agent = Agent::with(source, &path, recipe.name(), &UNHURRIED);
+    (home, volume, target, agent)
+}
+
 promise!(whoever_reads_after_another_update_is_seen_to_read);
 /// The kubelet has swapped the volume once more when the target reads: it reads another file, in another
 /// directory.
 fn whoever_reads_after_another_update_is_seen_to_read(source: Source) {
-    let home = tempfile::tempdir().unwrap();
-    let state = |text: &str| keys(&[("app.conf", text)]);
-    let mut volume = Volume::mount(home.path(), Order::NamesLast, state("0"));
-    let path = home.path().join("app.conf");
-    let recipe = Recipe::new().reading(&path).reader("late");
-    let mut target = recipe.start();
-    let mut agent = Agent::with(source, &path, recipe.name(), &UNHURRIED);
+    let (_home, mut volume, mut target, mut agent) = with_volume(source);
     volume.update(state("1"));
     agent.wait_for("reloaded");
     volume.update(state("2"));
@@ -336,14 +346,7 @@ fn whoever_reads_after_another_update_is_seen_to_read(source: Source) {
 promise!(whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual);
 /// He is as slow as never before, and what he is to read has moved: nobody will know whether he has read it.
 fn whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual(source: Source) {
-    let home = tempfile::tempdir().unwrap();
-    let state = |text: &str| keys(&[("app.conf", text)]);
-    let mut volume = Volume::mount(home.path(), Order::NamesLast, state("0"));
-    let path = home.path().join("app.conf");
-    let recipe = Recipe::new().reading(&path).reader("late");
-    let mut target = recipe.start();
-    let options = ["--confirm-timeout", "1h"];
-    let mut agent = Agent::with(source, &path, recipe.name(), &options);
+    let (_home, mut volume, mut target, mut agent) = with_volume(source);
     volume.update(state("1"));
     agent.wait_for("reloaded");
     target.go_on();

@@ -107,7 +107,7 @@ pub struct Node {
     pods: BTreeMap<String, Known>,
     /// Those that were listed anew, while that is under way.
     listed: Option<BTreeMap<String, Known>>,
-    /// Why the file is not heeded that says rules besides, if so.
+    /// Why the rules of the file are not heeded, if so.
     file_fault: Option<String>,
     /// Whether all pods have been listed at least once.
     is_synced: bool,

@@ -15,7 +15,7 @@ use std::{
 use self::{ration::Ration, volumes::Volumes};
 use crate::places::{Index, Looked, Manner, Patience, Places};
 use crate::{
-    clock::{self, Boot},
+    clock::{self, Boot, Effort},
     content::Content,
     event::{Actor, Operation, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
@@ -284,6 +284,7 @@ impl Watched {
             return;
         }
         self.ration.begin();
+        let effort = Effort::begin();
         let was_idle = self.next(now) == Next::Idle;
         let is_due = |at: Option<Boot>| at.is_some_and(|at| at <= now);
         if is_due(self.verify_at) {
@@ -294,8 +295,8 @@ impl Watched {
         let patience = if is_late { Patience::Patient } else { Patience::Hasty };
         self.look(now, places, source, patience);
         if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
-            let cost = clock::now().since(now) * IDLE_SHARE;
-            self.paid = self.paid.max(now).after(IDLE_LOOK.max(cost));
+            let cost = IDLE_LOOK.max(effort.so_far() * IDLE_SHARE);
+            self.paid = self.paid.max(now).after(cost);
         }
     }
 
@@ -312,18 +313,18 @@ impl Watched {
         }
         let touched = self.touched.take().map(|(first, _)| first);
         let announced = self.announced.take().or(touched);
-        let began = clock::now();
+        let effort = Effort::begin();
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } = self.see(places, source, manner);
         if self.reach == Reach::Beneath {
-            self.ration.look(now, clock::now().since(began), places.others_paid());
+            self.ration.look(now, effort.so_far(), places.others_paid());
         }
         let changed = view.files != self.view.files;
         let had_old = self.volumes.left();
         let volume = self.volumes.observe(&self.view, &view);
         let at = announced.unwrap_or(now);
         let dated = announced.unwrap_or_else(|| self.changed_at(&view, now));
-        self.looked = began;
+        self.looked = effort.began();
         let cause = self.cause.take();
         // Whoever did something in a directory has not written to a file that is still the same.
         let is_likely = |(_, interest): &&(Actor, Interest)| {
@@ -455,9 +456,9 @@ impl Watched {
         if self.view.obstacle.is_some() {
             return None;
         }
-        let began = clock::now();
+        let effort = Effort::begin();
         let content = Content::read(&self.view, &self.content, &self.settled);
-        self.ration.read(began, clock::now().since(began));
+        self.ration.read(effort.began(), effort.so_far());
         if !content.unknown.is_empty() {
             self.verify(clock::now().after(RETRY));
         }
@@ -747,6 +748,38 @@ mod tests {
         places.fired(file, now, now, &Actor::unknown(Operation::Rename));
         assert!(watched.look(now, &mut places, &mut source, Patience::Hasty));
         assert_eq!(watched.identities().collect::<Vec<_>>(), [new]);
+    }
+
+    /// The machine is suspended in the middle of a look, say, or a debugger holds the agent.
+    #[test]
+    fn a_look_that_takes_long_because_the_agent_stands_still_is_soon_followed_by_another() {
+        #[expect(clippy::disallowed_methods, reason = "the pause is the input of the test")]
+        fn stand_still(_: &Path) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().canonicalize().unwrap().join("a.conf");
+        fs::write(&path, "1").unwrap();
+        let mut places = Places::new();
+        let mut source = Meanwhile {
+            path: path.clone(),
+            asked: 0,
+            on_arm: stand_still,
+            on_ask: |_, _| Writers::None,
+        };
+        let mut watched = Watched::new(0, &path, Reach::Anywhere, LIMITS, &mut places, &mut source);
+        let file = places.of(Identity::at(&path).unwrap()).unwrap();
+        let touch = |watched: &mut Watched, now| watched.touch(now, None, Interest::Any);
+        let now = clock::now();
+        places.fired(file, now, now, &Actor::unknown(Operation::Attributes));
+        touch(&mut watched, now);
+        watched.look_if_due(now, &mut places, &mut source);
+        assert!(watched.touched.is_none(), "it was looked at");
+        touch(&mut watched, now);
+        watched.look_patiently_at = None;
+        let next = watched.look_at(now).unwrap();
+        let wait = next.since(now);
+        assert!(wait < Duration::from_secs(10), "a second was an effort of {wait:?}");
     }
 
     #[test]

@@ -78,7 +78,7 @@ enum Part {
     Scale,
     /// What others pay, and how long the agent takes to start
     Cost,
-    /// The memory of an agent that has worked
+    /// The memory of an agent that has worked, and the size of its binary
     Memory,
     /// What others pay on Debian's kernels, in instructions, which virtual machines count; only where it is
     /// named
@@ -160,6 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if is_asked(Part::Memory) {
         report.add("Memory", upkeep::memory(&lab)?);
+        report.add("Binaries", upkeep::sizes(&lab)?);
     }
     if is_asked(Part::Idle) {
         let title = format!("Idle, for {} s beside a busy program", plan.idle.as_secs());

@@ -58,10 +58,15 @@ impl Place {
 
 /// Whether `name` is a program on PATH or, where it is absolute, a file.
 pub(crate) fn is_program(name: &str) -> bool {
+    program(name).is_some()
+}
+
+/// The file of a program on PATH or, where `name` is absolute, that file.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // A server's program is of use to root alone, so Debian keeps it off the PATH of others.
-    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join(name)).any(|file| file.is_file())
+    let mut folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()))
 }
 
 /// The cargo that runs this chore, for everything that is built for the host.

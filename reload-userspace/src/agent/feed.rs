@@ -21,7 +21,7 @@ pub struct Feed {
     rules: Option<watch::Receiver<Option<Arc<Vec<Rule>>>>>,
     /// Whether none has come yet.
     is_awaited: bool,
-    /// Where what the file contains goes that says rules besides, if there is anybody.
+    /// Where the text of a file with rules goes, if there is anybody who wants it.
     texts: Option<mpsc::UnboundedSender<Reread>>,
 }
 
@@ -56,7 +56,7 @@ impl Feeder {
         self.rules.send_replace(Some(Arc::new(rules)));
     }
 
-    /// Waits until the file was read anew that says rules besides; for ever, where the agent has ended. Dropping
+    /// Waits until a file with rules was read anew; for ever, where the agent has ended. Dropping
     /// the future loses none.
     pub async fn reread(&mut self) -> Reread {
         match self.texts.recv().await {
@@ -77,7 +77,7 @@ impl Feed {
         self.is_awaited
     }
 
-    /// Passes on to whoever feeds what the file contains that says rules besides.
+    /// Passes the text of a file with rules on to whoever feeds: there are rules in it for him as well.
     pub(super) fn pass_on(&self, reread: Reread) {
         if let Some(texts) = &self.texts {
             // Whoever feeds no more wants none.
@@ -107,12 +107,11 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_was_read_gets_to_whoever_feeds() {
-        /// Long enough for what is there.
-        const SOON: Duration = Duration::from_millis(1);
+        const EVER: Duration = Duration::from_hours(1);
         let (mut feeder, feed) = feed();
-        assert!(timeout(SOON, feeder.reread()).await.is_err());
+        assert!(timeout(EVER, feeder.reread()).await.is_err());
         let error = || RulesText::Err(crate::rule::RuleError::NoFile { path: "/x".into() });
         for (text, is_asked) in [(Ok("a".to_owned()), true), (error(), false)] {
             feed.pass_on(Reread { text, is_asked });
@@ -122,7 +121,7 @@ mod tests {
         let second = feeder.reread().await;
         assert!(second.text.is_err() && !second.is_asked);
         drop(feed);
-        assert!(timeout(SOON, feeder.reread()).await.is_err(), "there is nobody to read it");
+        assert!(timeout(EVER, feeder.reread()).await.is_err(), "there is nobody to read it");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     reloader::{Reloader, RuleId},
 };
 use crate::{
-    clock::{self, Boot},
+    clock::{self, Boot, Effort},
     delivery::Receiver,
     ledger::Ledger,
     rule::Action,
@@ -26,7 +26,7 @@ impl<S: Source> Agent<S> {
     /// Looks for the targets of these crews. For all that are about pods the processes of the machine are
     /// looked at once.
     pub(super) fn call_rolls_of(&mut self, ids: &[CrewId]) {
-        let began = clock::now();
+        let effort = Effort::begin();
         let mut census = Census::default();
         for &id in ids {
             if let Err(error) = self.call_roll(id, &mut census) {
@@ -34,8 +34,7 @@ impl<S: Source> Agent<S> {
             }
         }
         if census.is_taken() {
-            let now = clock::now();
-            self.census_at = now.after(now.since(began) * CENSUS_REST);
+            self.census_at = clock::now().after(effort.so_far() * CENSUS_REST);
         }
     }
 

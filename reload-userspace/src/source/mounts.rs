@@ -14,7 +14,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::SourceError;
 use crate::{
-    clock::{self, Boot},
+    clock::{self, Boot, Effort},
     event::Event,
     mount, sys,
 };
@@ -35,7 +35,7 @@ pub(super) struct MountTable {
     /// Where something was mounted when it was last read.
     known: BTreeSet<PathBuf>,
     /// When the last change was yielded, until that has been dealt with.
-    yielded: Option<Boot>,
+    yielded: Option<Effort>,
     rest_until: Boot,
 }
 
@@ -49,18 +49,16 @@ impl MountTable {
     /// Waits for the next change, and yields wherever it may have been. Cancel safe: what has not
     /// been yielded is still to be found.
     pub(super) async fn next(&mut self) -> Result<Event, SourceError> {
-        let now = clock::now();
-        if let Some(yielded) = self.yielded.take() {
-            let cost = now.since(yielded);
-            self.rest_until = yielded.after(REST.max(cost * SHARE));
+        if let Some(effort) = self.yielded.take() {
+            self.rest_until = effort.began().after(REST.max(effort.so_far() * SHARE));
         }
-        let rest = self.rest_until.since(now);
+        let rest = self.rest_until.since(clock::now());
         if !rest.is_zero() {
             tokio::time::sleep(rest).await;
         }
         let ready = self.table.ready(Interest::PRIORITY).await;
         ready.map_err(|source| SourceError::Wait { source })?.clear_ready();
-        self.yielded = Some(clock::now());
+        self.yielded = Some(Effort::begin());
         let mut changed = self.known.clone();
         match points() {
             Ok(points) => {

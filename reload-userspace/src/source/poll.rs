@@ -8,7 +8,7 @@ use std::{
 
 use super::{Interest, Source, SourceError, Tells, WatchError};
 use crate::{
-    clock::{self, Boot},
+    clock::{self, Boot, Effort},
     event::{Event, PlaceId, SourceName, Writers},
 };
 
@@ -25,18 +25,19 @@ pub(super) struct PollSource {
     due: VecDeque<PlaceId>,
     /// When the places were last due.
     was_due: Option<Boot>,
-    /// When they are due again, once it is known how long the last time took.
+    /// What that has led to, until it is known how much it was.
+    effort: Option<Effort>,
+    /// When they are due again, once that is known.
     next: Option<Boot>,
 }
 
 impl PollSource {
-    /// Decides when the places are due again, now that what the last time led to has been done.
-    fn plan(&mut self, now: Boot) -> Option<Boot> {
+    /// Decides when the places are due again, now that what the last time led to has been done, for so much.
+    fn plan(&mut self, now: Boot, cost: Duration) -> Option<Boot> {
         if self.places.is_empty() {
             return None;
         }
         let last = self.was_due.unwrap_or(now);
-        let cost = now.since(last);
         Some(*self.next.get_or_insert(last.after(INTERVAL.max(cost * SHARE))))
     }
 
@@ -45,6 +46,7 @@ impl PollSource {
         if self.due.is_empty() && self.next.is_some_and(|next| next <= now) {
             self.due.extend(&self.places);
             self.was_due = Some(now);
+            self.effort = Some(Effort::begin());
             self.next = None;
         }
         self.due.pop_front().map(|place| Event::Due { place })
@@ -84,7 +86,8 @@ impl Source for PollSource {
             if let Some(event) = self.take(now) {
                 return Ok(event);
             }
-            match self.plan(now) {
+            let cost = self.effort.take().map_or(Duration::ZERO, Effort::so_far);
+            match self.plan(now, cost) {
                 Some(at) => tokio::time::sleep(at.since(now)).await,
                 None => std::future::pending().await,
             }
@@ -104,6 +107,8 @@ impl Source for PollSource {
 mod tests {
     use super::*;
 
+    const COST: Duration = Duration::from_millis(10);
+
     fn at(millis: u64) -> Boot {
         Boot(Duration::from_millis(millis))
     }
@@ -111,23 +116,33 @@ mod tests {
     #[test]
     fn every_place_is_due_once_a_second() {
         let mut poll = PollSource::default();
-        assert_eq!(poll.plan(at(0)), None);
+        assert_eq!(poll.plan(at(0), COST), None);
         poll.places.extend([PlaceId(1), PlaceId(2)]);
-        assert_eq!(poll.plan(at(0)), Some(at(1000)));
+        assert_eq!(poll.plan(at(0), COST), Some(at(1000)));
         assert_eq!(poll.take(at(999)), None);
         assert_eq!(poll.take(at(1000)), Some(Event::Due { place: PlaceId(1) }));
         assert_eq!(poll.take(at(1000)), Some(Event::Due { place: PlaceId(2) }));
         assert_eq!(poll.take(at(9000)), None);
-        assert_eq!(poll.plan(at(1010)), Some(at(2000)));
+        assert_eq!(poll.plan(at(1010), COST), Some(at(2000)));
     }
 
     #[test]
     fn what_takes_long_is_done_less_often() {
         let mut poll = PollSource::default();
         poll.places.insert(PlaceId(1));
-        poll.plan(at(0));
+        poll.plan(at(0), COST);
         poll.take(at(1000));
-        assert_eq!(poll.plan(at(1200)), Some(at(5000)));
-        assert_eq!(poll.plan(at(1300)), Some(at(5000)));
+        assert_eq!(poll.plan(at(1200), COST * 20), Some(at(5000)));
+        assert_eq!(poll.plan(at(1300), Duration::ZERO), Some(at(5000)));
+    }
+
+    /// It was stopped for an hour, say.
+    #[test]
+    fn when_it_took_long_for_nothing_the_places_are_due_at_once() {
+        let mut poll = PollSource::default();
+        poll.places.insert(PlaceId(1));
+        poll.plan(at(0), COST);
+        poll.take(at(1000));
+        assert_eq!(poll.plan(at(9000), COST), Some(at(2000)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::lab::{Lab, Running, Talker};
 use crate::{
     child::{Ask, Child},
-    place::is_program,
+    place::{is_program, program},
     usage::Usage,
 };
 
@@ -123,6 +123,16 @@ impl Contender {
                 Some(format!("{missing} is not installed"))
             }
             Kind::Bare | Kind::Agent(_) => None,
+        }
+    }
+
+    /// The program that does the watching, if it is installed.
+    pub(crate) fn program(self, lab: &Lab) -> Option<PathBuf> {
+        match self.kind {
+            Kind::Bare => Some(lab.bare.clone()),
+            Kind::Agent(_) => Some(lab.binary.clone()),
+            Kind::Script(needed, _) => program(needed.first()?),
+            Kind::Absent(_) => None,
         }
     }
 

@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 #[derive(Debug)]
 pub(crate) struct Lab {
     /// The agent's binary.
-    binary: PathBuf,
+    pub(crate) binary: PathBuf,
     source: String,
     pub(crate) latency: PathBuf,
     pub(crate) bare: PathBuf,

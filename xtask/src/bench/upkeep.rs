@@ -1,11 +1,13 @@
-//! What the agent itself takes: memory, time to start, processor time when there is nothing to do.
+//! What the agent itself takes: memory, room on the disk, time to start, processor time when there is nothing
+//! to do.
 
-use std::{process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{
+    contender,
     cost::{self, Costs},
     lab::{Lab, Running, Talker},
     latency,
@@ -28,16 +30,38 @@ pub(crate) fn memory(lab: &Lab) -> Result<Vec<Row>> {
     let running = latency::p50_with(lab, start, &folder, SAMPLES)?.running;
     let usage = Usage::of_process(running.agent.pid())?;
     running.agent.stop()?;
-    let row = |what, kib: u64| {
-        let mib = f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
-        (Row::new(what, format!("{mib:.1} MiB"), json!(mib)), mib)
-    };
-    let (resident, mib) = row("resident, one file watched, after 210 reloads", usage.rss_kib);
+    let (resident, mib) = size("resident, one file watched, after 210 reloads", usage.rss_kib);
     Ok(vec![
         resident.goal(mib, Bound::AtMost(8.0, " MiB")),
-        row("what of it is its own (PSS)", usage.pss_kib).0,
-        row("its peak", usage.peak_kib).0,
+        size("what of it is its own (PSS)", usage.pss_kib).0,
+        size("its peak", usage.peak_kib).0,
     ])
+}
+
+/// Says how large the agent's binary is, and the programs of others.
+///
+/// # Errors
+///
+/// Fails where a program that is there cannot be asked.
+pub(crate) fn sizes(lab: &Lab) -> Result<Vec<Row>> {
+    let kib = |path: &Path| -> Result<u64> {
+        let file = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(file.len() / 1024)
+    };
+    let (own, mib) = size("reload-agent, static: all that its image contains", kib(&lab.binary)?);
+    let mut rows = vec![own.goal(mib, Bound::AtMost(10.0, " MiB"))];
+    for other in contender::ALL.into_iter().filter(|it| !it.is_agent()) {
+        if let Some(program) = other.program(lab) {
+            rows.push(size(format!("{}, without its libraries", other.name), kib(&program)?).0);
+        }
+    }
+    Ok(rows)
+}
+
+/// A row for a size, and the size in MiB.
+fn size(what: impl Into<String>, kib: u64) -> (Row, f64) {
+    let mib = f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
+    (Row::new(what, format!("{mib:.1} MiB"), json!(mib)), mib)
 }
 
 /// Sums up how the agent started, each time that it was.
