@@ -28,7 +28,7 @@ use crate::support::{
     source::Source,
     target::{Recipe, Running},
     time::{pause, poll},
-    writer::{config, replace},
+    writer::replace,
 };
 
 /// A file to watch, a target that reads it, and a directory that nobody watches.
@@ -42,10 +42,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (dir, path) = config();
+        // Not among temporary files, where others come and go: each would wake the agent.
+        let [dir, aside] = [(); 2].map(|()| tempfile::tempdir_in("/opt").unwrap());
+        let path = dir.path().join("app.conf");
+        fs::write(&path, "0").unwrap();
         let recipe = Recipe::new().reading(&path);
         let target = recipe.start();
-        Self { aside: tempfile::tempdir().unwrap(), path, recipe, target, _dir: dir }
+        Self { aside, path, recipe, target, _dir: dir }
     }
 
     /// A check that refuses what has `bad` in it, and writes a line whenever it runs.

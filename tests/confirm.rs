@@ -13,9 +13,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -24,7 +25,7 @@ use crate::support::{
     nginx::{Nginx, server},
     source::Source,
     target::{Recipe, Running},
-    time::poll,
+    time::{pause, poll},
     writer::{config, replace},
 };
 
@@ -265,15 +266,21 @@ fn a_target_that_is_not_started_anew_is_not_confirmed(source: Source) {
     let rows = [
         (
             Recipe::new().handler("none"),
+            // So long that it has ended by then.
+            "3s",
             "it has ended, and no other has started; look at who is to \
                                          start it",
         ),
-        (Recipe::new().signal(SIGTERM), "it was asked to end, but still runs; see its own log"),
+        (
+            Recipe::new().signal(SIGTERM),
+            "300ms",
+            "it was asked to end, but still runs; see its own log",
+        ),
     ];
-    for (recipe, reason) in rows {
+    for (recipe, timeout, reason) in rows {
         let (_dir, path) = config();
         let target = recipe.start();
-        let options = [&["--restart"][..], &SHORT].concat();
+        let options = ["--restart", "--confirm-timeout", timeout];
         let mut agent = Agent::with(source, &path, recipe.name(), &options);
         replace(&path, "1");
         let unconfirmed = agent.wait_for("unconfirmed");
@@ -359,6 +366,26 @@ fn whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual(source: S
     agent.wait_for("reloaded");
     target.go_on();
     assert_eq!(target.signal().content, "3");
+}
+
+promise!(time_in_which_the_agent_stood_still_does_not_count: ebpf, fanotify);
+/// It and its target are frozen, say, and it is the first to go on.
+fn time_in_which_the_agent_stood_still_does_not_count(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path).reader("late");
+    let mut target = recipe.start();
+    let mut agent = Agent::with(source, &path, recipe.name(), &["--confirm-timeout", "3s"]);
+    replace(&path, "1");
+    agent.wait_for("reloaded");
+    let pid = Pid::from_raw(agent.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    pause(Duration::from_secs(4));
+    kill_process(pid, Signal::CONT).unwrap();
+    let has_slept = agent.wake_ups();
+    poll("it has looked", || (agent.wake_ups() > has_slept).then_some(()));
+    target.go_on();
+    assert_eq!(target.signal().content, "1");
+    check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
 }
 
 promise!(without_a_timeout_nothing_is_waited_for);

@@ -50,7 +50,7 @@ fn every_metric_is_there_and_moves(source: Source) {
     let deaf = Recipe::new().handler("none");
     let flag = home.file("flag");
     let rules = [
-        home.rule("web", "web", recipe.name(), &[CHECK, "confirmTimeout: 500ms"]),
+        home.rule("web", "web", recipe.name(), &[CHECK, "confirmTimeout: 5s"]),
         home.rule("deaf", "dead", deaf.name(), &["handlerTimeout: 0s"]),
         format!(
             "name: post, watch: {}, exec: [test, -e, {}]",

@@ -191,7 +191,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "the evidence `reopened`",
-        options: &["--process", "{process}", "--source", "inotify", "--confirm-timeout", "1s"],
+        options: &["--process", "{process}", "--source", "inotify", "--confirm-timeout", "5s"],
         whose: Whose::Own,
         start: &[ADMIN],
         keeps: &[],
@@ -418,7 +418,7 @@ fn ebpf_wants_bpf_perfmon_and_kill_with_and_without_tracefs() {
     let without = "while umount -l /sys/kernel/tracing 2> /dev/null; do :; done; \
                    while umount -l /sys/kernel/debug 2> /dev/null; do :; done; \
                    [ ! -e /sys/kernel/tracing/events ] && [ ! -e /sys/kernel/debug/tracing ]";
-    let options = ["--process", "{process}", "--source", "ebpf", "--confirm-timeout", "1s"];
+    let options = ["--process", "{process}", "--source", "ebpf", "--confirm-timeout", "5s"];
     for script in [with, without] {
         println!("--- {script}");
         let scene = Scene::new(Whose::Others);

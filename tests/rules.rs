@@ -346,12 +346,12 @@ fn a_reload_is_confirmed_over_an_edit(source: Source) {
     let home = Home::new(&["a"]);
     let recipe = Recipe::new();
     let write = |keys: &[&str]| home.write(&[home.rule("x", "a", recipe.name(), keys)]);
-    let config = write(&["confirmTimeout: 2s"]);
+    let config = write(&["confirmTimeout: 1h"]);
     let target = recipe.start();
     let mut agent = Agent::with_rules(source, &config, &QUIET);
     replace(&home.file("a"), "1");
     agent.wait_for("reloaded");
-    write(&["confirmTimeout: 2s", "settle: 50ms"]);
+    write(&["confirmTimeout: 1h", "settle: 50ms"]);
     agent.heeds_rules();
     target.kill();
     let failed = agent.wait_for("failed");

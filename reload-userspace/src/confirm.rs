@@ -27,6 +27,10 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// How far apart two looks are at most: the time doubles from one to the next.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// How late a look must be for nobody to have waited meanwhile: the agent was stopped or suspended, and maybe
+/// the target as well.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How many times as long as it has ever taken evidence is waited for that may have gone by unseen.
 const TIMES_AS_LONG: u32 = 10;
 
@@ -286,6 +290,11 @@ impl Confirm {
         if self.stage == Stage::Over {
             return None;
         }
+        let late = now.since(self.next);
+        if late > LATE {
+            // That time is given again, and with it one more look.
+            self.deed.timeout = self.deed.timeout.saturating_add(late + LONGEST_PAUSE);
+        }
         let verdict = match (self.deed.aim, sight) {
             (Aim::Reload, Sight::Runs(children)) => self.judge_reload(now, children.as_deref()),
             (Aim::Reload, Sight::Ended(status)) => {
@@ -407,13 +416,24 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
+    /// Looks whenever it is time, until then or until the time is up, and sees that the target runs.
+    #[track_caller]
+    fn keep_looking(it: &mut Confirm, until: u64) {
+        while it.next < at(until).min(it.deadline()) {
+            assert_eq!(it.judge(it.next, Sight::Runs(None)), None);
+        }
+    }
+
     #[test]
     fn the_best_evidence_ends_it() {
         #[track_caller]
         fn check(mut it: Confirm, sights: Vec<(u64, Sight)>, expected: &Verdict) {
             let verdicts: Vec<_> = sights
                 .into_iter()
-                .filter_map(|(millis, sight)| it.judge(at(millis), sight))
+                .filter_map(|(millis, sight)| {
+                    keep_looking(&mut it, millis);
+                    it.judge(at(millis), sight)
+                })
                 .collect();
             assert_eq!(verdicts.iter().collect::<Vec<_>>(), [expected]);
         }
@@ -454,6 +474,7 @@ mod tests {
         #[track_caller]
         fn check(replaced: Option<u64>, sight: Sight, millis: u64, expected: Option<&'static str>) {
             let mut it = confirm(Aim::End, false, 0);
+            keep_looking(&mut it, millis);
             if let Some(started) = replaced {
                 it.replaced(child(7, started).target);
             }
@@ -476,6 +497,32 @@ mod tests {
         check(None, new_children(), 1000, Some(END_IS_LATE));
     }
 
+    /// The agent was stopped or suspended for an hour, and so was the target, maybe.
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        const HOUR: u64 = 3_600_000;
+        let mut it = confirm(Aim::Reload, true, 0);
+        keep_looking(&mut it, 300);
+        let before = it.next;
+        assert_eq!(it.judge(at(HOUR), runs()), None);
+        // What was left of a second is left, and one look.
+        let left = after(1000).saturating_sub(before.since(at(0))) + LONGEST_PAUSE;
+        assert_eq!(it.deadline(), at(HOUR).after(left));
+        keep_looking(&mut it, 2 * HOUR);
+        let end = it.deadline();
+        let expected = Verdict::Unconfirmed(NOT_OPENED, end.since(at(0)));
+        assert_eq!(it.judge(end, runs()), Some(expected));
+
+        // He who was started meanwhile is found after that look.
+        let mut it = confirm(Aim::End, false, 0);
+        keep_looking(&mut it, 999);
+        assert_eq!(it.judge(at(HOUR), Sight::Ended(None)), None);
+        it.replaced(child(7, 101).target);
+        let age = after(HOUR + 5);
+        let expected = Verdict::Confirmed(Evidence::Restarted, age);
+        assert_eq!(it.judge(at(HOUR + 5), Sight::Ended(None)), Some(expected));
+    }
+
     #[test]
     fn what_was_confirmed_may_yet_die_until_the_deadline() {
         let confirmed = || {
@@ -490,11 +537,13 @@ mod tests {
 
         let mut it = confirmed();
         assert_eq!(it.judge(at(17), new_children()), None);
+        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), ended()), Some(Verdict::Died(Some(exited(1)))));
         assert!(it.is_over());
         assert_eq!(it.judge(at(999), ended()), None);
 
         let mut it = confirmed();
+        keep_looking(&mut it, 1000);
         assert_eq!(it.judge(at(1000), new_children()), None);
         assert!(it.is_over());
         assert_eq!(it.judge(at(1001), ended()), None);
@@ -547,6 +596,7 @@ mod tests {
         it.moved();
         assert!(it.is_expecting());
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
+        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), runs()), None);
         assert_eq!(it.judge(at(1000), runs()), Some(expected));
     }
@@ -557,6 +607,7 @@ mod tests {
         assert!(it.is_expecting());
         it.lose_sight();
         assert!(!it.is_expecting());
+        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), runs()), None);
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
         assert_eq!(it.judge(at(1000), runs()), Some(expected));

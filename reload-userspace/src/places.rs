@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_has_waited_for_too_long_awaits_no_end() {
+    fn whoever_is_waited_for_in_vain_is_announced_again() {
         use crate::{
             settle::{Limits, Next},
             watched::Watched,
@@ -750,17 +750,25 @@ mod tests {
         let mut source = Trampoline::default();
         let mut watched = Watched::new(0, &path, Reach::Anywhere, limits, &mut places, &mut source);
         let id = places.of(Identity::at(&path).unwrap()).unwrap();
-        let now = clock::now();
-        let at = Boot(now.0.saturating_sub(Duration::from_secs(5)));
+        let began = clock::now();
         fs::write(&path, "ab").unwrap();
+        // However long it has waited itself for that somebody looks.
+        let at = Boot(began.0.saturating_sub(Duration::from_secs(5)));
         places.fired(id, at, at, &rename());
         watched.touch(at, None, Interest::Any);
-        source.writers = [Writers::Some; 64].into();
+        source.writers = [Writers::Some; 1024].into();
+        let mut now = began;
         watched.look(now, &mut places, &mut source, Patience::Hasty);
+        while let Next::Look(next) = watched.next(now) {
+            now = next.max(now);
+            watched.look(now, &mut places, &mut source, Patience::Hasty);
+        }
         assert_eq!(watched.next(now), Next::Complete);
+        assert_eq!(now.since(began), limits.max);
         let content = watched.read().unwrap();
         watched.accept(content);
         watched.finish();
-        assert!(!source.armed.contains(&"end"), "{:?}", source.armed);
+        assert!(source.armed.contains(&"end"), "{:?}", source.armed);
+        assert_eq!(source.armed.last(), Some(&"any"), "{:?}", source.armed);
     }
 }

@@ -284,8 +284,7 @@ impl Watched {
             return;
         }
         self.ration.begin();
-        let effort = Effort::begin();
-        let was_idle = self.next(now) == Next::Idle;
+        let idle = (self.next(now) == Next::Idle).then(Effort::begin);
         let is_due = |at: Option<Boot>| at.is_some_and(|at| at <= now);
         if is_due(self.verify_at) {
             self.verify_at = None;
@@ -294,7 +293,10 @@ impl Watched {
         let is_late = self.is_to_verify || is_due(self.look_patiently_at);
         let patience = if is_late { Patience::Patient } else { Patience::Hasty };
         self.look(now, places, source, patience);
-        if was_idle && patience == Patience::Hasty && self.next(now) == Next::Idle {
+        if let Some(effort) = idle
+            && patience == Patience::Hasty
+            && self.next(now) == Next::Idle
+        {
             let cost = IDLE_LOOK.max(effort.so_far() * IDLE_SHARE);
             self.paid = self.paid.max(now).after(cost);
         }
@@ -313,18 +315,20 @@ impl Watched {
         }
         let touched = self.touched.take().map(|(first, _)| first);
         let announced = self.announced.take().or(touched);
-        let effort = Effort::begin();
+        let began = clock::now();
+        let effort = (self.reach == Reach::Beneath).then(Effort::begin);
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } = self.see(places, source, manner);
-        if self.reach == Reach::Beneath {
+        if let Some(effort) = effort {
             self.ration.look(now, effort.so_far(), places.others_paid());
+            self.settle.set_turn(self.ration.turn());
         }
         let changed = view.files != self.view.files;
         let had_old = self.volumes.left();
         let volume = self.volumes.observe(&self.view, &view);
         let at = announced.unwrap_or(now);
         let dated = announced.unwrap_or_else(|| self.changed_at(&view, now));
-        self.looked = effort.began();
+        self.looked = began;
         let cause = self.cause.take();
         // Whoever did something in a directory has not written to a file that is still the same.
         let is_likely = |(_, interest): &&(Actor, Interest)| {
@@ -456,9 +460,11 @@ impl Watched {
         if self.view.obstacle.is_some() {
             return None;
         }
-        let effort = Effort::begin();
+        let effort = (self.reach == Reach::Beneath).then(Effort::begin);
         let content = Content::read(&self.view, &self.content, &self.settled);
-        self.ration.read(effort.began(), effort.so_far());
+        if let Some(effort) = effort {
+            self.ration.read(effort.began(), effort.so_far());
+        }
         if !content.unknown.is_empty() {
             self.verify(clock::now().after(RETRY));
         }
@@ -652,7 +658,7 @@ mod tests {
         // When it is its turn what has been found is read without waiting once more.
         shared.look_if_due(turn, &mut places, &mut source);
         assert_eq!(shared.touched, None);
-        let settled = turn.after(LIMITS.max);
+        let settled = turn.after(LIMITS.quiet);
         assert_eq!(shared.next(settled), Next::Complete);
         let content = shared.read().unwrap();
         assert_eq!(shared.accept(content), [path]);

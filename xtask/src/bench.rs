@@ -56,8 +56,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write docs/benchmarks.md and its pictures anew; measures all but instructions
-    #[arg(long, conflicts_with = "parts")]
+    /// Also write docs/benchmarks.md and its pictures anew; takes all but instructions
+    #[arg(long)]
     write: bool,
 
     /// Where the agent's events come from, except where it is compared: auto, ebpf, fanotify, inotify or poll
@@ -122,6 +122,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let opened = fs::File::options().create(true).append(true).open(path);
         opened.with_context(|| format!("cannot write {}, which --json names", path.display()))?;
     }
+    let is_all = options.parts.is_empty() || options.parts.contains(&Part::All);
+    ensure!(is_all || !options.write, "--write wants all that is measured: name `all`, or nothing");
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
     // As it is shipped.
@@ -133,7 +135,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("\n{machine}");
     let mut report = Report::default();
     let mut pictures = Vec::new();
-    let is_all = options.parts.is_empty() || options.parts.contains(&Part::All);
     let is_asked = |part| is_all || options.parts.contains(&part);
     if is_asked(Part::Latency) {
         for way in Way::ALL {

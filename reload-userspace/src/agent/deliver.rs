@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{
     Agent,
     crew::{Earnest, Signalled},
-    reloader::RuleId,
+    reloader::{Reloader, RuleId},
 };
 use crate::{
     clock::{self, Boot},
@@ -37,7 +37,7 @@ impl<S: Source> Agent<S> {
             self.take_all()?;
         }
         // What is done for one may be what another has waited for.
-        while self.deliver_what_is_due(completed) {}
+        while self.deliver_what_is_due(completed)? {}
         for &id in completed {
             self.remember_content(id);
         }
@@ -51,7 +51,11 @@ impl<S: Source> Agent<S> {
     }
 
     /// Does for each rule what is due, and says whether anything was.
-    fn deliver_what_is_due(&mut self, completed: &HashSet<RuleId>) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source breaks.
+    fn deliver_what_is_due(&mut self, completed: &HashSet<RuleId>) -> Result<bool> {
         let ids: Vec<_> = self.reloaders.keys().copied().collect();
         let mut has_done = false;
         for id in ids {
@@ -59,7 +63,9 @@ impl<S: Source> Agent<S> {
             if !self.is_settled(id, completed, now) {
                 continue;
             }
-            while let Some(task) = self.next_task(id, completed, now) {
+            while !self.has_outrun_its_check(id, now)?
+                && let Some(task) = self.next_task(id, completed, now)
+            {
                 has_done = true;
                 match task {
                     Task::Check => self.begin_check(id),
@@ -67,7 +73,30 @@ impl<S: Source> Agent<S> {
                 }
             }
         }
-        has_done
+        Ok(has_done)
+    }
+
+    /// Whether what a rule's check has passed is not what is there any more, where somebody is about to be
+    /// sent to read it: he would read what nobody has checked.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the source breaks.
+    fn has_outrun_its_check(&mut self, id: RuleId, now: Boot) -> Result<bool> {
+        let is_due = |it: &Reloader| {
+            it.rule.check().is_some()
+                && !it.delivery.is_unchecked()
+                && it.delivery.next_at(|_| true).is_some_and(|at| at <= now)
+        };
+        if !self.reloaders.get(&id).is_some_and(is_due) {
+            return Ok(false);
+        }
+        self.take_all()?;
+        let now = clock::now();
+        self.peek(now);
+        let Self { reloaders, places, source, .. } = self;
+        let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
+        Ok(reloader.look_again(now, places, source) || !reloader.is_idle(now))
     }
 
     pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {

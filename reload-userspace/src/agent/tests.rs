@@ -1,6 +1,6 @@
 //! A volume whose owner does what he can, beside one whose owner does not.
 
-mod reread;
+mod meanwhile;
 
 use std::{
     fs,

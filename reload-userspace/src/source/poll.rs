@@ -107,7 +107,7 @@ impl Source for PollSource {
 mod tests {
     use super::*;
 
-    const COST: Duration = Duration::from_millis(10);
+    const COST: Duration = Duration::from_millis(40);
 
     fn at(millis: u64) -> Boot {
         Boot(Duration::from_millis(millis))
@@ -132,7 +132,7 @@ mod tests {
         poll.places.insert(PlaceId(1));
         poll.plan(at(0), COST);
         poll.take(at(1000));
-        assert_eq!(poll.plan(at(1200), COST * 20), Some(at(5000)));
+        assert_eq!(poll.plan(at(1200), COST * 5), Some(at(5000)));
         assert_eq!(poll.plan(at(1300), Duration::ZERO), Some(at(5000)));
     }
 

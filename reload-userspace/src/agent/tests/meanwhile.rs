@@ -1,4 +1,4 @@
-//! A file with rules that is written while it is read.
+//! What is written while the agent is at work.
 
 use std::os::fd::BorrowedFd;
 
@@ -12,6 +12,8 @@ use crate::{
 struct Meanwhile {
     file: PathBuf,
     text: Option<&'static str>,
+    /// How often it is asked before.
+    asked_before: u32,
     /// Whether it tells of that.
     tells: bool,
     places: Vec<PlaceId>,
@@ -40,7 +42,9 @@ impl Source for Meanwhile {
         std::future::pending().await
     }
     fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
-        if let Some(text) = self.text.take() {
+        let is_time = self.text.is_some() && self.asked_before == 0;
+        self.asked_before = self.asked_before.saturating_sub(1);
+        if let Some(text) = self.text.take_if(|_| is_time) {
             fs::write(&self.file, text).unwrap();
             let tells_of = self.places.iter().filter(|_| self.tells);
             self.news.extend(tells_of.map(|&place| Event::Changed {
@@ -53,6 +57,13 @@ impl Source for Meanwhile {
     }
     fn losses(&mut self) -> Vec<Event> {
         Vec::new()
+    }
+}
+
+impl Meanwhile {
+    fn of(file: &Path, tells: bool) -> Self {
+        let (places, news) = (Vec::new(), Vec::new());
+        Self { file: file.to_owned(), text: None, asked_before: 0, tells, places, news }
     }
 }
 
@@ -69,13 +80,7 @@ async fn rules_are_those_of_the_content_that_was_read() {
     };
     for tells in [false, true] {
         fs::write(&file, text(["a", "b"])).unwrap();
-        let source = Meanwhile {
-            file: file.clone(),
-            text: None,
-            tells,
-            places: Vec::new(),
-            news: Vec::new(),
-        };
+        let source = Meanwhile::of(&file, tells);
         let rules = rule::from_args(&typed(&arguments)).unwrap();
         let mut agent = agent_with(source, rules, &arguments);
         let id = agent.rules_file.unwrap();
@@ -101,4 +106,33 @@ async fn rules_are_those_of_the_content_that_was_read() {
         while !complete(&mut agent) {}
         assert_eq!(agent.rule_names(), ["e"]);
     }
+}
+
+/// The step looks, and then somebody writes: nobody is sent to read that.
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_written_since_the_check_is_not_acted_upon() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().canonicalize().unwrap().join("a.conf");
+    fs::write(&file, "0").unwrap();
+    let arguments = ["--watch", file.to_str().unwrap(), "--check", "true", "--exec", "true"];
+    let rules = rule::from_args(&typed(&arguments)).unwrap();
+    let mut agent = agent_with(Meanwhile::of(&file, true), rules, &arguments);
+    let begun = clock::now();
+    let id = *agent.reloaders.keys().next().unwrap();
+    fs::write(&file, "good").unwrap();
+    agent.reloaders.get_mut(&id).unwrap().verify(begun);
+    while agent.work.is_empty() {
+        assert!(clock::now() < begun.after(PATIENCE), "its check is never begun");
+        agent.step().unwrap();
+    }
+    // It has passed, be that said here: this program is not the agent, whom a check is run by.
+    agent.work.shutdown().await;
+    let delivery = &mut agent.reloaders.get_mut(&id).unwrap().delivery;
+    delivery.checked(Some(true), clock::now());
+    assert!(delivery.owed().next().is_some() && !delivery.is_unchecked());
+    (agent.source.text, agent.source.asked_before) = (Some("bad, for all we know"), 1);
+    agent.step().unwrap();
+    assert_eq!(agent.source.text, None, "it was written when it had been looked at");
+    assert!(agent.work.is_empty(), "neither is it acted upon nor checked, for it may go on");
+    assert!(agent.reloaders[&id].delivery.owed().next().is_some());
 }
