@@ -69,7 +69,8 @@ struct Pending {
     since: Boot,
     /// When it was last seen to go on.
     last: Boot,
-    /// Since when it has been quiet, as far as somebody has looked.
+    /// Since when it has been quiet: since the last look that has found something. It may have gone on until
+    /// then, however long before that was announced.
     quiet: Boot,
     /// The same of the old directory, since `..data` was found to be swapped.
     swapped: Option<Boot>,
@@ -102,11 +103,11 @@ impl Settle {
         if self.pending.is_none() && !seen.changed && seen.volume != Volume::Swapped {
             return;
         }
-        let unseen = if self.late(now).is_some() { self.unseen(now) } else { Duration::ZERO };
+        let unseen = self.unseen(now);
         let fresh = Pending {
             since: now,
             last: at,
-            quiet: at,
+            quiet: now,
             swapped: None,
             writers: Writers::None,
             looked: now,
@@ -118,7 +119,7 @@ impl Settle {
         pending.swapped = pending.swapped.map(|at| at.after(unseen));
         if seen.changed {
             pending.last = pending.last.max(at);
-            pending.quiet = pending.quiet.max(at);
+            pending.quiet = now;
         }
         pending.looks = pending.looks.saturating_add(1);
         pending.writers = seen.writers;
@@ -184,9 +185,10 @@ impl Settle {
         (now.since(planned) > LATE).then_some(planned)
     }
 
-    /// For how long nobody has looked.
+    /// For how long nobody has waited until `now`, because nobody has looked.
     fn unseen(&self, now: Boot) -> Duration {
-        self.pending.map(|pending| now.since(pending.looked)).unwrap_or_default()
+        let late = self.pending.filter(|_| self.late(now).is_some());
+        late.map(|pending| now.since(pending.looked)).unwrap_or_default()
     }
 
     fn volume_end(&self, pending: &Pending) -> Option<Boot> {
@@ -348,6 +350,9 @@ mod tests {
         settle.observe(at(1000), at(9000), written(Writers::Some));
         assert_eq!(settle.next(at(9000)), Next::Look(at(9002)));
         assert_eq!(settle.last(), Some(at(1000)));
+        let mut settle = Settle::new(LIMITS);
+        settle.observe(at(1000), at(9000), written(Writers::Unknown));
+        assert_eq!(settle.next(at(9000)), Next::Look(at(9100)));
         let mut settle = Settle::new(LIMITS);
         settle.observe(at(1000), at(9000), volume(true, Volume::Swapped));
         assert_eq!(settle.next(at(9000)), Next::Look(at(9200)));

@@ -61,7 +61,8 @@ pub(crate) fn sizes(lab: &Lab) -> Result<Vec<Row>> {
 /// A row for a size, and the size in MiB.
 fn size(what: impl Into<String>, kib: u64) -> (Row, f64) {
     let mib = f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
-    (Row::new(what, format!("{mib:.1} MiB"), json!(mib)), mib)
+    let shown = if kib < 1024 { format!("{kib} KiB") } else { format!("{mib:.1} MiB") };
+    (Row::new(what, shown, json!(mib)), mib)
 }
 
 /// Sums up how the agent started, each time that it was.
