@@ -10,6 +10,7 @@ mod reloader;
 mod roster;
 mod setup;
 mod share;
+mod stall;
 mod summary;
 mod tell;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use self::{
     crew::{Crew, CrewId},
     proof::Proof,
     reloader::{Conclusion, Reloader, RuleId},
+    stall::Stall,
     work::Done,
 };
 
@@ -186,9 +188,15 @@ impl<S: Source> Agent<S> {
         self.tell_of_source(started);
         self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
+        let mut stall = Stall::NONE;
         loop {
+            if let Some(time) = stall.wake(clock::now()) {
+                self.extend(time);
+            }
             let deadline = self.step()?;
-            let pause = tokio::time::sleep(deadline.since(clock::now()));
+            let now = clock::now();
+            stall.sleep(now, deadline);
+            let pause = tokio::time::sleep(deadline.since(now));
             tokio::select! {
                 biased;
                 reason = &mut stop => {
@@ -216,6 +224,13 @@ impl<S: Source> Agent<S> {
                 () = pause => {}
             }
         }
+    }
+
+    /// Waits for so much longer for whatever it waits for: it was stopped for so long, and so were those who
+    /// are waited for, maybe.
+    fn extend(&mut self, time: Duration) {
+        self.reloaders.values_mut().for_each(|reloader| reloader.extend(time));
+        self.proofs.iter_mut().for_each(|proof| proof.extend(time));
     }
 
     /// Looks at everything, as the operator wants, and at the rules first of all.
@@ -322,9 +337,8 @@ impl<S: Source> Agent<S> {
         let mut completed = HashSet::new();
         // While nobody may be reloaded yet, changes wait and become one: nothing is armed meanwhile,
         // so the busiest writer costs nothing.
-        let is_open = |it: &Reloader| it.delivery.held_until(now).is_none();
-        let open: Vec<_> =
-            self.reloaders.iter().filter(|(_, it)| is_open(it)).map(|(&id, _)| id).collect();
+        let open = self.reloaders.iter_mut().filter_map(|(&id, it)| it.is_open(now).then_some(id));
+        let open: Vec<_> = open.collect();
         if !open.is_empty() {
             self.peek(now);
         }
@@ -372,7 +386,8 @@ impl<S: Source> Agent<S> {
                 deadline = deadline.min(held.unwrap_or(at));
             }
             if reloader.is_idle(now) {
-                deadline = deadline.min(self.next_at(id, now).unwrap_or(Boot::MAX));
+                deadline =
+                    deadline.min(self.next_at(id, &HashSet::new(), now).unwrap_or(Boot::MAX));
             }
         }
         let peek = self.places.peek_at().filter(|_| is_open);

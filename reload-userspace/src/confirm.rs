@@ -27,10 +27,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// How far apart two looks are at most: the time doubles from one to the next.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How late a look must be for nobody to have waited meanwhile: the agent was stopped or suspended, and maybe
-/// the target as well.
-const LATE: Duration = Duration::from_millis(500);
-
 /// How many times as long as it has ever taken evidence is waited for that may have gone by unseen.
 const TIMES_AS_LONG: u32 = 10;
 
@@ -114,6 +110,8 @@ pub struct Confirm {
     has_ended: bool,
     /// Whether what it was to open was moved elsewhere before it was seen to do so.
     is_moved: bool,
+    /// In how much of the time since the signal nobody looked, and the target may have stood still.
+    unseen: Duration,
     wait: Wait,
     stage: Stage,
 }
@@ -174,6 +172,7 @@ impl Confirm {
             is_replaced: false,
             has_ended: false,
             is_moved: false,
+            unseen: Duration::ZERO,
             wait: Wait::ForEvidence,
             stage: Stage::Open,
         }
@@ -246,6 +245,21 @@ impl Confirm {
         self.deed.sees_opens = false;
     }
 
+    /// Waits for so much longer, and one look more, for nobody has looked for so long.
+    pub fn extend(&mut self, time: Duration) {
+        self.unseen = self.unseen.saturating_add(time);
+        self.deed.timeout = self.deed.timeout.saturating_add(time).saturating_add(LONGEST_PAUSE);
+        if let Wait::Until(end) = &mut self.wait {
+            *end = end.after(time);
+        }
+    }
+
+    /// How much of a time since the signal somebody was there to look.
+    #[must_use]
+    pub fn seen_of(&self, time: Duration) -> Duration {
+        time.saturating_sub(self.unseen)
+    }
+
     /// Whether it is from now on that the next reload need not wait for this one any more.
     pub fn has_waited_enough(&mut self, now: Boot) -> bool {
         let is_over = matches!(self.wait, Wait::Until(end) if end <= now);
@@ -289,11 +303,6 @@ impl Confirm {
     fn judge(&mut self, now: Boot, sight: Sight) -> Option<Verdict> {
         if self.stage == Stage::Over {
             return None;
-        }
-        let late = now.since(self.next);
-        if late > LATE {
-            // That time is given again, and with it one more look.
-            self.deed.timeout = self.deed.timeout.saturating_add(late + LONGEST_PAUSE);
         }
         let verdict = match (self.deed.aim, sight) {
             (Aim::Reload, Sight::Runs(children)) => self.judge_reload(now, children.as_deref()),
@@ -416,24 +425,13 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
-    /// Looks whenever it is time, until then or until the time is up, and sees that the target runs.
-    #[track_caller]
-    fn keep_looking(it: &mut Confirm, until: u64) {
-        while it.next < at(until).min(it.deadline()) {
-            assert_eq!(it.judge(it.next, Sight::Runs(None)), None);
-        }
-    }
-
     #[test]
     fn the_best_evidence_ends_it() {
         #[track_caller]
         fn check(mut it: Confirm, sights: Vec<(u64, Sight)>, expected: &Verdict) {
             let verdicts: Vec<_> = sights
                 .into_iter()
-                .filter_map(|(millis, sight)| {
-                    keep_looking(&mut it, millis);
-                    it.judge(at(millis), sight)
-                })
+                .filter_map(|(millis, sight)| it.judge(at(millis), sight))
                 .collect();
             assert_eq!(verdicts.iter().collect::<Vec<_>>(), [expected]);
         }
@@ -474,7 +472,6 @@ mod tests {
         #[track_caller]
         fn check(replaced: Option<u64>, sight: Sight, millis: u64, expected: Option<&'static str>) {
             let mut it = confirm(Aim::End, false, 0);
-            keep_looking(&mut it, millis);
             if let Some(started) = replaced {
                 it.replaced(child(7, started).target);
             }
@@ -499,28 +496,33 @@ mod tests {
 
     /// The agent was stopped or suspended for an hour, and so was the target, maybe.
     #[test]
-    fn time_in_which_nobody_looked_does_not_count() {
+    fn time_in_which_nobody_looked_is_given_again() {
         const HOUR: u64 = 3_600_000;
         let mut it = confirm(Aim::Reload, true, 0);
-        keep_looking(&mut it, 300);
-        let before = it.next;
-        assert_eq!(it.judge(at(HOUR), runs()), None);
-        // What was left of a second is left, and one look.
-        let left = after(1000).saturating_sub(before.since(at(0))) + LONGEST_PAUSE;
-        assert_eq!(it.deadline(), at(HOUR).after(left));
-        keep_looking(&mut it, 2 * HOUR);
-        let end = it.deadline();
-        let expected = Verdict::Unconfirmed(NOT_OPENED, end.since(at(0)));
-        assert_eq!(it.judge(end, runs()), Some(expected));
+        it.extend(after(HOUR));
+        // It is time, and nothing is said.
+        assert!(it.next_at() < at(1000));
+        assert_eq!(it.judge(at(HOUR + 1000), runs()), None);
+        let end = it.next_at();
+        assert_eq!(end, at(HOUR + 1000).after(FIRST_LOOK * 2));
+        let age = after(HOUR + 1200);
+        let expected = Verdict::Unconfirmed(NOT_OPENED, age);
+        assert_eq!(it.judge(at(HOUR + 1200), runs()), Some(expected));
+        assert_eq!(it.seen_of(age), after(1200));
+
+        let mut it = confirm(Aim::Reload, true, 0);
+        it.deed.longest = Some(after(1));
+        it.moved();
+        it.extend(after(HOUR));
+        assert!(!it.has_waited_enough(at(HOUR + 99)) && it.has_waited_enough(at(HOUR + 100)));
 
         // He who was started meanwhile is found after that look.
         let mut it = confirm(Aim::End, false, 0);
-        keep_looking(&mut it, 999);
-        assert_eq!(it.judge(at(HOUR), Sight::Ended(None)), None);
+        it.extend(after(HOUR));
+        assert_eq!(it.judge(at(HOUR + 1000), Sight::Ended(None)), None);
         it.replaced(child(7, 101).target);
-        let age = after(HOUR + 5);
-        let expected = Verdict::Confirmed(Evidence::Restarted, age);
-        assert_eq!(it.judge(at(HOUR + 5), Sight::Ended(None)), Some(expected));
+        let expected = Verdict::Confirmed(Evidence::Restarted, after(HOUR + 1005));
+        assert_eq!(it.judge(at(HOUR + 1005), Sight::Ended(None)), Some(expected));
     }
 
     #[test]
@@ -537,13 +539,11 @@ mod tests {
 
         let mut it = confirmed();
         assert_eq!(it.judge(at(17), new_children()), None);
-        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), ended()), Some(Verdict::Died(Some(exited(1)))));
         assert!(it.is_over());
         assert_eq!(it.judge(at(999), ended()), None);
 
         let mut it = confirmed();
-        keep_looking(&mut it, 1000);
         assert_eq!(it.judge(at(1000), new_children()), None);
         assert!(it.is_over());
         assert_eq!(it.judge(at(1001), ended()), None);
@@ -596,7 +596,6 @@ mod tests {
         it.moved();
         assert!(it.is_expecting());
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
-        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), runs()), None);
         assert_eq!(it.judge(at(1000), runs()), Some(expected));
     }
@@ -607,7 +606,6 @@ mod tests {
         assert!(it.is_expecting());
         it.lose_sight();
         assert!(!it.is_expecting());
-        keep_looking(&mut it, 999);
         assert_eq!(it.judge(at(999), runs()), None);
         let expected = Verdict::Confirmed(Evidence::Alive, after(1000));
         assert_eq!(it.judge(at(1000), runs()), Some(expected));

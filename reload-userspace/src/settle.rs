@@ -49,30 +49,23 @@ pub enum Next {
     Complete,
 }
 
-/// How late a look must be for nobody to have waited meanwhile: the agent was stopped or suspended, or
-/// it left the path alone because nobody could be reloaded.
-const LATE: Duration = Duration::from_millis(500);
-
 /// The change of one path, from its first event to its completion.
 #[derive(Clone, Debug)]
 pub struct Settle {
     limits: Limits,
-    /// When it may be looked at at all.
-    turn: Boot,
     pending: Option<Pending>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Since when its end is waited for: not since it began, for it may have waited for its first look
-    /// itself. Time in which nobody looked does not count.
+    /// Since when its end is waited for: since the first look, before which it may itself have waited.
     since: Boot,
     /// When it was last seen to go on.
     last: Boot,
     /// Since when it has been quiet: since the last look that has found something. It may have gone on until
     /// then, however long before that was announced.
     quiet: Boot,
-    /// The same of the old directory, since `..data` was found to be swapped.
+    /// When `..data` was found to be swapped, until the old directory is gone.
     swapped: Option<Boot>,
     writers: Writers,
     /// When they were last looked for.
@@ -85,7 +78,7 @@ impl Settle {
     /// Nothing is under way yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, turn: Boot::ZERO, pending: None }
+        Self { limits, pending: None }
     }
 
     /// From now on a change is waited for so long.
@@ -93,17 +86,11 @@ impl Settle {
         self.limits = limits;
     }
 
-    /// It is not looked at before that: a look that waits for its turn is not late.
-    pub fn set_turn(&mut self, turn: Boot) {
-        self.turn = turn;
-    }
-
     /// Takes in what a look at `now` has found of what happened at `at`.
     pub fn observe(&mut self, at: Boot, now: Boot, seen: Seen) {
         if self.pending.is_none() && !seen.changed && seen.volume != Volume::Swapped {
             return;
         }
-        let unseen = self.unseen(now);
         let fresh = Pending {
             since: now,
             last: at,
@@ -114,9 +101,6 @@ impl Settle {
             looks: 0,
         };
         let pending = self.pending.get_or_insert(fresh);
-        pending.since = pending.since.after(unseen);
-        pending.quiet = pending.quiet.after(unseen);
-        pending.swapped = pending.swapped.map(|at| at.after(unseen));
         if seen.changed {
             pending.last = pending.last.max(at);
             pending.quiet = now;
@@ -131,15 +115,24 @@ impl Settle {
         };
     }
 
+    /// Waits for so much longer, for nobody has looked for so long.
+    pub fn extend(&mut self, time: Duration) {
+        if let Some(pending) = &mut self.pending {
+            pending.since = pending.since.after(time);
+            pending.quiet = pending.quiet.after(time);
+            pending.swapped = pending.swapped.map(|at| at.after(time));
+        }
+    }
+
     /// What to do at `now`.
     #[must_use]
     pub fn next(&self, now: Boot) -> Next {
         let Some(pending) = &self.pending else {
             return Next::Idle;
         };
-        let wait = self.wait(pending, now);
-        // Whoever was waited for may have been stopped as well: he is looked for before he is given up.
-        wait.or_else(|| self.late(now)).map_or(Next::Complete, Next::Look)
+        let volume = self.volume_end(pending).filter(|&end| end > now);
+        let waits = [volume, self.write_end(pending, now)];
+        waits.into_iter().flatten().min().map_or(Next::Complete, Next::Look)
     }
 
     /// Whether there is a change under way whose writers may still be waited for.
@@ -169,26 +162,6 @@ impl Settle {
     /// Forgets the change: it has been dealt with.
     pub fn finish(&mut self) {
         self.pending = None;
-    }
-
-    /// When to look for the end of a change again that was looked at, if it is not complete at `now`.
-    fn wait(&self, pending: &Pending, now: Boot) -> Option<Boot> {
-        let volume = self.volume_end(pending).filter(|&end| end > now);
-        let waits = [volume, self.write_end(pending, now)];
-        waits.into_iter().flatten().min()
-    }
-
-    /// When there should have been a look before `now`, if it is so late that nobody has waited meanwhile.
-    fn late(&self, now: Boot) -> Option<Boot> {
-        let pending = self.pending.as_ref()?;
-        let planned = self.wait(pending, pending.looked)?.max(self.turn);
-        (now.since(planned) > LATE).then_some(planned)
-    }
-
-    /// For how long nobody has waited until `now`, because nobody has looked.
-    fn unseen(&self, now: Boot) -> Duration {
-        let late = self.pending.filter(|_| self.late(now).is_some());
-        late.map(|pending| now.since(pending.looked)).unwrap_or_default()
     }
 
     fn volume_end(&self, pending: &Pending) -> Option<Boot> {
@@ -294,68 +267,46 @@ mod tests {
 
     #[test]
     fn no_writer_holds_a_change_for_longer_than_the_maximum() {
-        let busy = |until: u64, writers| -> Vec<_> {
-            (1000..=until).step_by(5).map(|millis| (millis, written(writers))).collect()
+        let busy = [(1000, written(Writers::Some)), (2995, written(Writers::Some))];
+        check(&busy, 2995, Next::Look(at(2999)));
+        check(&[busy[0], (2999, written(Writers::Some))], 2999, Next::Look(at(3000)));
+        check(&busy, 3000, Next::Complete);
+        let unknown = [(1000, written(Writers::Unknown)), (2990, written(Writers::Unknown))];
+        check(&unknown, 2990, Next::Look(at(3000)));
+        check(&unknown, 3000, Next::Complete);
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_given_again() {
+        let after_a_stop = |seen| {
+            let mut settle = Settle::new(LIMITS);
+            settle.observe(at(1000), at(1000), seen);
+            settle.extend(Duration::from_secs(8));
+            settle.next(at(9000))
         };
-        check(&busy(2995, Writers::Some), 2995, Next::Look(at(3000)));
-        check(&busy(2980, Writers::Some), 2980, Next::Look(at(2996)));
-        check(&busy(2995, Writers::Some), 3000, Next::Complete);
-        check(&busy(2990, Writers::Unknown), 2990, Next::Look(at(3000)));
-        check(&busy(2990, Writers::Unknown), 3000, Next::Complete);
-    }
-
-    /// The agent was stopped or suspended, and so was the writer, maybe.
-    #[test]
-    fn time_in_which_nobody_looked_does_not_count() {
-        let (some, unknown) = (written(Writers::Some), written(Writers::Unknown));
-        for seen in [some, unknown] {
-            check(
-                &[(1000, seen), (9000, seen)],
-                9000,
-                Next::Look(at(if seen == some { 9004 } else { 9100 })),
-            );
-        }
         // He is looked for before he is given up.
-        check(&[(1000, some)], 9000, Next::Look(at(1002)));
-        check(&[(1000, unknown)], 9000, Next::Look(at(1100)));
-        let unchanged = Seen { changed: false, ..unknown };
-        check(&[(1000, unknown), (9000, unchanged)], 9000, Next::Look(at(9100)));
-        check(&[(1000, unknown), (9000, unchanged)], 9100, Next::Complete);
-        check(&[(1000, REPLACED)], 9000, Next::Complete);
-        // What is left of the longest wait is what it was.
-        let writes = |millis| (millis, some);
-        let busy: Vec<_> =
-            (1000..2000).step_by(10).chain((9000..10_000).step_by(10)).map(writes).collect();
-        check(&busy, 9_990, Next::Look(at(10_006)));
-        check(&busy[..busy.len() - 1], 9_999, Next::Look(at(9_996)));
-        check(&busy, 10_010, Next::Complete);
-        let swap = volume(true, Volume::Swapped);
-        check(&[(1000, swap)], 9000, Next::Look(at(1200)));
-        check(&[(1000, swap), (9000, volume(false, Volume::Swapped))], 9000, Next::Look(at(9200)));
-    }
-
-    #[test]
-    fn a_look_that_waits_for_its_turn_is_not_late() {
+        assert_eq!(after_a_stop(written(Writers::Some)), Next::Look(at(1002)));
+        assert_eq!(after_a_stop(written(Writers::Unknown)), Next::Look(at(9100)));
+        assert_eq!(after_a_stop(volume(true, Volume::Swapped)), Next::Look(at(9200)));
+        assert_eq!(after_a_stop(REPLACED), Next::Complete);
         let mut settle = Settle::new(LIMITS);
-        settle.observe(at(1000), at(1000), written(Writers::Unknown));
-        settle.set_turn(at(8000));
-        assert_eq!(settle.next(at(8100)), Next::Complete);
-        assert_eq!(settle.next(at(8501)), Next::Look(at(8000)));
+        settle.extend(Duration::from_secs(8));
+        assert_eq!(settle.next(at(9000)), Next::Idle);
     }
 
     /// Nobody could be reloaded when it began.
     #[test]
     fn a_change_that_is_looked_at_late_is_waited_for_as_long_as_any() {
-        let mut settle = Settle::new(LIMITS);
-        settle.observe(at(1000), at(9000), written(Writers::Some));
-        assert_eq!(settle.next(at(9000)), Next::Look(at(9002)));
-        assert_eq!(settle.last(), Some(at(1000)));
-        let mut settle = Settle::new(LIMITS);
-        settle.observe(at(1000), at(9000), written(Writers::Unknown));
-        assert_eq!(settle.next(at(9000)), Next::Look(at(9100)));
-        let mut settle = Settle::new(LIMITS);
-        settle.observe(at(1000), at(9000), volume(true, Volume::Swapped));
-        assert_eq!(settle.next(at(9000)), Next::Look(at(9200)));
+        let seen_late = |seen| {
+            let mut settle = Settle::new(LIMITS);
+            settle.observe(at(1000), at(9000), seen);
+            assert_eq!(settle.last(), Some(at(1000)));
+            settle.next(at(9000))
+        };
+        assert_eq!(seen_late(written(Writers::Some)), Next::Look(at(9002)));
+        assert_eq!(seen_late(written(Writers::Unknown)), Next::Look(at(9100)));
+        assert_eq!(seen_late(volume(true, Volume::Swapped)), Next::Look(at(9200)));
+        assert_eq!(seen_late(REPLACED), Next::Complete);
     }
 
     #[test]

@@ -68,9 +68,8 @@ const MOST_DEEDS: usize = MOST_EVENTS;
 /// How long a pause may be between two deeds that are of one update.
 const COHERENCE: Duration = Duration::from_millis(500);
 
-/// How long a signal takes at most to end a process that it ends: one that is throttled, or kept from its
-/// processor, dies when it runs. Another that is sent meanwhile is known as that.
-const DEATH: Duration = Duration::from_secs(2);
+/// How long a signal takes at most to end a process that it ends.
+const DEATH: Duration = Duration::from_millis(100);
 
 /// How many processes are known at a time: a name may be anybody's.
 const MOST_LIVING: usize = 4096;

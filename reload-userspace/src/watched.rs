@@ -141,6 +141,11 @@ impl Watched {
         watched
     }
 
+    /// Waits for so much longer for the end of the change under way: nobody has looked for so long.
+    pub(crate) fn extend(&mut self, time: Duration) {
+        self.settle.extend(time);
+    }
+
     /// From now on a change is waited for so long.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.settle.set_limits(limits);
@@ -298,7 +303,7 @@ impl Watched {
             && self.next(now) == Next::Idle
         {
             let cost = IDLE_LOOK.max(effort.so_far() * IDLE_SHARE);
-            self.paid = self.paid.max(now).after(cost);
+            self.paid = self.paid.max(now.max(clock::now())).after(cost);
         }
     }
 
@@ -320,8 +325,7 @@ impl Watched {
         let manner = Manner { patience, may_await_end: self.settle.may_wait(now) };
         let Looked { view, failures } = self.see(places, source, manner);
         if let Some(effort) = effort {
-            self.ration.look(now, effort.so_far(), places.others_paid());
-            self.settle.set_turn(self.ration.turn());
+            self.ration.look(now.max(clock::now()), effort.so_far(), places.others_paid());
         }
         let changed = view.files != self.view.files;
         let had_old = self.volumes.left();
@@ -439,7 +443,7 @@ impl Watched {
         self.settle.writers() == Some(Writers::Some)
     }
 
-    /// When the change under way began.
+    /// Since when the end of the change under way is waited for.
     pub(crate) fn since(&self) -> Option<Boot> {
         self.settle.since()
     }
@@ -463,7 +467,7 @@ impl Watched {
         let effort = (self.reach == Reach::Beneath).then(Effort::begin);
         let content = Content::read(&self.view, &self.content, &self.settled);
         if let Some(effort) = effort {
-            self.ration.read(effort.began(), effort.so_far());
+            self.ration.read(clock::now(), effort.so_far());
         }
         if !content.unknown.is_empty() {
             self.verify(clock::now().after(RETRY));
@@ -658,7 +662,7 @@ mod tests {
         // When it is its turn what has been found is read without waiting once more.
         shared.look_if_due(turn, &mut places, &mut source);
         assert_eq!(shared.touched, None);
-        let settled = turn.after(LIMITS.quiet);
+        let settled = turn.after(LIMITS.max);
         assert_eq!(shared.next(settled), Next::Complete);
         let content = shared.read().unwrap();
         assert_eq!(shared.accept(content), [path]);

@@ -63,7 +63,7 @@ impl<S: Source> Agent<S> {
             if !self.is_settled(id, completed, now) {
                 continue;
             }
-            while !self.has_outrun_its_check(id, now)?
+            while !self.has_outrun_its_check(id, completed, now)?
                 && let Some(task) = self.next_task(id, completed, now)
             {
                 has_done = true;
@@ -82,13 +82,16 @@ impl<S: Source> Agent<S> {
     /// # Errors
     ///
     /// Fails where the source breaks.
-    fn has_outrun_its_check(&mut self, id: RuleId, now: Boot) -> Result<bool> {
-        let is_due = |it: &Reloader| {
-            it.rule.check().is_some()
-                && !it.delivery.is_unchecked()
-                && it.delivery.next_at(|_| true).is_some_and(|at| at <= now)
-        };
-        if !self.reloaders.get(&id).is_some_and(is_due) {
+    fn has_outrun_its_check(
+        &mut self,
+        id: RuleId,
+        completed: &HashSet<RuleId>,
+        now: Boot,
+    ) -> Result<bool> {
+        let is_checked = |it: &Reloader| it.rule.check().is_some() && !it.delivery.is_unchecked();
+        if !self.reloaders.get(&id).is_some_and(is_checked)
+            || self.next_at(id, completed, now).is_none_or(|at| at > now)
+        {
             return Ok(false);
         }
         self.take_all()?;
@@ -96,7 +99,12 @@ impl<S: Source> Agent<S> {
         self.peek(now);
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
-        Ok(reloader.look_again(now, places, source) || !reloader.is_idle(now))
+        let is_new = reloader.look_again(now, places, source);
+        if is_new {
+            // Nothing else wakes the loop for what has been found so.
+            reloader.verify(now);
+        }
+        Ok(is_new || !reloader.is_idle(now))
     }
 
     pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     rc::Rc,
+    time::Duration,
 };
 
 use nix::unistd::Pid;
@@ -58,6 +59,13 @@ impl Proof {
                 reloader.delivery.release(served.receiver);
             }
         }
+    }
+}
+
+impl Proof {
+    /// Waits for so much longer: nobody has looked for so long.
+    pub(super) fn extend(&mut self, time: Duration) {
+        self.confirm.extend(time);
     }
 }
 
@@ -278,7 +286,7 @@ impl<S: Source> Agent<S> {
 
     /// Tells what came of a reload.
     fn conclude(&mut self, index: usize, verdict: &Verdict) {
-        let Some(Proof { held, serves, .. }) = self.proofs.get(index) else { return };
+        let Some(Proof { held, serves, confirm, .. }) = self.proofs.get(index) else { return };
         let pid = Some(held.target().pid.as_raw());
         for &Served { rule: id, receiver, digest } in serves {
             let Some(reloader) = self.reloaders.get_mut(&id) else { continue };
@@ -303,7 +311,7 @@ impl<S: Source> Agent<S> {
             self.teller.tell(&decision);
             let crew = reloader.crew.and_then(|crew| self.crews.get_mut(&crew));
             if let (Verdict::Confirmed(evidence, after), Some(crew)) = (verdict, crew) {
-                crew.note_proof(held.target(), *evidence, *after);
+                crew.note_proof(held.target(), *evidence, confirm.seen_of(*after));
             }
         }
         if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {

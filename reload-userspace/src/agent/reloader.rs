@@ -54,8 +54,10 @@ pub(super) struct Reloader {
     summary: Summary,
     /// Those of them that anything is under way or due of: of thousands, a few.
     active: BTreeSet<Index>,
-    /// When the change under way began, if what was read of it was out of date at once.
+    /// Since when the change under way is waited for, if what was read of it was out of date at once.
     began: Option<Boot>,
+    /// Since when it is left alone, because nobody may be reloaded yet.
+    held: Option<Boot>,
     /// The files that have changed since everybody last had the content.
     pub(super) changed: BTreeSet<PathBuf>,
     /// The content for which a target was last ended, so that another starts with it.
@@ -115,6 +117,7 @@ impl Reloader {
             summary,
             active,
             began: None,
+            held: None,
             changed: BTreeSet::new(),
             ended_for: None,
             new_steps: BTreeSet::new(),
@@ -173,6 +176,28 @@ impl Reloader {
     pub(super) fn verify(&mut self, now: Boot) {
         self.watches.values_mut().for_each(|watched| watched.verify(now));
         self.active = self.watches.keys().copied().collect();
+    }
+
+    /// Whether anybody may be reloaded at `now`. Until then it is left alone, and that is not time in which
+    /// it has waited for the end of a change.
+    pub(super) fn is_open(&mut self, now: Boot) -> bool {
+        let is_open = self.delivery.held_until(now).is_none();
+        if !is_open {
+            self.held.get_or_insert(now);
+        } else if let Some(held) = self.held.take() {
+            self.extend(now.since(held));
+        }
+        is_open
+    }
+
+    /// Waits for so much longer for the end of what is under way: nobody has looked for so long.
+    pub(super) fn extend(&mut self, time: Duration) {
+        self.began = self.began.map(|began| began.after(time));
+        for index in &self.active {
+            if let Some(watched) = self.watches.get_mut(index) {
+                watched.extend(time);
+            }
+        }
     }
 
     /// Looks at the paths that there is a reason to look at, and gives what cannot be watched.

@@ -38,7 +38,12 @@ impl<S: Source> Agent<S> {
 
     /// When there will be something to do for a rule although nothing happens, if ever. What others
     /// forbid is not due: what they do next decides when it is.
-    pub(super) fn next_at(&self, id: RuleId, now: Boot) -> Option<Boot> {
+    pub(super) fn next_at(
+        &self,
+        id: RuleId,
+        completed: &HashSet<RuleId>,
+        now: Boot,
+    ) -> Option<Boot> {
         let reloader = self.reloaders.get(&id)?;
         if reloader.delivery.next_at(|_| true)? > now {
             return reloader.delivery.next_at(|_| true);
@@ -46,7 +51,7 @@ impl<S: Source> Agent<S> {
         if self.lacks_place(id) {
             return None;
         }
-        let kept = self.kept(id, &HashSet::new(), now);
+        let kept = self.kept(id, completed, now);
         reloader.delivery.next_at(|target| !kept.contains_key(&target))
     }
 

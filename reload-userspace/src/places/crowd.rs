@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, mem, os::fd::AsFd as _, path::Path, sync::Arc, 
 
 use super::{Index, Patience, Place, Places, Touched, Way};
 use crate::{
-    clock::{Boot, Effort},
+    clock::{self, Boot, Effort},
     event::{Actor, PlaceId},
     reach,
     source::{Interest, Source},
@@ -102,7 +102,7 @@ impl Places {
             let effort = Effort::begin();
             let found = place.look_into(id, source, peek.patience);
             let cost = PEEK.max(effort.so_far() * PEEK_SHARE);
-            place.paid = place.paid.max(now).after(cost);
+            place.paid = place.paid.max(now.max(clock::now())).after(cost);
             if found.is_empty() && peek.patience == Patience::Hasty {
                 peek.due = now.after(PATIENT_PEEK);
                 peek.patience = Patience::Patient;

@@ -49,10 +49,11 @@ impl MountTable {
     /// Waits for the next change, and yields wherever it may have been. Cancel safe: what has not
     /// been yielded is still to be found.
     pub(super) async fn next(&mut self) -> Result<Event, SourceError> {
+        let now = clock::now();
         if let Some(effort) = self.yielded.take() {
-            self.rest_until = effort.began().after(REST.max(effort.so_far() * SHARE));
+            self.rest_until = now.after(REST.max(effort.so_far() * SHARE));
         }
-        let rest = self.rest_until.since(clock::now());
+        let rest = self.rest_until.since(now);
         if !rest.is_zero() {
             tokio::time::sleep(rest).await;
         }

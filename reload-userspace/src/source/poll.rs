@@ -38,7 +38,7 @@ impl PollSource {
             return None;
         }
         let last = self.was_due.unwrap_or(now);
-        Some(*self.next.get_or_insert(last.after(INTERVAL.max(cost * SHARE))))
+        Some(*self.next.get_or_insert(last.after(INTERVAL).max(now.after(cost * SHARE))))
     }
 
     /// Yields one of the places that are due.
@@ -132,17 +132,17 @@ mod tests {
         poll.places.insert(PlaceId(1));
         poll.plan(at(0), COST);
         poll.take(at(1000));
-        assert_eq!(poll.plan(at(1200), COST * 5), Some(at(5000)));
-        assert_eq!(poll.plan(at(1300), Duration::ZERO), Some(at(5000)));
+        assert_eq!(poll.plan(at(1200), COST * 5), Some(at(5200)));
+        assert_eq!(poll.plan(at(1300), Duration::ZERO), Some(at(5200)));
     }
 
-    /// It was stopped for an hour, say.
+    /// It was stopped meanwhile, say.
     #[test]
-    fn when_it_took_long_for_nothing_the_places_are_due_at_once() {
+    fn when_it_took_long_for_nothing_the_places_are_due_soon() {
         let mut poll = PollSource::default();
         poll.places.insert(PlaceId(1));
         poll.plan(at(0), COST);
         poll.take(at(1000));
-        assert_eq!(poll.plan(at(9000), COST), Some(at(2000)));
+        assert_eq!(poll.plan(at(9000), COST), Some(at(9800)));
     }
 }

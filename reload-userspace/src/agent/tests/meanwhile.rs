@@ -131,8 +131,9 @@ async fn what_is_written_since_the_check_is_not_acted_upon() {
     delivery.checked(Some(true), clock::now());
     assert!(delivery.owed().next().is_some() && !delivery.is_unchecked());
     (agent.source.text, agent.source.asked_before) = (Some("bad, for all we know"), 1);
-    agent.step().unwrap();
+    let next = agent.step().unwrap();
     assert_eq!(agent.source.text, None, "it was written when it had been looked at");
+    assert!(next <= clock::now(), "and is looked at at once");
     assert!(agent.work.is_empty(), "neither is it acted upon nor checked, for it may go on");
     assert!(agent.reloaders[&id].delivery.owed().next().is_some());
 }
