@@ -188,7 +188,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_source(started);
         self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
-        let mut stall = Stall::NONE;
+        let mut stall = Stall::new();
         loop {
             if let Some(time) = stall.wake(clock::now()) {
                 self.extend(time);
