@@ -190,8 +190,9 @@ impl<S: Source> Agent<S> {
         let mut stop = std::pin::pin!(stop);
         let mut stall = Stall::new();
         loop {
-            if let Some(time) = stall.wake(clock::now()) {
-                self.extend(time);
+            let woke = clock::now();
+            if let Some(since) = stall.wake(woke) {
+                self.put_off(since, woke);
             }
             let deadline = self.step()?;
             let now = clock::now();
@@ -226,11 +227,10 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Waits for so much longer for whatever it waits for: it was stopped for so long, and so were those who
-    /// are waited for, maybe.
-    fn extend(&mut self, time: Duration) {
-        self.reloaders.values_mut().for_each(|reloader| reloader.extend(time));
-        self.proofs.iter_mut().for_each(|proof| proof.extend(time));
+    /// The agent was stopped from one moment to the other, and so were those whom it waits for, maybe.
+    fn put_off(&mut self, from: Boot, to: Boot) {
+        self.reloaders.values_mut().for_each(|reloader| reloader.put_off(from, to));
+        self.proofs.iter_mut().for_each(|proof| proof.put_off(from, to));
     }
 
     /// Looks at everything, as the operator wants, and at the rules first of all.
@@ -343,6 +343,8 @@ impl<S: Source> Agent<S> {
             self.peek(now);
         }
         for id in open {
+            // Those before it may have taken long.
+            let now = clock::now();
             self.look(id, now);
             if self.reloaders.get(&id).is_some_and(|it| it.is_complete(now))
                 && self.complete(id, now)?
@@ -420,7 +422,7 @@ impl<S: Source> Agent<S> {
         self.peek(clock::now());
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
-        let has_more_happened = reloader.look_again(now, places, source);
+        let has_more_happened = !reloader.look_again(now, places, source).is_empty();
         let conclusion = reloader.conclude(reading, has_more_happened, now);
         let crew = reloader.crew;
         if let Some(text) = rules_text {

@@ -27,6 +27,12 @@ impl Boot {
         Self(self.0.saturating_add(later))
     }
 
+    /// The same moment, put off by as much of the time from `from` to `to` as it lies before.
+    #[must_use]
+    pub fn put_off(self, from: Self, to: Self) -> Self {
+        self.after(to.since(from.max(self)))
+    }
+
     /// How long it has been since `earlier`; nothing where that lies ahead.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -44,7 +50,7 @@ pub fn now() -> Boot {
 }
 
 /// How much of a wait counts as an effort. That of a thread for a disk or a server takes less, mostly.
-const MOST_WAITED: Duration = Duration::from_millis(50);
+const MOST_WAITED: Duration = Duration::from_millis(100);
 
 /// What something takes of the thread that does it, for those who ration that.
 ///
@@ -74,7 +80,7 @@ impl Effort {
     }
 
     /// How much it has been, on the thread that began it: the time that it ran, and of each time that it
-    /// waited 50 ms at most.
+    /// waited 100 ms at most.
     #[must_use]
     pub fn so_far(self) -> Duration {
         let Had { ran, waits } = had();
@@ -120,10 +126,25 @@ mod tests {
         check(3, 3, 0, 3);
         check(3, 1, 0, 3);
         check(5_000, 4_990, 0, 5_000);
-        check(3_600_000, 1, 0, 51);
-        check(3_600_000, 1, 2, 151);
+        check(3_600_000, 1, 0, 101);
+        check(3_600_000, 1, 2, 301);
         // The clocks have ticks of their own.
         check(3, 4, 0, 3);
+    }
+
+    #[test]
+    fn a_moment_is_put_off_by_what_lies_behind_it() {
+        #[track_caller]
+        fn check(moment: u64, from: u64, to: u64, expected: u64) {
+            let [moment, from, to, expected] =
+                [moment, from, to, expected].map(|millis| Boot(Duration::from_millis(millis)));
+            assert_eq!(moment.put_off(from, to), expected);
+        }
+        check(1000, 2000, 9000, 8000);
+        check(3000, 2000, 9000, 9000);
+        check(9500, 2000, 9000, 9500);
+        // What is given twice counts once, mostly, and never leads ahead.
+        check(8000, 1500, 9000, 9000);
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Confirm {
         let Deed { sent, aim, longest, .. } = self.deed;
         if let (Wait::ForEvidence, Aim::Reload, Some(longest)) = (self.wait, aim, longest) {
             let enough = longest.saturating_mul(TIMES_AS_LONG).max(LEAST_WAIT);
-            self.wait = Wait::Until(sent.after(enough));
+            self.wait = Wait::Until(sent.after(self.unseen).after(enough));
         }
     }
 
@@ -245,10 +245,14 @@ impl Confirm {
         self.deed.sees_opens = false;
     }
 
-    /// Waits for so much longer, and one look more, for nobody has looked for so long.
-    pub fn extend(&mut self, time: Duration) {
+    /// Nobody has looked from one moment to the other: that is not time that it has waited, and it is looked
+    /// at once more.
+    pub fn put_off(&mut self, from: Boot, to: Boot) {
+        let Deed { sent, timeout, .. } = self.deed;
+        let time = to.since(from.max(sent));
         self.unseen = self.unseen.saturating_add(time);
-        self.deed.timeout = self.deed.timeout.saturating_add(time).saturating_add(LONGEST_PAUSE);
+        let once_more = self.age(to).saturating_add(LONGEST_PAUSE);
+        self.deed.timeout = timeout.saturating_add(time).max(once_more);
         if let Wait::Until(end) = &mut self.wait {
             *end = end.after(time);
         }
@@ -498,31 +502,44 @@ mod tests {
     #[test]
     fn time_in_which_nobody_looked_is_given_again() {
         const HOUR: u64 = 3_600_000;
+        let stopped = |aim, from: u64| {
+            let mut it = confirm(aim, true, 0);
+            it.deed.longest = Some(after(1));
+            it.put_off(at(from), at(from + HOUR));
+            // It is time, and nothing is said.
+            assert!(it.next_at() < at(1000));
+            it
+        };
+        for (from, left) in [(300, 700), (900, LONGEST_PAUSE.as_millis().try_into().unwrap())] {
+            let mut it = stopped(Aim::Reload, from);
+            assert_eq!(it.judge(at(from + HOUR), runs()), None);
+            assert_eq!(it.next_at(), at(from + HOUR).after(FIRST_LOOK * 2));
+            let age = after(from + HOUR + left);
+            assert_eq!(it.judge(at(from + HOUR + left - 1), runs()), None);
+            let expected = Verdict::Unconfirmed(NOT_OPENED, age);
+            assert_eq!(it.judge(at(from + HOUR + left), runs()), Some(expected));
+            assert_eq!(it.seen_of(age), after(from + left));
+        }
+        // What was before the signal is no time of it.
         let mut it = confirm(Aim::Reload, true, 0);
-        it.extend(after(HOUR));
-        // It is time, and nothing is said.
-        assert!(it.next_at() < at(1000));
-        assert_eq!(it.judge(at(HOUR + 1000), runs()), None);
-        let end = it.next_at();
-        assert_eq!(end, at(HOUR + 1000).after(FIRST_LOOK * 2));
-        let age = after(HOUR + 1200);
-        let expected = Verdict::Unconfirmed(NOT_OPENED, age);
-        assert_eq!(it.judge(at(HOUR + 1200), runs()), Some(expected));
-        assert_eq!(it.seen_of(age), after(1200));
+        it.put_off(Boot::ZERO, at(10));
+        assert_eq!((it.unseen, it.deadline()), (after(10), at(1010)));
 
+        let mut it = stopped(Aim::Reload, 10);
+        it.moved();
+        assert!(!it.has_waited_enough(at(HOUR + 99)) && it.has_waited_enough(at(HOUR + 100)));
         let mut it = confirm(Aim::Reload, true, 0);
         it.deed.longest = Some(after(1));
         it.moved();
-        it.extend(after(HOUR));
+        it.put_off(at(10), at(HOUR + 10));
         assert!(!it.has_waited_enough(at(HOUR + 99)) && it.has_waited_enough(at(HOUR + 100)));
 
         // He who was started meanwhile is found after that look.
-        let mut it = confirm(Aim::End, false, 0);
-        it.extend(after(HOUR));
-        assert_eq!(it.judge(at(HOUR + 1000), Sight::Ended(None)), None);
+        let mut it = stopped(Aim::End, 990);
+        assert_eq!(it.judge(at(HOUR + 990), Sight::Ended(None)), None);
         it.replaced(child(7, 101).target);
-        let expected = Verdict::Confirmed(Evidence::Restarted, after(HOUR + 1005));
-        assert_eq!(it.judge(at(HOUR + 1005), Sight::Ended(None)), Some(expected));
+        let expected = Verdict::Confirmed(Evidence::Restarted, after(HOUR + 995));
+        assert_eq!(it.judge(at(HOUR + 995), Sight::Ended(None)), Some(expected));
     }
 
     #[test]

@@ -58,12 +58,12 @@ pub struct Settle {
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Since when its end is waited for: since the first look, before which it may itself have waited.
+    /// Since when its end is waited for: since the first look, however long before that it began.
     since: Boot,
     /// When it was last seen to go on.
     last: Boot,
-    /// Since when it has been quiet: since the last look that has found something. It may have gone on until
-    /// then, however long before that was announced.
+    /// Since when it has been quiet: since the last look that found something, until which it may have gone
+    /// on.
     quiet: Boot,
     /// When `..data` was found to be swapped, until the old directory is gone.
     swapped: Option<Boot>,
@@ -115,12 +115,12 @@ impl Settle {
         };
     }
 
-    /// Waits for so much longer, for nobody has looked for so long.
-    pub fn extend(&mut self, time: Duration) {
+    /// Nobody has looked from one moment to the other: that is not time that it has waited.
+    pub fn put_off(&mut self, from: Boot, to: Boot) {
         if let Some(pending) = &mut self.pending {
-            pending.since = pending.since.after(time);
-            pending.quiet = pending.quiet.after(time);
-            pending.swapped = pending.swapped.map(|at| at.after(time));
+            pending.since = pending.since.put_off(from, to);
+            pending.quiet = pending.quiet.put_off(from, to);
+            pending.swapped = pending.swapped.map(|at| at.put_off(from, to));
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
         let after_a_stop = |seen| {
             let mut settle = Settle::new(LIMITS);
             settle.observe(at(1000), at(1000), seen);
-            settle.extend(Duration::from_secs(8));
+            settle.put_off(at(1000), at(9000));
             settle.next(at(9000))
         };
         // He is looked for before he is given up.
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(after_a_stop(volume(true, Volume::Swapped)), Next::Look(at(9200)));
         assert_eq!(after_a_stop(REPLACED), Next::Complete);
         let mut settle = Settle::new(LIMITS);
-        settle.extend(Duration::from_secs(8));
+        settle.put_off(at(1000), at(9000));
         assert_eq!(settle.next(at(9000)), Next::Idle);
     }
 

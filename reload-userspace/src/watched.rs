@@ -141,9 +141,10 @@ impl Watched {
         watched
     }
 
-    /// Waits for so much longer for the end of the change under way: nobody has looked for so long.
-    pub(crate) fn extend(&mut self, time: Duration) {
-        self.settle.extend(time);
+    /// Nobody has looked from one moment to the other: that is not time that the end of the change under way
+    /// was waited for.
+    pub(crate) fn put_off(&mut self, from: Boot, to: Boot) {
+        self.settle.put_off(from, to);
     }
 
     /// From now on a change is waited for so long.

@@ -99,12 +99,12 @@ impl<S: Source> Agent<S> {
         self.peek(now);
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
-        let is_new = reloader.look_again(now, places, source);
-        if is_new {
+        let news = reloader.look_again(now, places, source);
+        for &index in &news {
             // Nothing else wakes the loop for what has been found so.
-            reloader.verify(now);
+            reloader.watch(index).into_iter().for_each(|watched| watched.verify(now));
         }
-        Ok(is_new || !reloader.is_idle(now))
+        Ok(!news.is_empty() || !reloader.is_idle(now))
     }
 
     pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {

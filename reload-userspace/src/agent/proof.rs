@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     rc::Rc,
-    time::Duration,
 };
 
 use nix::unistd::Pid;
@@ -63,9 +62,9 @@ impl Proof {
 }
 
 impl Proof {
-    /// Waits for so much longer: nobody has looked for so long.
-    pub(super) fn extend(&mut self, time: Duration) {
-        self.confirm.extend(time);
+    /// Nobody has looked from one moment to the other.
+    pub(super) fn put_off(&mut self, from: Boot, to: Boot) {
+        self.confirm.put_off(from, to);
     }
 }
 
@@ -308,7 +307,12 @@ impl<S: Source> Agent<S> {
             if is_confirmed && reloader.delivery.wanted().digest == digest {
                 self.teller.measure(|metrics| metrics.set_content(reloader.name(), &digest));
             }
-            self.teller.tell(&decision);
+            // It may be that the signal itself is yet to be told of.
+            if reloader.untold.is_empty() {
+                self.teller.tell(&decision);
+            } else {
+                reloader.untold.push(decision);
+            }
             let crew = reloader.crew.and_then(|crew| self.crews.get_mut(&crew));
             if let (Verdict::Confirmed(evidence, after), Some(crew)) = (verdict, crew) {
                 crew.note_proof(held.target(), *evidence, confirm.seen_of(*after));

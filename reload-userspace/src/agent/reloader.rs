@@ -138,7 +138,10 @@ impl Reloader {
     }
 
     /// Gives its paths away, with all that is known of them.
-    pub(super) fn into_watches(self) -> BTreeMap<Index, Box<Watched>> {
+    pub(super) fn into_watches(mut self) -> BTreeMap<Index, Box<Watched>> {
+        if let Some(held) = self.held.take() {
+            self.put_off(held, clock::now());
+        }
         self.watches
     }
 
@@ -185,17 +188,18 @@ impl Reloader {
         if !is_open {
             self.held.get_or_insert(now);
         } else if let Some(held) = self.held.take() {
-            self.extend(now.since(held));
+            self.put_off(held, now);
         }
         is_open
     }
 
-    /// Waits for so much longer for the end of what is under way: nobody has looked for so long.
-    pub(super) fn extend(&mut self, time: Duration) {
-        self.began = self.began.map(|began| began.after(time));
+    /// Nobody has looked from one moment to the other: that is not time that the end of what is under way was
+    /// waited for.
+    pub(super) fn put_off(&mut self, from: Boot, to: Boot) {
+        self.began = self.began.map(|began| began.put_off(from, to));
         for index in &self.active {
             if let Some(watched) = self.watches.get_mut(index) {
-                watched.extend(time);
+                watched.put_off(from, to);
             }
         }
     }
@@ -216,21 +220,21 @@ impl Reloader {
         failures
     }
 
-    /// Looks at what has been touched since it was looked at, and says whether it is new.
+    /// Looks at what has been touched since it was looked at, and gives the paths of which that is new.
     pub(super) fn look_again<S: Source>(
         &mut self,
         now: Boot,
         places: &mut Places,
         source: &mut S,
-    ) -> bool {
-        let mut is_new = false;
-        for index in &self.active {
-            let watched = self.watches.get_mut(index).filter(|it| it.is_out_of_date());
-            if let Some(watched) = watched {
-                is_new |= watched.look(now, places, source, Patience::Hasty);
+    ) -> Vec<Index> {
+        let mut news = Vec::new();
+        for &index in &self.active {
+            let watched = self.watches.get_mut(&index).filter(|it| it.is_out_of_date());
+            if watched.is_some_and(|it| it.look(now, places, source, Patience::Hasty)) {
+                news.push(index);
             }
         }
-        is_new
+        news
     }
 
     fn active(&self) -> impl Iterator<Item = &Watched> + '_ {

@@ -17,49 +17,54 @@ pub(super) struct Stall {
     nap: Nap,
 }
 
-/// One sleep, and the one before. Pure: time is an argument.
+/// The last sleep. Pure: time is an argument.
 #[derive(Debug)]
 struct Nap {
     /// When the loop had nothing more to do.
     since: Boot,
     /// When it was to wake up at the latest.
     until: Boot,
-    was_late: bool,
+    /// For how long it has been in time since it was last late.
+    in_time: Duration,
 }
 
 impl Stall {
     /// It begins to work now.
     pub(super) fn new() -> Self {
-        let nap = Nap { since: Boot::MAX, until: Boot::MAX, was_late: false };
+        let nap = Nap { since: Boot::MAX, until: Boot::MAX, in_time: Duration::MAX };
         Self { effort: Effort::begin(), woke: Boot::MAX, nap }
     }
 
     /// It falls asleep at `now`, and is to wake up at that moment at the latest.
     pub(super) fn sleep(&mut self, now: Boot, until: Boot) {
-        // It may have been stopped in the midst of its work.
         let has_taken_long = now.since(self.woke) > LATE;
-        let since = if has_taken_long { self.woke.after(self.effort.so_far()) } else { now };
-        self.nap.begin(since.min(now), until);
+        let done = if has_taken_long { self.woke.after(self.effort.so_far()) } else { now };
+        // It may have been stopped in the midst of its work.
+        let was_stopped = now.since(done) > LATE;
+        self.nap = Nap {
+            since: done.min(now),
+            until: if was_stopped { done } else { until.max(now) },
+            ..self.nap
+        };
         self.effort = Effort::begin();
     }
 
-    /// It has woken up at `now`: for how long it was stopped, as far as that is known, if it was.
-    pub(super) fn wake(&mut self, now: Boot) -> Option<Duration> {
+    /// It has woken up at `now`: since when it was stopped, as far as that is known, if it was.
+    pub(super) fn wake(&mut self, now: Boot) -> Option<Boot> {
         self.woke = now;
         self.nap.end(now)
     }
 }
 
 impl Nap {
-    fn begin(&mut self, since: Boot, until: Boot) {
-        (self.since, self.until) = (since, until.max(since));
-    }
-
     /// One that is late time and again is slow: nobody must wait for anything without end for that.
-    fn end(&mut self, now: Boot) -> Option<Duration> {
-        let is_late = now.since(self.until) > LATE;
-        let was_late = mem::replace(&mut self.was_late, is_late);
-        (is_late && !was_late).then(|| now.since(self.since))
+    fn end(&mut self, now: Boot) -> Option<Boot> {
+        if now.since(self.until) <= LATE {
+            self.in_time = self.in_time.saturating_add(now.since(self.since));
+            return None;
+        }
+        let was_in_time = mem::take(&mut self.in_time) >= LATE;
+        was_in_time.then_some(self.since)
     }
 }
 
@@ -72,35 +77,56 @@ mod tests {
     }
 
     /// Sleeps from the first moment until the second, and wakes up at the third.
-    fn night(nap: &mut Nap, slept: u64, until: u64, woke: u64) -> Option<u64> {
-        nap.begin(at(slept), at(until));
-        nap.end(at(woke)).map(|time| u64::try_from(time.as_millis()).unwrap())
+    fn night(nap: &mut Nap, slept: u64, until: u64, woke: u64) -> Option<Boot> {
+        *nap = Nap { since: at(slept), until: at(until), in_time: nap.in_time };
+        nap.end(at(woke))
     }
 
     #[test]
     fn whoever_wakes_up_in_time_was_not_stopped() {
-        let mut nap = Stall::new().nap;
-        assert_eq!(nap.end(at(1000)), None);
-        assert_eq!(night(&mut nap, 1000, 1016, 1016), None);
-        assert_eq!(night(&mut nap, 1000, 9000, 5000), None, "an event has woken it");
-        assert_eq!(night(&mut nap, 1000, 1016, 1516), None);
-        // What was due when it fell asleep is done at once, however late it is.
-        assert_eq!(night(&mut nap, 9000, 1000, 9001), None);
+        let mut stall = Stall::new();
+        assert_eq!(stall.wake(at(1000)), None);
+        assert_eq!(night(&mut stall.nap, 1000, 1016, 1016), None);
+        assert_eq!(night(&mut stall.nap, 1000, 9000, 5000), None, "an event has woken it");
+        assert_eq!(night(&mut stall.nap, 1000, 1016, 1516), None);
+    }
+
+    #[test]
+    fn what_is_due_when_it_falls_asleep_makes_nobody_late() {
+        let mut stall = Stall::new();
+        stall.wake(at(9000));
+        stall.sleep(at(9010), at(1000));
+        assert_eq!(stall.wake(at(9011)), None);
     }
 
     #[test]
     fn whoever_wakes_up_late_was_stopped_since_he_fell_asleep() {
         let mut nap = Stall::new().nap;
-        assert_eq!(night(&mut nap, 1000, 1016, 9000), Some(8000));
-        assert_eq!(night(&mut nap, 9000, 9016, 9016), None);
-        assert_eq!(night(&mut nap, 9016, 9032, 20_000), Some(10_984));
+        assert_eq!(night(&mut nap, 1000, 1016, 9000), Some(at(1000)));
+        assert_eq!(night(&mut nap, 9000, 9800, 9800), None);
+        assert_eq!(night(&mut nap, 9800, 9816, 20_000), Some(at(9800)));
+    }
+
+    #[test]
+    fn whoever_was_stopped_in_the_midst_of_his_work_was_so_too() {
+        let mut stall = Stall::new();
+        // By the clock it has worked for eight seconds; it has made no effort.
+        stall.wake(at(1000));
+        stall.sleep(at(9000), at(9016));
+        let since = stall.wake(at(9016)).unwrap();
+        assert!(since < at(8000), "{since:?}");
     }
 
     #[test]
     fn whoever_is_always_late_is_slow() {
         let mut nap = Stall::new().nap;
-        let nights = (0..6).map(|night| night * 1000);
-        let stops = nights.filter_map(|slept| night(&mut nap, slept, slept + 16, slept + 1000));
-        assert_eq!(stops.collect::<Vec<_>>(), [1000]);
+        let mut stops = 0;
+        for start in (0..60_000).step_by(1000) {
+            assert_eq!(night(&mut nap, start, start + 100, start + 100), None);
+            stops += i32::from(night(&mut nap, start + 100, start + 116, start + 1000).is_some());
+        }
+        assert_eq!(stops, 1);
+        assert_eq!(night(&mut nap, 60_000, 60_500, 60_500), None);
+        assert!(night(&mut nap, 60_500, 60_516, 70_000).is_some());
     }
 }

@@ -125,6 +125,10 @@ async fn what_is_written_since_the_check_is_not_acted_upon() {
         assert!(clock::now() < begun.after(PATIENCE), "its check is never begun");
         agent.step().unwrap();
     }
+    while agent.reloaders[&id].look_at(clock::now()).is_some() {
+        assert!(clock::now() < begun.after(PATIENCE), "it is looked at for ever");
+        agent.step().unwrap();
+    }
     // It has passed, be that said here: this program is not the agent, whom a check is run by.
     agent.work.shutdown().await;
     let delivery = &mut agent.reloaders.get_mut(&id).unwrap().delivery;
