@@ -21,11 +21,15 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::Future,
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use tokio::{signal::unix::Signal, task::JoinSet};
+use tokio::{
+    signal::unix::Signal,
+    task::{JoinError, JoinSet},
+};
 
 use self::{
     crew::{Crew, CrewId},
@@ -39,14 +43,15 @@ pub use self::feed::{Feed, Feeder, Reread, Rules, feed};
 
 use crate::{
     clock::{self, Boot},
+    confirm::Opened,
     event::{Event, SourceName},
     ledger::Ledger,
     places::{Index, Places, Touched},
     report::Decision,
-    rule::Settings,
-    source::Source,
+    rule::{Rule, Settings},
+    source::{Source, SourceError},
     target::Procfs,
-    telemetry::{Health, Probes, Readiness, Teller},
+    telemetry::{Health, Probe, Probes, Readiness, Teller},
     watch::Reach,
     witness::Witness,
 };
@@ -102,6 +107,19 @@ pub struct Agent<S> {
     rests_until: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
+}
+
+/// What wakes the loop.
+enum Call {
+    Stop(&'static str),
+    HangUp,
+    Event(Result<Event, SourceError>),
+    Done(Result<Done, JoinError>),
+    Opened(Opened),
+    Rules(Option<Arc<Vec<Rule>>>),
+    Probe(Probe),
+    /// It is time for something.
+    Nobody,
 }
 
 /// Whom the agent tells how it is.
@@ -190,46 +208,53 @@ impl<S: Source> Agent<S> {
         let mut stop = std::pin::pin!(stop);
         let mut stall = Stall::new();
         loop {
-            let woke = clock::now();
-            if let Some(since) = stall.wake(woke) {
-                self.put_off(since, woke);
-            }
             let deadline = self.step()?;
             let now = clock::now();
             stall.sleep(now, deadline);
             let pause = tokio::time::sleep(deadline.since(now));
-            tokio::select! {
+            let call = tokio::select! {
                 biased;
-                reason = &mut stop => {
+                reason = &mut stop => Call::Stop(reason),
+                Some(()) = hangup.recv() => Call::HangUp,
+                event = self.source.next() => Call::Event(event),
+                Some(done) = self.work.join_next() => Call::Done(done),
+                Some(opened) = self.witness.next() => Call::Opened(opened),
+                rules = self.feed.next() => Call::Rules(rules),
+                probe = self.outlets.probes.next() => Call::Probe(probe),
+                () = pause => Call::Nobody,
+            };
+            // Whatever it is, it is judged by how long was really waited.
+            let woke = clock::now();
+            if let Some(since) = stall.wake(woke) {
+                self.put_off(since, woke);
+            }
+            match call {
+                Call::Stop(reason) => {
                     self.close(reason);
                     return Ok(());
                 }
-                Some(()) = hangup.recv() => {
-                    self.hang_up();
+                Call::HangUp => self.hang_up(),
+                Call::Event(event) => {
+                    self.take(
+                        event.with_context(|| format!("source {} broke", self.source.name()))?,
+                    );
                 }
-                event = self.source.next() => {
-                    self.take(event.with_context(|| format!("source {} broke", self.source.name()))?);
-                }
-                Some(done) = self.work.join_next() => {
-                    // One that was given up has nothing to say.
-                    if let Ok(done) = done {
-                        self.finish(done)?;
-                    }
-                }
-                Some(opened) = self.witness.next() => self.opened(&opened),
-                rules = self.feed.next() => match rules {
-                    Some(rules) => self.adopt(&rules, started),
-                    None => bail!("nobody says any more which pods there are"),
-                },
-                probe = self.outlets.probes.next() => probe.answer(self.health()),
-                () = pause => {}
+                Call::Done(Ok(done)) => self.finish(done)?,
+                Call::Opened(opened) => self.opened(&opened),
+                Call::Rules(Some(rules)) => self.adopt(&rules, started),
+                Call::Rules(None) => bail!("nobody says any more which pods there are"),
+                Call::Probe(probe) => probe.answer(self.health()),
+                // One that was given up has nothing to say.
+                Call::Done(Err(_)) | Call::Nobody => {}
             }
         }
     }
 
     /// The agent was stopped from one moment to the other, and so were those whom it waits for, maybe.
     fn put_off(&mut self, from: Boot, to: Boot) {
-        self.reloaders.values_mut().for_each(|reloader| reloader.put_off(from, to));
+        // One that is held is put off when it no longer is.
+        let waiting = self.reloaders.values_mut().filter(|reloader| !reloader.is_held());
+        waiting.for_each(|reloader| reloader.put_off(from, to));
         self.proofs.iter_mut().for_each(|proof| proof.put_off(from, to));
     }
 
@@ -343,8 +368,6 @@ impl<S: Source> Agent<S> {
             self.peek(now);
         }
         for id in open {
-            // Those before it may have taken long.
-            let now = clock::now();
             self.look(id, now);
             if self.reloaders.get(&id).is_some_and(|it| it.is_complete(now))
                 && self.complete(id, now)?
@@ -353,7 +376,7 @@ impl<S: Source> Agent<S> {
             }
             self.tell_of_obstacles_of(id);
         }
-        self.prove();
+        self.prove(now);
         self.deliver(&completed)?;
         self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
@@ -419,10 +442,11 @@ impl<S: Source> Agent<S> {
         self.tell_of_failures(failures);
         // What was read is a state that there was only if nothing happened while it was read.
         self.take_all()?;
-        self.peek(clock::now());
+        let read = clock::now();
+        self.peek(read);
         let Self { reloaders, places, source, .. } = self;
         let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
-        let has_more_happened = !reloader.look_again(now, places, source).is_empty();
+        let has_more_happened = !reloader.look_again(read, places, source).is_empty();
         let conclusion = reloader.conclude(reading, has_more_happened, now);
         let crew = reloader.crew;
         if let Some(text) = rules_text {

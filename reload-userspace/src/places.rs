@@ -759,12 +759,14 @@ mod tests {
         source.writers = [Writers::Some; 1024].into();
         let mut now = began;
         watched.look(now, &mut places, &mut source, Patience::Hasty);
+        let since = watched.since().unwrap();
+        assert!(since >= began);
         while let Next::Look(next) = watched.next(now) {
             now = next.max(now);
             watched.look(now, &mut places, &mut source, Patience::Hasty);
         }
         assert_eq!(watched.next(now), Next::Complete);
-        assert_eq!(now.since(began), limits.max);
+        assert_eq!(now.since(since), limits.max);
         let content = watched.read().unwrap();
         watched.accept(content);
         watched.finish();

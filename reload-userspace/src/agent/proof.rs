@@ -168,11 +168,10 @@ impl<S: Source> Agent<S> {
     }
 
     /// Looks whether the reloads took.
-    pub(super) fn prove(&mut self) {
+    pub(super) fn prove(&mut self, now: Boot) {
         if self.proofs.is_empty() {
             return;
         }
-        let now = clock::now();
         if self.witness.take_loss() {
             let Self { proofs, reloaders, .. } = self;
             let seen = proofs.iter_mut().filter(|it| it.ticket.is_some() && it.confirm.is_open());

@@ -193,6 +193,11 @@ impl Reloader {
         is_open
     }
 
+    /// Whether it is left alone.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Nobody has looked from one moment to the other: that is not time that the end of what is under way was
     /// waited for.
     pub(super) fn put_off(&mut self, from: Boot, to: Boot) {
