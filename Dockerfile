@@ -32,7 +32,8 @@ RUN apt-get update \
 RUN --mount=type=cache,target=/root/.cargo/registry \
     --mount=type=secret,id=certificates,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=cargo-config,target=/root/.cargo/config.toml \
-    LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked \
+    CARGO_PROFILE_DEV_DEBUG=false LLVM_PREFIX=/usr/lib/llvm-22 \
+    cargo install bpf-linker --version 0.13.0 --locked --debug \
         --no-default-features --features llvm-22 --root /usr/local
 
 # --- The build. What cargo has built is kept from one build to the next, so only our own crates are

@@ -31,7 +31,7 @@ use self::{
     scale::Kind,
 };
 use crate::{
-    build::{Built, Linkage, Profile, build},
+    build::{Linkage, Profile, build},
     place::{Place, is_root, printed},
     setup::{Extent, setup},
 };
@@ -127,7 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
     // As it is shipped.
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Static)?;
+    let agent = build(&place, &toolchain, Profile::Release, Linkage::Static)?;
     let plan = if options.quick { QUICK } else { FULL };
     let lab = Lab::new(&place, agent.clone(), options.source.clone())?;
 

@@ -48,15 +48,6 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// What was built.
-#[derive(Clone, Debug)]
-pub(crate) struct Built {
-    /// The agent, with the object in it.
-    pub(crate) agent: PathBuf,
-    /// The eBPF object.
-    pub(crate) object: PathBuf,
-}
-
 /// Tells the agent's build script which object to embed.
 pub(crate) const OBJECT_VARIABLE: &str = "RELOAD_EBPF_OBJECT";
 
@@ -71,12 +62,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .map_err(|error| error.context("`cargo xtask setup` installs what is missing"))?;
     let profile = if options.release { Profile::Release } else { Profile::Debug };
     let linkage = if options.is_static { Linkage::Static } else { Linkage::Dynamic };
-    let Built { agent, .. } = build(&place, &toolchain, profile, linkage)?;
+    let agent = build(&place, &toolchain, profile, linkage)?;
     println!("The agent is {}.", agent.display());
     Ok(())
 }
 
-/// Builds both halves.
+/// Builds both halves, and gives the agent.
 ///
 /// # Errors
 ///
@@ -86,13 +77,17 @@ pub(crate) fn build(
     toolchain: &Toolchain,
     profile: Profile,
     linkage: Linkage,
-) -> Result<Built> {
+) -> Result<PathBuf> {
     let object = build_object(place, toolchain)?;
-    let agent = build_agent(place, profile, linkage, &object)?;
-    Ok(Built { agent, object })
+    build_agent(place, profile, linkage, &object)
 }
 
-fn build_object(place: &Place, toolchain: &Toolchain) -> Result<PathBuf> {
+/// Builds the eBPF object, and gives it.
+///
+/// # Errors
+///
+/// As [`build`].
+pub(crate) fn build_object(place: &Place, toolchain: &Toolchain) -> Result<PathBuf> {
     let target = ebpf_target(place);
     let mut cargo = toolchain.cargo();
     cargo.arg("build").args(EBPF_OPTIONS).args(toolchain.target_options());
@@ -159,6 +154,18 @@ pub(crate) const EBPF_OPTIONS: [&str; 5] = [
 /// the other has built.
 pub(crate) fn ebpf_target(place: &Place) -> PathBuf {
     place.target.join("ebpf")
+}
+
+/// Compiles every test, and gives the agent that they start.
+///
+/// # Errors
+///
+/// Fails where one does not compile; cargo has then said why.
+pub(crate) fn build_tests(place: &Place, object: &Path) -> Result<PathBuf> {
+    let mut cargo = host_cargo();
+    cargo.args(["test", "--locked", "--workspace", "--no-run"]);
+    exec(cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root))?;
+    there(place.target.join("debug/reload-agent"))
 }
 
 fn there(file: PathBuf) -> Result<PathBuf> {

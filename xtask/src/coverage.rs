@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    build::{Built, Linkage, Profile, build},
+    build::build_object,
     exec,
     place::Place,
     setup::{Extent, setup},
@@ -38,7 +38,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
-    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let object = build_object(&place, &toolchain)?;
     let mut cells = Cells::new()?;
     let mut cargo = tester(&place, &object)?;
     cargo.args(["--package=reload-userspace", "--test=coverage", "--", "--include-ignored"]);

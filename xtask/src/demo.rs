@@ -17,7 +17,7 @@ use self::{
 };
 use crate::{
     agent::become_root,
-    build::{Built, Linkage, Profile, build},
+    build::{Linkage, Profile, build},
     patience::Patience,
     place::Place,
     setup::{Extent, setup},
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{error:#}.");
         setup(&place, Extent::Build)
     })?;
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
+    let agent = build(&place, &toolchain, Profile::Release, Linkage::Dynamic)?;
     let kind = Kind::nginx(&place).filter(|_| !options.stand_in);
     let kind = kind.map_or_else(|| Kind::stand_in(&place), Ok)?;
     become_root()?;

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::cluster::Cluster;
 pub(crate) use self::kit::{Kit, LACK};
 use crate::{
-    build::{Built, Linkage, Profile, build},
+    build::build_object,
     child::{Ask, Child},
     docker::Docker,
     helm, image,
@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let Some(kit) = Kit::find(&place)? else { bail!("{LACK}") };
     let toolchain = setup(&place, Extent::Tests)?;
-    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let object = build_object(&place, &toolchain)?;
     if !options.keep_images {
         image::build_for_tests(&place)?;
     }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     agent::{Agent, Recipe},
-    build::{Built, Linkage, Profile, build},
+    build::{Linkage, Profile, build},
     child::{Ask, Child, lines},
     patience::Patience,
     place::{Place, is_root},
@@ -116,7 +116,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Build)?;
-    let Built { agent, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let agent = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
     carry_out(&place, agent, options)
 }
 

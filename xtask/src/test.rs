@@ -1,12 +1,12 @@
 //! Runs every test: those of the workspace, and the end-to-end ones, which need root and an agent
 //! with its eBPF program.
 
-use std::{num::NonZero, path::Path, process::Command, thread};
+use std::{fs, num::NonZero, path::Path, process::Command, thread};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build::{Built, Linkage, OBJECT_VARIABLE, Profile, build},
+    build::{OBJECT_VARIABLE, build_object, build_tests},
     coverage::{self, Cells},
     exec, helm, image,
     k8s::{self, Afterwards, Kit},
@@ -44,10 +44,10 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
-    let Built { object, agent, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
-    if !options.keep_images {
-        image::build_for_tests(&place)?;
-    }
+    let object = build_object(&place, &toolchain)?;
+    // The image is optimised as a whole in the end, by one thread.
+    let images = || if options.keep_images { Ok(()) } else { image::build_for_tests(&place) };
+    let ((), agent) = side_by_side(images, || build_tests(&place, &object))?;
 
     let mut cells = Cells::new()?;
     let here = Here::new()?;
@@ -57,16 +57,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.args(&options.filter);
     cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path());
     cargo.env(helm::VARIABLE, helm::provide(&place)?);
-    // Beside the others, for it waits most of the time; with a filter nobody has asked for it.
+    // With a filter nobody has asked for it.
     let is_soaked = is_root() && options.filter.is_empty();
-    thread::scope(|scope| {
-        let soak = is_soaked.then(|| scope.spawn(|| soak::in_tests(&place, agent)));
-        let tested = exec(&mut cargo);
-        let soaked = soak.map_or(Ok(()), |soak| {
-            soak.join().unwrap_or_else(|_panic| Err(anyhow!("the soak has panicked")))
-        });
-        tested.and(soaked)
-    })?;
+    let soak = || if is_soaked { soak::in_tests(&place, agent) } else { Ok(()) };
+    // Both wait most of the time.
+    side_by_side(soak, || exec(&mut cargo))?;
     // With a filter not all of it has been measured.
     if !options.filter.is_empty() {
         println!(
@@ -76,13 +71,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let kit = Kit::find(&place)?;
-    if let Some(kit) = &kit {
-        k8s::carry_out(&place, kit, &object, Afterwards::Down, &[])?;
-    }
     // An image that was kept may be of another source.
     let shipped = (!options.keep_images).then(|| image::take_agent(&place)).transpose()?;
-    let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
-    let machines = vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])?;
+    let measure = || {
+        let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
+        vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])
+    };
+    let cluster = |kit| k8s::carry_out(&place, kit, &object, Afterwards::Down, &[]);
+    // The machines compute, and the cluster waits most of the time.
+    let (machines, ()) = side_by_side(measure, || kit.as_ref().map_or(Ok(()), cluster))?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.
@@ -96,12 +93,35 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     checked.into_iter().collect()
 }
 
+/// Does two things at the same time, both to their ends, and fails where one of them does.
+fn side_by_side<A: Send, B>(
+    one: impl FnOnce() -> Result<A> + Send,
+    other: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one.join().unwrap_or_else(|_panic| bail!("a thread has panicked"));
+        match (one, other) {
+            (Err(one), Err(other)) => bail!("{one:#}; and {other:#}"),
+            (one, other) => Ok((one?, other?)),
+        }
+    })
+}
+
 /// The command that runs tests as root, with an agent that has its eBPF program.
 ///
 /// # Errors
 ///
-/// Fails where nothing here can make it root.
+/// Fails where nothing here can make it root, and where SIGHUP is ignored.
 pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    ensure!(
+        !ignores_hangup(&status),
+        "SIGHUP is ignored here, as nohup has it, and what the tests reload would inherit that; start \
+         it with `setsid` instead",
+    );
     let mut cargo = host_cargo();
     cargo.args(["test", "--locked"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
     // More than there are processors, for most of a test is waiting.
@@ -113,6 +133,14 @@ pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
     Ok(cargo)
 }
 
+/// Whether a process with this `status` ignores SIGHUP (`SigIgn`, proc_pid_status(5)).
+fn ignores_hangup(status: &str) -> bool {
+    const HANGUP: u64 = 1;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & HANGUP != 0)
+}
+
 /// The setting that makes cargo run compiled tests with sudo.
 fn run_with_sudo() -> Result<String> {
     ensure!(
@@ -120,4 +148,16 @@ fn run_with_sudo() -> Result<String> {
         "the tests need root, and there is no sudo; run `cargo xtask test` as root",
     );
     Ok(format!("target.{}.runner = ['sudo', '--preserve-env']", host()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_is_seen() {
+        assert!(ignores_hangup("Name:\tcargo\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup("Name:\tcargo\n"));
+    }
 }

@@ -26,7 +26,7 @@ pub(crate) use self::{
 };
 use self::{kernel::Kernel, machine::Machine, suite::Suite};
 use crate::{
-    build::{Built, Linkage, Profile, build},
+    build::build_object,
     exec, package,
     patience::Patience,
     place::{Place, host_cargo},
@@ -83,7 +83,7 @@ const PACE: Duration = Duration::from_millis(100);
 pub(crate) fn run(options: &Options) -> Result<()> {
     let place = Place::find()?;
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
-    let Built { object, .. } = build(&place, &toolchain, Profile::Debug, Linkage::Dynamic)?;
+    let object = build_object(&place, &toolchain)?;
     let Lines(kernels) = &options.kernel;
     let extent = if options.write { Extent::Verifier } else { Extent::All };
     let measured = measure(&place, &object, None, kernels, extent, &options.filter)?;
