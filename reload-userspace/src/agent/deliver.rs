@@ -77,7 +77,8 @@ impl<S: Source> Agent<S> {
     }
 
     /// Whether what a rule's check has passed is not what is there any more, where somebody is about to be
-    /// sent to read it: he would read what nobody has checked.
+    /// sent to read it: he would read what nobody has checked. He also reads what other rules of his check, and
+    /// what is new of that keeps him from this one ([`Agent::next_task`]).
     ///
     /// # Errors
     ///
@@ -88,23 +89,41 @@ impl<S: Source> Agent<S> {
         completed: &HashSet<RuleId>,
         now: Boot,
     ) -> Result<bool> {
-        let is_checked = |it: &Reloader| it.rule.check().is_some() && !it.delivery.is_unchecked();
-        if !self.reloaders.get(&id).is_some_and(is_checked)
-            || self.next_at(id, completed, now).is_none_or(|at| at > now)
-        {
+        let checkers = self.checkers_of_readers(id);
+        if checkers.is_empty() || self.next_at(id, completed, now).is_none_or(|at| at > now) {
             return Ok(false);
         }
         self.take_all()?;
         let now = clock::now();
         self.peek(now);
-        let Self { reloaders, places, source, .. } = self;
-        let Some(reloader) = reloaders.get_mut(&id) else { return Ok(false) };
-        let news = reloader.look_again(now, places, source);
-        for &index in &news {
-            // Nothing else wakes the loop for what has been found so.
-            reloader.watch(index).into_iter().for_each(|watched| watched.verify(now));
+        let mut has_outrun = false;
+        for checker in checkers {
+            let Self { reloaders, places, source, .. } = self;
+            let Some(reloader) = reloaders.get_mut(&checker) else { continue };
+            let news = reloader.look_again(now, places, source);
+            for &index in &news {
+                // Nothing else wakes the loop for what has been found so.
+                reloader.watch(index).into_iter().for_each(|watched| watched.verify(now));
+            }
+            has_outrun |= checker == id && (!news.is_empty() || !reloader.is_idle(now));
         }
-        Ok(!news.is_empty() || !reloader.is_idle(now))
+        Ok(has_outrun)
+    }
+
+    /// The rules whose checks are about what a rule has its receivers read: itself, if its own has passed, and
+    /// those that are about one of its targets.
+    fn checkers_of_readers(&self, id: RuleId) -> Vec<RuleId> {
+        let Some(reloader) = self.reloaders.get(&id) else { return Vec::new() };
+        let is_meant = |other: RuleId, it: &Reloader| {
+            it.rule.check().is_some()
+                && if other == id {
+                    !it.delivery.is_unchecked()
+                } else {
+                    reloader.delivery.targets().any(|target| it.delivery.knows(target))
+                }
+        };
+        let meant = self.reloaders.iter().filter(|(other, it)| is_meant(**other, it));
+        meant.map(|(&other, _)| other).collect()
     }
 
     pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {

@@ -16,6 +16,8 @@ struct Meanwhile {
     asked_before: u32,
     /// Whether it tells of that.
     tells: bool,
+    /// Who may be writing, as far as it knows, and when it was last asked.
+    writers: (Writers, Boot),
     places: Vec<PlaceId>,
     news: Vec<Event>,
 }
@@ -33,7 +35,8 @@ impl Source for Meanwhile {
         Ok(())
     }
     fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
-        Writers::None
+        self.writers.1 = clock::now();
+        self.writers.0
     }
     fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
         Ok(Tells::No)
@@ -63,7 +66,8 @@ impl Source for Meanwhile {
 impl Meanwhile {
     fn of(file: &Path, tells: bool) -> Self {
         let (places, news) = (Vec::new(), Vec::new());
-        Self { file: file.to_owned(), text: None, asked_before: 0, tells, places, news }
+        let (file, writers) = (file.to_owned(), (Writers::None, Boot::ZERO));
+        Self { file, text: None, asked_before: 0, tells, writers, places, news }
     }
 }
 
@@ -140,4 +144,89 @@ async fn what_is_written_since_the_check_is_not_acted_upon() {
     assert!(next <= clock::now(), "and is looked at at once");
     assert!(agent.work.is_empty(), "neither is it acted upon nor checked, for it may go on");
     assert!(agent.reloaders[&id].delivery.owed().next().is_some());
+}
+
+/// An agent that has looked at a file that somebody may be writing: since when its quiet is waited for at least,
+/// and when that is over.
+fn looked_at(file: &Path) -> (Agent<Meanwhile>, RuleId, Boot, Boot) {
+    fs::write(file, "0").unwrap();
+    let arguments = ["--watch", file.to_str().unwrap(), "--exec", "true"];
+    let rules = rule::from_args(&typed(&arguments)).unwrap();
+    let mut agent = agent_with(Meanwhile::of(file, false), rules, &arguments);
+    agent.source.writers.0 = Writers::Unknown;
+    let (&id, reloader) = agent.reloaders.iter_mut().next().unwrap();
+    let (began, &index) = (clock::now(), agent.owners.keys().next().unwrap());
+    fs::write(file, "half of").unwrap();
+    reloader.touch_quietly(index, began);
+    agent.look(id, began);
+    let since = agent.source.writers.1;
+    let over = agent.reloaders[&id].look_at(began).unwrap();
+    (agent, id, since, over)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_quiet_is_that_since_a_look_and_never_that_of_a_hold_or_of_a_stop() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().canonicalize().unwrap().join("a.conf");
+    let hour = Duration::from_hours(1);
+    let receiver = crate::delivery::Receiver { step: 0, target: None };
+
+    let (mut agent, id, since, over) = looked_at(&file);
+    let quiet = agent.reloaders[&id].rule.pace().limits.quiet;
+    assert!(since.after(quiet) <= over, "the look itself may take long");
+    let later = since.after(hour);
+    agent.put_off(since, later);
+    assert_eq!(agent.reloaders[&id].look_at(since), Some(later.after(quiet)));
+
+    let (mut agent, id, since, over) = looked_at(&file);
+    let later = since.after(hour);
+    let reloader = agent.reloaders.get_mut(&id).unwrap();
+    reloader.delivery.has_got(receiver, later);
+    assert!(!reloader.is_open(since));
+    agent.put_off(since, since.after(hour / 2));
+    let reloader = agent.reloaders.get_mut(&id).unwrap();
+    assert_eq!(reloader.look_at(since), Some(over), "that will be a part of the hold");
+    assert!(reloader.is_open(later));
+    assert_eq!(reloader.look_at(since), Some(later.after(quiet)));
+
+    let (mut agent, id, since, _) = looked_at(&file);
+    let mut reloader = agent.reloaders.remove(&id).unwrap();
+    reloader.delivery.has_got(receiver, since.after(hour));
+    assert!(!reloader.is_open(since));
+    let handed_on = clock::now();
+    let watches = reloader.into_watches();
+    let over = watches.values().next().unwrap().look_at(since).unwrap();
+    assert!(handed_on.after(quiet) <= over, "whoever has it from here on waits for it anew");
+}
+
+/// One rule has a process end that another, with a check, is about too.
+#[tokio::test(flavor = "current_thread")]
+async fn nobody_is_sent_to_read_what_the_check_of_another_rule_has_not_seen() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    let program = root.join("idler");
+    symlink("/bin/sleep", &program).unwrap();
+    let [checked, plain] = ["checked", "plain"].map(|name| root.join(name));
+    let about = |file: &Path, rest: &[&str]| {
+        fs::write(file, "0").unwrap();
+        let basis = ["--watch", file.to_str().unwrap(), "--process", "idler", "--signal", "TERM"];
+        rule::from_args(&typed(&[&basis[..], rest].concat())).unwrap().remove(0)
+    };
+    let rules = vec![about(&checked, &["--check", "true"]), about(&plain, &[])];
+    let _idler = Idler::start(&program);
+    let mut agent =
+        agent_with(Meanwhile::of(&checked, true), rules, &["--watch", "/", "--process", "x"]);
+    let begun = clock::now();
+    fs::write(&plain, "1").unwrap();
+    let (&id, reloader) = agent.reloaders.last_key_value().unwrap();
+    assert!(reloader.rule.check().is_none());
+    agent.reloaders.get_mut(&id).unwrap().verify(begun);
+    // Asked by the step and by who has read the content, and now before anybody is signalled.
+    (agent.source.text, agent.source.asked_before) = (Some("bad, for all we know"), 2);
+    while agent.source.text.is_some() {
+        assert!(clock::now() < begun.after(PATIENCE), "it is not asked any more");
+        agent.step().unwrap();
+    }
+    let owed = agent.reloaders[&id].delivery.owed().next();
+    assert!(owed.is_some_and(|it| it.target.is_some()), "it would be started anew with that");
 }
