@@ -1,7 +1,8 @@
 # The servers that the tests reload in containers: `cargo xtask test` builds it.
 ARG BASE=debian:bookworm-slim
 FROM $BASE
-RUN apt-get update \
+# Twice: see ../Dockerfile.
+RUN (timeout 90 apt-get update || timeout 90 apt-get update) \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         gunicorn \
         haproxy \

@@ -199,6 +199,16 @@ pub(crate) fn apt_knows(name: &str) -> bool {
         .is_some_and(|text| !text.is_empty())
 }
 
+/// What apt is told, by `env`, because sudo passes no environment on.
+///
+/// Packages of servers start them where the runlevel is one that serves, `invoke-rc.d(8)`. Runlevel 1 is not, so
+/// nginx is installed and not started.
+const APT_ENVIRONMENT: [&str; 2] = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"];
+
+/// How many seconds apt may take to read its lists. Where a mirror does not answer at once, apt 2.6 may wait for ever for
+/// what it means to fetch again.
+const UPDATE_LIMIT: &str = "120";
+
 /// Lets apt read what there is to install, once however often it is asked.
 ///
 /// # Errors
@@ -207,7 +217,9 @@ pub(crate) fn apt_knows(name: &str) -> bool {
 pub(crate) fn apt_update() -> Result<()> {
     static UPDATED: OnceLock<()> = OnceLock::new();
     if UPDATED.get().is_none() {
-        exec(apt_get().args(["update", "--quiet"])).context("cannot read the lists of packages")?;
+        let limited = ["timeout", "--foreground", UPDATE_LIMIT, "apt-get", "update", "--quiet"];
+        let update = || exec(as_root("env").args(APT_ENVIRONMENT).args(limited));
+        update().or_else(|_| update()).context("cannot read the lists of packages")?;
         UPDATED.get_or_init(|| ());
     }
     Ok(())
@@ -220,17 +232,9 @@ pub(crate) fn apt_update() -> Result<()> {
 /// Fails where apt does, or where sudo is needed and refuses; names the packages.
 pub(crate) fn apt_install(packages: &[&Package]) -> Result<()> {
     let names: Vec<_> = packages.iter().map(|package| package.name).collect();
-    exec(apt_get().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(&names))
+    let install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
+    exec(as_root("env").args(APT_ENVIRONMENT).args(install).args(&names))
         .with_context(|| format!("cannot install {}", names.join(", ")))
-}
-
-fn apt_get() -> Command {
-    // `env` and not `Command::env`, because sudo passes no environment on.
-    let mut command = as_root("env");
-    // Packages of servers start them where the runlevel is one that serves, `invoke-rc.d(8)`.
-    // Runlevel 1 is not, so nginx is installed and not started.
-    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]);
-    command
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Whether a process with this `status` ignores SIGHUP (`SigIgn`, proc_pid_status(5)).
+/// Whether a process with this `status` ignores SIGHUP (`SigIgn`, `proc_pid_status(5)`).
 fn ignores_hangup(status: &str) -> bool {
     const HANGUP: u64 = 1;
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
