@@ -14,7 +14,7 @@ FROM $BASE AS tools
 
 # The packages of xtask/src/package.rs, and what it takes to reach a registry by HTTPS. Where a mirror does not
 # answer at once, apt 2.6 may wait for ever for what it means to fetch again.
-RUN (timeout 90 apt-get update || timeout 90 apt-get update) \
+RUN (timeout 300 apt-get update || timeout 300 apt-get update) \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates \
         cargo-web \

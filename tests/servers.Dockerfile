@@ -2,7 +2,7 @@
 ARG BASE=debian:bookworm-slim
 FROM $BASE
 # Twice: see ../Dockerfile.
-RUN (timeout 90 apt-get update || timeout 90 apt-get update) \
+RUN (timeout 300 apt-get update || timeout 300 apt-get update) \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         gunicorn \
         haproxy \

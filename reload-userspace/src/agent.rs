@@ -377,7 +377,7 @@ impl<S: Source> Agent<S> {
             self.tell_of_obstacles_of(id);
         }
         self.prove(now);
-        self.deliver(&completed)?;
+        self.deliver(completed)?;
         self.tell_of_ledger();
         self.reloaders.values_mut().for_each(|reloader| reloader.rest(now));
         self.places.sweep(&mut self.source);

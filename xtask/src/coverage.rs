@@ -14,7 +14,7 @@ use crate::{
     exec,
     place::Place,
     setup::{Extent, setup},
-    test::tester,
+    test::{ensure_hangup_is_heard, tester},
     vm::{self, Line},
 };
 
@@ -36,6 +36,7 @@ pub(crate) struct Options {
 /// Fails where something is seen otherwise than the test expects, and says what; with `--check` also
 /// where the table is out of date.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure_hangup_is_heard()?;
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
     let object = build_object(&place, &toolchain)?;

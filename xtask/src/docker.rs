@@ -61,6 +61,8 @@ impl Docker {
         };
         // Engines before 23 build without it where nobody asks.
         command.env("DOCKER_BUILDKIT", "1");
+        // It may run beside others, whose lines it would redraw.
+        command.env("BUILDKIT_PROGRESS", "plain");
         command
     }
 

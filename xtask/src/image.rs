@@ -93,7 +93,11 @@ pub(crate) fn take_agent(place: &Place) -> Result<PathBuf> {
 }
 
 /// Gives the engine, and the name of the image that others start from.
-fn prepare(place: &Place) -> Result<(Docker, &'static str)> {
+///
+/// # Errors
+///
+/// Fails where Docker does, and where that image can neither be pulled nor made.
+pub(crate) fn prepare(place: &Place) -> Result<(Docker, &'static str)> {
     setup::provide(&[package::DOCKER])?;
     let docker = Docker::find(place)?;
     let base = base::provide(&docker)?;

@@ -25,7 +25,7 @@ use crate::{
     place::Place,
     setup::{Extent, setup},
     show,
-    test::tester,
+    test::{ensure_hangup_is_heard, tester},
 };
 
 /// Run the tests of the cluster, on a real Kubernetes of one node
@@ -75,6 +75,7 @@ const TEST_PATIENCE: (&str, &str) = ("RELOAD_TEST_PATIENCE", "120");
 ///
 /// Fails where there is no kit, where the cluster does not come up, and where a test fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure_hangup_is_heard()?;
     let place = Place::find()?;
     let Some(kit) = Kit::find(&place)? else { bail!("{LACK}") };
     let toolchain = setup(&place, Extent::Tests)?;

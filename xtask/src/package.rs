@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::Command, sync::OnceLock};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     exec,
     place::{as_root, is_program, printed},
+    show,
 };
 
 /// A package of Debian, or the same thing under another name elsewhere.
@@ -207,7 +208,10 @@ const APT_ENVIRONMENT: [&str; 2] = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=
 
 /// How many seconds apt may take to read its lists. Where a mirror does not answer at once, apt 2.6 may wait for ever for
 /// what it means to fetch again.
-const UPDATE_LIMIT: &str = "120";
+const UPDATE_LIMIT: &str = "300";
+
+/// How `timeout(1)` ends where the time was over.
+const IS_OVER: i32 = 124;
 
 /// Lets apt read what there is to install, once however often it is asked.
 ///
@@ -218,8 +222,18 @@ pub(crate) fn apt_update() -> Result<()> {
     static UPDATED: OnceLock<()> = OnceLock::new();
     if UPDATED.get().is_none() {
         let limited = ["timeout", "--foreground", UPDATE_LIMIT, "apt-get", "update", "--quiet"];
-        let update = || exec(as_root("env").args(APT_ENVIRONMENT).args(limited));
-        update().or_else(|_| update()).context("cannot read the lists of packages")?;
+        let mut update = as_root("env");
+        update.args(APT_ENVIRONMENT).args(limited);
+        println!("$ {}", show(&update));
+        let status = update.status().context("cannot run apt-get")?;
+        if status.code() == Some(IS_OVER) {
+            exec(&mut update).context("cannot read the lists of packages")?;
+        } else {
+            ensure!(
+                status.success(),
+                "cannot read the lists of packages: apt-get failed: {status}"
+            );
+        }
         UPDATED.get_or_init(|| ());
     }
     Ok(())

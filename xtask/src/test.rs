@@ -3,7 +3,8 @@
 
 use std::{fs, num::NonZero, path::Path, process::Command, thread};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
+use rustix::process::nice;
 
 use crate::{
     build::{OBJECT_VARIABLE, build_object, build_tests},
@@ -35,6 +36,10 @@ pub(crate) struct Options {
     filter: Vec<String>,
 }
 
+/// How much the virtual machines give way to what runs beside them, `nice(2)`: so much that the others hardly
+/// notice, and not so much that a machine stands still.
+const MACHINES_NICENESS: i32 = 10;
+
 /// Sets up, builds and tests.
 ///
 /// # Errors
@@ -42,9 +47,14 @@ pub(crate) struct Options {
 /// Fails where a test does, where what it takes to run them is missing, or where all have passed and
 /// docs/coverage.md or docs/verifier.md is not what they have measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure_hangup_is_heard()?;
     let place = Place::find()?;
     let toolchain = setup(&place, Extent::Tests)?;
     let object = build_object(&place, &toolchain)?;
+    if !options.keep_images {
+        // It may ask for a password.
+        image::prepare(&place)?;
+    }
     // The image is optimised as a whole in the end, by one thread.
     let images = || if options.keep_images { Ok(()) } else { image::build_for_tests(&place) };
     let ((), agent) = side_by_side(images, || build_tests(&place, &object))?;
@@ -74,11 +84,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // An image that was kept may be of another source.
     let shipped = (!options.keep_images).then(|| image::take_agent(&place)).transpose()?;
     let measure = || {
+        // The machines compute all the time, and the cluster waits most of it.
+        nice(MACHINES_NICENESS).context("cannot give way to others")?;
         let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
         vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])
     };
     let cluster = |kit| k8s::carry_out(&place, kit, &object, Afterwards::Down, &[]);
-    // The machines compute, and the cluster waits most of the time.
     let (machines, ()) = side_by_side(measure, || kit.as_ref().map_or(Ok(()), cluster))?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
@@ -98,23 +109,22 @@ fn side_by_side<A: Send, B>(
     one: impl FnOnce() -> Result<A> + Send,
     other: impl FnOnce() -> Result<B>,
 ) -> Result<(A, B)> {
+    // What the other one says until its end would hide it.
+    let tell = |error: &Error| eprintln!("error: {error:#}; what runs beside it is waited for");
     thread::scope(|scope| {
-        let one = scope.spawn(one);
-        let other = other();
+        let one = scope.spawn(|| one().inspect_err(tell));
+        let other = other().inspect_err(tell);
         let one = one.join().unwrap_or_else(|_panic| bail!("a thread has panicked"));
-        match (one, other) {
-            (Err(one), Err(other)) => bail!("{one:#}; and {other:#}"),
-            (one, other) => Ok((one?, other?)),
-        }
+        Ok((one?, other?))
     })
 }
 
-/// The command that runs tests as root, with an agent that has its eBPF program.
+/// Makes sure that what the tests reload hears of it, which inherits what is ignored here.
 ///
 /// # Errors
 ///
-/// Fails where nothing here can make it root, and where SIGHUP is ignored.
-pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
+/// Fails where SIGHUP is ignored.
+pub(crate) fn ensure_hangup_is_heard() -> Result<()> {
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     ensure!(
@@ -122,6 +132,15 @@ pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
         "SIGHUP is ignored here, as nohup has it, and what the tests reload would inherit that; start \
          it with `setsid` instead",
     );
+    Ok(())
+}
+
+/// The command that runs tests as root, with an agent that has its eBPF program.
+///
+/// # Errors
+///
+/// Fails where nothing here can make it root.
+pub(crate) fn tester(place: &Place, object: &Path) -> Result<Command> {
     let mut cargo = host_cargo();
     cargo.args(["test", "--locked"]).env(OBJECT_VARIABLE, object).current_dir(&place.root);
     // More than there are processors, for most of a test is waiting.

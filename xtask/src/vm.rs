@@ -26,11 +26,12 @@ pub(crate) use self::{
 };
 use self::{kernel::Kernel, machine::Machine, suite::Suite};
 use crate::{
-    build::build_object,
+    build::{OBJECT_VARIABLE, build_object},
     exec, package,
     patience::Patience,
     place::{Place, host_cargo},
     setup,
+    test::ensure_hangup_is_heard,
     verifier::{Here, Measured},
 };
 
@@ -81,6 +82,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// Fails where one fails, where something is missing here, where they take too long, and where
 /// docs/verifier.md is not what they have measured.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure_hangup_is_heard()?;
     let place = Place::find()?;
     let toolchain = setup::setup(&place, setup::Extent::Tests)?;
     let object = build_object(&place, &toolchain)?;
@@ -110,9 +112,11 @@ pub(crate) fn measure(
     extent: Extent,
     filter: &[String],
 ) -> Result<Vec<(Line, Report)>> {
-    compile_programs(place)?;
+    // Whoever is asked to stop while it compiles stops then.
+    let patience = Patience::new()?;
+    compile_programs(place, object)?;
     let suite = Suite::compile(place, object, agent, extent, filter)?;
-    carry_out(place, kernels, Processor::Fast, &suite.load())
+    carry_out(place, kernels, Processor::Fast, &suite.load(), &patience)
 }
 
 /// Does the same on kernels, side by side, and gives what has been reported.
@@ -125,13 +129,13 @@ pub(crate) fn carry_out(
     kernels: &[Line],
     processor: Processor,
     load: &Load,
+    patience: &Patience,
 ) -> Result<Vec<(Line, Report)>> {
     setup::provide(&[package::MACHINES])?;
     let logs = place.target.join("vm");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let folder = tempfile::tempdir_in(&logs).context("cannot make a temporary folder")?;
 
-    let patience = Patience::new()?;
     let begin = Instant::now();
     let mut machines = Vec::new();
     for &line in kernels {
@@ -166,8 +170,8 @@ pub(crate) fn carry_out(
 }
 
 /// Has the C programs that tests run compiled here: there is no compiler there.
-fn compile_programs(place: &Place) -> Result<()> {
+fn compile_programs(place: &Place, object: &Path) -> Result<()> {
     let mut cargo = host_cargo();
     cargo.args(["test", "--locked", "--quiet", "--package=reload-userspace", "--test=programs"]);
-    exec(cargo.current_dir(&place.root))
+    exec(cargo.env(OBJECT_VARIABLE, object).current_dir(&place.root))
 }

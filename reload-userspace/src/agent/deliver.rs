@@ -30,15 +30,16 @@ impl<S: Source> Agent<S> {
     /// # Errors
     ///
     /// Fails where the source breaks.
-    pub(super) fn deliver(&mut self, completed: &HashSet<RuleId>) -> Result<()> {
-        let is_called = self.call_rolls(completed);
+    pub(super) fn deliver(&mut self, completed: HashSet<RuleId>) -> Result<()> {
+        let is_called = self.call_rolls(&completed);
         if is_called {
             // It takes a while, and whoever was found in the middle of its start has told of that by now.
             self.take_all()?;
         }
         // What is done for one may be what another has waited for.
-        while self.deliver_what_is_due(completed)? {}
-        for &id in completed {
+        let mut still_completed = completed.clone();
+        while self.deliver_what_is_due(&mut still_completed)? {}
+        for id in completed {
             self.remember_content(id);
         }
         // The log is written when the signals are out: it is the slower of the two.
@@ -55,7 +56,7 @@ impl<S: Source> Agent<S> {
     /// # Errors
     ///
     /// Fails where the source breaks.
-    fn deliver_what_is_due(&mut self, completed: &HashSet<RuleId>) -> Result<bool> {
+    fn deliver_what_is_due(&mut self, completed: &mut HashSet<RuleId>) -> Result<bool> {
         let ids: Vec<_> = self.reloaders.keys().copied().collect();
         let mut has_done = false;
         for id in ids {
@@ -77,8 +78,10 @@ impl<S: Source> Agent<S> {
     }
 
     /// Whether what a rule's check has passed is not what is there any more, where somebody is about to be
-    /// sent to read it: he would read what nobody has checked. He also reads what other rules of his check, and
-    /// what is new of that keeps him from this one ([`Agent::next_task`]).
+    /// sent to read it: he would read what nobody has checked.
+    ///
+    /// He also reads what other rules are about, which may have a check. Where that goes on to change they
+    /// keep him from this one ([`Agent::next_task`]), and so are not `completed` any more.
     ///
     /// # Errors
     ///
@@ -86,44 +89,48 @@ impl<S: Source> Agent<S> {
     fn has_outrun_its_check(
         &mut self,
         id: RuleId,
-        completed: &HashSet<RuleId>,
+        completed: &mut HashSet<RuleId>,
         now: Boot,
     ) -> Result<bool> {
-        let checkers = self.checkers_of_readers(id);
-        if checkers.is_empty() || self.next_at(id, completed, now).is_none_or(|at| at > now) {
+        let is_unchecked = self.reloaders.get(&id).is_some_and(|it| it.delivery.is_unchecked());
+        if is_unchecked || self.next_at(id, completed, now).is_none_or(|at| at > now) {
+            return Ok(false);
+        }
+        let read = self.read_at_once_with(id);
+        let is_checked = |it| self.reloaders.get(it).is_some_and(|it| it.rule.check().is_some());
+        if !read.iter().any(is_checked) {
             return Ok(false);
         }
         self.take_all()?;
         let now = clock::now();
         self.peek(now);
-        let mut has_outrun = false;
-        for checker in checkers {
+        for other in read {
             let Self { reloaders, places, source, .. } = self;
-            let Some(reloader) = reloaders.get_mut(&checker) else { continue };
+            let Some(reloader) = reloaders.get_mut(&other) else { continue };
             let news = reloader.look_again(now, places, source);
             for &index in &news {
                 // Nothing else wakes the loop for what has been found so.
                 reloader.watch(index).into_iter().for_each(|watched| watched.verify(now));
             }
-            has_outrun |= checker == id && (!news.is_empty() || !reloader.is_idle(now));
+            // One without a check has waited for its writer for long enough.
+            let has_gone_on = !news.is_empty() || !reloader.is_idle(now);
+            if has_gone_on && reloader.rule.check().is_some() {
+                completed.remove(&other);
+                if other == id {
+                    return Ok(true);
+                }
+            }
         }
-        Ok(has_outrun)
+        Ok(false)
     }
 
-    /// The rules whose checks are about what a rule has its receivers read: itself, if its own has passed, and
-    /// those that are about one of its targets.
-    fn checkers_of_readers(&self, id: RuleId) -> Vec<RuleId> {
+    /// The rules whose content is read by whoever is sent to read that of one: itself, and those that are about one
+    /// of its targets.
+    fn read_at_once_with(&self, id: RuleId) -> Vec<RuleId> {
         let Some(reloader) = self.reloaders.get(&id) else { return Vec::new() };
-        let is_meant = |other: RuleId, it: &Reloader| {
-            it.rule.check().is_some()
-                && if other == id {
-                    !it.delivery.is_unchecked()
-                } else {
-                    reloader.delivery.targets().any(|target| it.delivery.knows(target))
-                }
-        };
-        let meant = self.reloaders.iter().filter(|(other, it)| is_meant(**other, it));
-        meant.map(|(&other, _)| other).collect()
+        let is_read = |it: &Reloader| reloader.delivery.targets().any(|of| it.delivery.knows(of));
+        let others = self.reloaders.iter().filter(|(other, it)| **other != id && is_read(it));
+        others.map(|(&other, _)| other).chain([id]).collect()
     }
 
     pub(super) fn is_settled(&self, id: RuleId, completed: &HashSet<RuleId>, now: Boot) -> bool {

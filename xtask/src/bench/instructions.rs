@@ -20,6 +20,7 @@ use super::{
     stat::Confident,
 };
 use crate::{
+    patience::Patience,
     place::Place,
     quote,
     vm::{Line, Load, Processor, carry_out},
@@ -55,7 +56,7 @@ struct Counts {
 pub(crate) fn count(place: &Place, agent: &Path, lab: &Lab) -> Result<Vec<(Line, Vec<Row>)>> {
     let programs = [agent, &lab.cost].map(|it| (it.to_owned(), it.to_owned())).to_vec();
     let load = Load { folder: "/".into(), programs, job: job(agent, &lab.cost) };
-    let reports = carry_out(place, &Line::ALL, Processor::Counting, &load)?;
+    let reports = carry_out(place, &Line::ALL, Processor::Counting, &load, &Patience::new()?)?;
     let rows = |(line, files): (Line, BTreeMap<String, String>)| {
         let counts = Counts::read(&files).with_context(|| format!("Linux {line}"))?;
         Ok((line, counts.rows()))

@@ -68,9 +68,7 @@ impl Machine {
         let report = folder.join(format!("report-{line}"));
         let file =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        // It computes without a pause, and others that run beside it wait for what they watch.
-        let mut qemu = Command::new("nice");
-        qemu.arg("qemu-system-x86_64");
+        let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-machine", "q35", "-cpu", "max"]).args(processor.arguments());
         qemu.args(["-m", "3072", "-nodefaults", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(archive);

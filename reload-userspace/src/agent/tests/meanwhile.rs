@@ -8,7 +8,7 @@ use crate::{
     source::{SourceError, Tells, WatchError},
 };
 
-/// A source under which a file is written when it is asked for events.
+/// A source under which a file is written when it is asked for events; with no text it only tells of that.
 struct Meanwhile {
     file: PathBuf,
     text: Option<&'static str>,
@@ -48,7 +48,9 @@ impl Source for Meanwhile {
         let is_time = self.text.is_some() && self.asked_before == 0;
         self.asked_before = self.asked_before.saturating_sub(1);
         if let Some(text) = self.text.take_if(|_| is_time) {
-            fs::write(&self.file, text).unwrap();
+            if !text.is_empty() {
+                fs::write(&self.file, text).unwrap();
+            }
             let tells_of = self.places.iter().filter(|_| self.tells);
             self.news.extend(tells_of.map(|&place| Event::Changed {
                 place,
@@ -199,34 +201,45 @@ async fn the_quiet_is_that_since_a_look_and_never_that_of_a_hold_or_of_a_stop() 
     assert!(handed_on.after(quiet) <= over, "whoever has it from here on waits for it anew");
 }
 
-/// One rule has a process end that another, with a check, is about too.
+/// One rule has a process end that another, with a check, is about too; in the same step that may have been
+/// found to be what it was.
 #[tokio::test(flavor = "current_thread")]
 async fn nobody_is_sent_to_read_what_the_check_of_another_rule_has_not_seen() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().canonicalize().unwrap();
-    let program = root.join("idler");
+    let program = root.join("meanwhile-idler");
     symlink("/bin/sleep", &program).unwrap();
     let [checked, plain] = ["checked", "plain"].map(|name| root.join(name));
     let about = |file: &Path, rest: &[&str]| {
         fs::write(file, "0").unwrap();
-        let basis = ["--watch", file.to_str().unwrap(), "--process", "idler", "--signal", "TERM"];
+        let basis =
+            ["--watch", file.to_str().unwrap(), "--process", "meanwhile-idler", "--signal", "TERM"];
         rule::from_args(&typed(&[&basis[..], rest].concat())).unwrap().remove(0)
     };
-    let rules = vec![about(&checked, &["--check", "true"]), about(&plain, &[])];
-    let _idler = Idler::start(&program);
-    let mut agent =
-        agent_with(Meanwhile::of(&checked, true), rules, &["--watch", "/", "--process", "x"]);
-    let begun = clock::now();
-    fs::write(&plain, "1").unwrap();
-    let (&id, reloader) = agent.reloaders.last_key_value().unwrap();
-    assert!(reloader.rule.check().is_none());
-    agent.reloaders.get_mut(&id).unwrap().verify(begun);
-    // Asked by the step and by who has read the content, and now before anybody is signalled.
-    (agent.source.text, agent.source.asked_before) = (Some("bad, for all we know"), 2);
-    while agent.source.text.is_some() {
-        assert!(clock::now() < begun.after(PATIENCE), "it is not asked any more");
-        agent.step().unwrap();
+    for (is_just_completed, text) in [(false, "bad"), (true, "bad"), (false, ""), (true, "")] {
+        let _idler = Idler::start(&program);
+        let rules = vec![about(&checked, &["--check", "true"]), about(&plain, &[])];
+        let mut agent =
+            agent_with(Meanwhile::of(&checked, true), rules, &["--watch", "/", "--process", "x"]);
+        let begun = clock::now();
+        fs::write(&plain, "1").unwrap();
+        let (&id, reloader) = agent.reloaders.last_key_value().unwrap();
+        assert!(reloader.rule.check().is_none());
+        for (&other, reloader) in &mut agent.reloaders {
+            if other == id || is_just_completed {
+                reloader.verify(begun);
+            }
+        }
+        // Asked by the step and by whoever has read a content, and now before anybody is signalled.
+        agent.source.asked_before = 2 + u32::from(is_just_completed);
+        agent.source.text = Some(text);
+        let mut next = begun;
+        while agent.source.text.is_some() {
+            assert!(clock::now() < begun.after(PATIENCE), "it is not asked any more");
+            next = agent.step().unwrap();
+        }
+        let is_owed = agent.reloaders[&id].delivery.owed().any(|it| it.target.is_some());
+        assert_eq!(is_owed, !text.is_empty(), "it would be started anew with that");
+        assert!(!is_owed || next <= clock::now(), "and what is there now is looked at at once");
     }
-    let owed = agent.reloaders[&id].delivery.owed().next();
-    assert!(owed.is_some_and(|it| it.target.is_some()), "it would be started anew with that");
 }
