@@ -126,6 +126,19 @@ fn a_command_is_told_what_has_changed() {
 }
 
 #[test]
+fn a_command_that_is_not_there_is_told_of_before_it_is_wanted() {
+    let scene = Scene::new();
+    let mut agent = scene.agent(&["--exec", "no-such-command --really"]);
+    let warning = agent.wait_for("warning");
+    let expected = "there is no program no-such-command where the agent is: it cannot be run when \
+                    the content changes; install it there or give its path";
+    assert_eq!(warning.text("reason"), expected);
+    replace(&scene.path, "1");
+    let failed = agent.wait_for("failed");
+    assert!(failed.text("reason").starts_with("cannot run no-such-command: "), "{failed}");
+}
+
+#[test]
 fn no_shell_sees_the_words_of_a_command() {
     let scene = Scene::new();
     let [out, hole] = ["out", "hole"].map(|name| scene.aside(name));

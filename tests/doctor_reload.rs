@@ -125,6 +125,33 @@ fn the_program_of_a_check_must_be_there() {
 }
 
 #[test]
+fn the_program_of_a_command_must_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    let plain = plain.to_str().unwrap();
+    let look = |exec: &str| {
+        let found = Diagnosis::by(&mut command(), &["--exec", exec]);
+        let (status, detail, remedy) = found.only("exec");
+        assert_eq!(status == "bad", found.bad().contains(&"exec"));
+        format!("{status}: {detail}; {remedy}")
+    };
+    assert!(look("sh -c 'exit 1'").starts_with("ok: "), "it is not run");
+    assert_eq!(
+        look("no-such-command -t"),
+        "bad: there is no program no-such-command where the agent is: it could not be run; install \
+         it there or give its path"
+    );
+    assert_eq!(
+        look(plain),
+        format!(
+            "bad: {plain} is not executable for the agent: it could not be run; make it so (chmod \
+             +x) or give its path"
+        )
+    );
+}
+
+#[test]
 #[ignore = "needs root; `cargo xtask test` runs it"]
 fn a_check_in_the_place_of_the_target_wants_rights() {
     let dir = tempfile::tempdir().unwrap();

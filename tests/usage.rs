@@ -40,6 +40,12 @@ struct Mistake {
 const MISTAKES: &[Mistake] = &[
     Mistake {
         right: BOTH,
+        wrong: &["--min-interval", "-1s"],
+        message: "unexpected argument '-1' found; a value that begins with a dash goes behind an equals \
+                  sign: --option=VALUE; see `reload-agent run --help`",
+    },
+    Mistake {
+        right: BOTH,
         wrong: &["--signal", "HUPP"],
         message: "--signal \"HUPP\" is no signal; give a name such as HUP, SIGUSR1 or RTMIN+3, or \
                   a number from 1 to 64",
@@ -168,7 +174,7 @@ const MISTAKES: &[Mistake] = &[
         right: BOTH,
         wrong: &["--listen", "localhost:9090"],
         message: "invalid value 'localhost:9090' for '--listen <ADDR>': give a port or an address \
-                  and a port: 9090, 127.0.0.1:9090, [::1]:9090; see `reload-agent run --help`",
+                  and a port: 9533, 127.0.0.1:9533, [::1]:9533; see `reload-agent run --help`",
     },
     Mistake {
         right: BOTH,

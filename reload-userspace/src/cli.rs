@@ -116,13 +116,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", env = "RELOAD_SOURCE", value_enum, default_value = "auto")]
     pub source: SourceChoice,
 
-    /// Where metrics and health are served: 9090, 127.0.0.1:9090, [::1]:9090 [default: nowhere]
+    /// Where metrics and health are served: 9533, 127.0.0.1:9533, [::1]:9533 [default: nowhere]
     ///
     /// A port alone means all addresses of the machine or pod.
     #[arg(long, value_name = "ADDR", env = "RELOAD_LISTEN", value_parser = value::address)]
     pub listen: Option<SocketAddr>,
 
     /// Explain each rule, tell what would be done, and do nothing
+    ///
+    /// It goes on until it is stopped, and tells of each change; `reload-agent doctor` looks once.
     #[arg(long, env = "RELOAD_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
 

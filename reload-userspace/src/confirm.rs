@@ -71,6 +71,8 @@ pub enum Verdict {
     Unconfirmed(&'static str, Duration),
     /// It has ended the target; how, where that is known.
     Died(Option<ExitStatus>),
+    /// It had taken, and then somebody has stopped the target.
+    Stopped,
 }
 
 /// What the signal was for.
@@ -181,7 +183,8 @@ impl Confirm {
     /// Looks at the target. The children are only looked at when it is [time](Self::next_at), but its
     /// end is seen whenever this is called.
     ///
-    /// After [`Verdict::Confirmed`] a [`Verdict::Died`] may follow, until it is [over](Self::is_over).
+    /// After [`Verdict::Confirmed`] a [`Verdict::Died`] or [`Verdict::Stopped`] may follow, until it is
+    /// [over](Self::is_over).
     pub fn poll(&mut self, now: Boot, held: &Held, procfs: &Procfs) -> Option<Verdict> {
         let sight = if held.is_alive(procfs) {
             let is_wanted =
@@ -316,7 +319,8 @@ impl Confirm {
                     self.next = now.after(FIRST_LOOK);
                     return None;
                 }
-                Some(Verdict::Died(status))
+                let was_stopped = self.stage == Stage::Confirmed && is_stop(status);
+                Some(if was_stopped { Verdict::Stopped } else { Verdict::Died(status) })
             }
             (Aim::End, Sight::Ended(_)) if self.is_replaced => {
                 Some(Verdict::Confirmed(Evidence::Restarted, self.age(now)))
@@ -365,6 +369,16 @@ impl Confirm {
     fn age(&self, now: Boot) -> Duration {
         now.since(self.deed.sent)
     }
+}
+
+/// Whether a target ends so when somebody stops it, as a service manager does, and hardly of what it has read.
+fn is_stop(status: Option<ExitStatus>) -> bool {
+    const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+    /// What shells and virtual machines add to the number of the signal.
+    const BASE: i32 = 128;
+    let Some(status) = status else { return false };
+    let signal = status.signal().or_else(|| status.code().map(|code| code - BASE));
+    status.success() || STOPS.iter().any(|&stop| signal == Some(stop as i32))
 }
 
 /// How a target has ended, as what follows its name in a sentence.
@@ -469,6 +483,30 @@ mod tests {
             vec![(999, Sight::Runs(None)), (1000, Sight::Ended(Some(exited(0))))],
             &Died(Some(exited(0))),
         );
+    }
+
+    #[test]
+    fn whoever_is_stopped_when_it_has_taken_has_not_died_of_it() {
+        #[track_caller]
+        fn check(status: Option<ExitStatus>, was_stopped: bool) {
+            let mut it = confirm(Aim::Reload, false, 2);
+            assert_eq!(it.judge(at(5), new_children()), None);
+            let taken = Verdict::Confirmed(Evidence::Workers, after(15));
+            assert_eq!(it.judge(at(15), new_children()), Some(taken));
+            let expected = if was_stopped { Verdict::Stopped } else { Verdict::Died(status) };
+            assert_eq!(it.judge(at(20), Sight::Ended(status)), Some(expected));
+            assert!(it.is_over());
+        }
+        let killed = |signal| Some(ExitStatus::from_raw(signal as i32));
+        for stop in [killed(Signal::SIGTERM), killed(Signal::SIGINT), Some(exited(0))] {
+            check(stop, true);
+        }
+        check(Some(exited(143)), true);
+        // By whoever is short of memory, it may be.
+        check(killed(Signal::SIGKILL), false);
+        check(killed(Signal::SIGABRT), false);
+        check(Some(exited(1)), false);
+        check(Some(exited(129)), false);
     }
 
     #[test]

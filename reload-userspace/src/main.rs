@@ -122,7 +122,13 @@ fn name_variable(said: &str, error: &clap::Error) -> String {
         return said.to_owned();
     }
     let id = flag.trim_start_matches("--").replace('-', "_");
-    said.replace(&format!("'{option}'"), &cli::variable(&id))
+    // What is no option was typed, behind another.
+    if error.kind() != ErrorKind::UnknownArgument {
+        return said.replace(&format!("'{option}'"), &cli::variable(&id));
+    }
+    let is_value = flag.starts_with('-') && !flag.starts_with("--");
+    let remedy = "; a value that begins with a dash goes behind an equals sign: --option=VALUE";
+    format!("{said}{}", if is_value { remedy } else { "" })
 }
 
 fn complain(text: &str) {

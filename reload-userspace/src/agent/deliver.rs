@@ -208,7 +208,7 @@ impl<S: Source> Agent<S> {
                 let Some(reloader) = self.reloaders.get_mut(&id) else { return };
                 reloader.delivery.acted(receiver, Acted::Applied(then), at);
                 if action.ends() {
-                    reloader.ended_for = Some(reloader.delivery.wanted().digest);
+                    reloader.ended_for = Some((reloader.delivery.wanted().digest, at));
                 }
                 self.tell_all_served(id, receiver, action, at);
             }

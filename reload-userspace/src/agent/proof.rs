@@ -291,6 +291,8 @@ impl<S: Source> Agent<S> {
             reloader.delivery.release(receiver);
             let rule = reloader.name().to_owned();
             let decision = match *verdict {
+                // Where it is gone from is told by who looks for it.
+                Verdict::Stopped => continue,
                 Verdict::Confirmed(evidence, after) => {
                     Decision::Confirmed { rule, pid, evidence, after }
                 }
@@ -317,7 +319,9 @@ impl<S: Source> Agent<S> {
                 crew.note_proof(held.target(), *evidence, confirm.seen_of(*after));
             }
         }
-        if let Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _) = verdict {
+        let is_gone =
+            matches!(verdict, Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _));
+        if is_gone || *verdict == Verdict::Stopped {
             let now = clock::now();
             let rules = serves.iter().filter_map(|served| self.reloaders.get(&served.rule));
             let crews: BTreeSet<_> = rules.filter_map(|reloader| reloader.crew).collect();

@@ -60,8 +60,8 @@ pub(super) struct Reloader {
     held: Option<Boot>,
     /// The files that have changed since everybody last had the content.
     pub(super) changed: BTreeSet<PathBuf>,
-    /// The content for which a target was last ended, so that another starts with it.
-    pub(super) ended_for: Option<Digest>,
+    /// For which content a target was last ended, so that another starts with it, and when.
+    pub(super) ended_for: Option<(Digest, Boot)>,
     /// The steps of which the ledger knows nothing, although it knows the content: whoever was there
     /// when they were said has it.
     pub(super) new_steps: BTreeSet<usize>,

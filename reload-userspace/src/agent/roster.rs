@@ -69,7 +69,9 @@ impl<S: Source> Agent<S> {
                 let (ledger, rule) = (&self.ledger, &reloader.rule);
                 // In place of one that was ended for this content: doubt would end it as well.
                 let ends = |step| rule.actions().get(step).is_some_and(Action::ends);
-                let is_successor = |step| ends(step) && reloader.ended_for == Some(wanted.digest);
+                let ended = reloader.ended_for;
+                let is_successor =
+                    |step| ends(step) && ended.is_some_and(|(digest, _)| digest == wanted.digest);
                 let latest = read_at.max(latest_start(target));
                 let read_at = |step| if is_successor(step) { latest } else { read_at };
                 let has_read = |step| {
@@ -89,6 +91,11 @@ impl<S: Source> Agent<S> {
                     applied.or(read).or_else(|| is_first.then_some(wanted.digest))
                 };
                 reloader.delivery.join(target, has);
+                // Whoever has been started anew by that is not ended again before any other would be.
+                if let Some((_, at)) = ended {
+                    let until = at.after(reloader.rule.pace().min_interval);
+                    reloader.delivery.spare(target, until);
+                }
             }
             for receiver in reloader.delivery.receivers().filter(|_| !joined.is_empty()) {
                 self.ledger.as_mut().into_iter().for_each(|it| remember(it, reloader, receiver));

@@ -128,7 +128,7 @@ impl<S: Source> Agent<S> {
         self.tell_of_obstacles();
         self.tell_of_all_unreadable();
         self.tell_of_pins();
-        self.tell_of_checks();
+        self.tell_of_commands();
         self.tell_whether_anybody_is_there();
     }
 

@@ -20,7 +20,7 @@ use crate::{
     event::SourceName,
     mount::Mounts,
     report::{Awaited, Decision, Failure},
-    rule::CheckIn,
+    rule::{Action, CheckIn},
     source::{Source, Trouble},
     target::{Target, TargetError},
     telemetry::Teller,
@@ -205,25 +205,37 @@ impl<S: Source> Agent<S> {
         }
     }
 
-    /// Tells of checks that could not be run, so that nobody finds out when content is withheld.
-    pub(super) fn tell_of_checks(&mut self) {
+    /// Tells of commands that could not be run, so that nobody finds out when they are wanted.
+    pub(super) fn tell_of_commands(&mut self) {
         for rule in self.reloaders.values().map(|it| &it.rule) {
             let check = rule.check().filter(|check| check.place == CheckIn::Agent);
-            let Some(name) = check.map(|check| check.command.program()) else { continue };
-            if program::own(name).is_some() {
-                continue;
-            }
-            let remedy = match rule.selector() {
+            let elsewhere = match rule.selector() {
                 Some(_) => ", give its path, or --check-in target",
                 None => " or give its path",
             };
-            let reason = format!(
-                "there is no program {name} where the agent is: the check cannot be run, and every \
-                 reload will be withheld; install it there{remedy}"
-            );
-            let rule = rule.name().to_owned();
-            if self.warned.insert(format!("{rule}: {reason}")) {
-                self.teller.tell(&Decision::Warning { rule: Some(rule), reason });
+            let check = check.map(|check| {
+                let loss = "the check cannot be run, and every reload will be withheld";
+                (&check.command, loss, elsewhere)
+            });
+            let commands = rule.actions().iter().filter_map(|action| match action {
+                Action::Exec(command) => Some((
+                    command,
+                    "it cannot be run when the content changes",
+                    " or give its path",
+                )),
+                Action::Signal(_) | Action::Restart | Action::Post(_) => None,
+            });
+            for (command, loss, more) in check.into_iter().chain(commands) {
+                let name = command.program();
+                if program::own(name).is_some() {
+                    continue;
+                }
+                let (lack, remedy) = program::lack(name);
+                let reason = format!("{lack}: {loss}; {remedy}{more}");
+                let rule = rule.name().to_owned();
+                if self.warned.insert(format!("{rule}: {reason}")) {
+                    self.teller.tell(&Decision::Warning { rule: Some(rule), reason });
+                }
             }
         }
     }

@@ -324,6 +324,26 @@ async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn whoever_is_started_anew_is_not_ended_again_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path().canonicalize().unwrap();
+    let program = root.join("restarted-idler");
+    symlink("/bin/sleep", &program).unwrap();
+    let arguments =
+        ["--watch", root.to_str().unwrap(), "--process", "restarted-idler", "--restart"];
+    let rules = rule::from_args(&typed(&arguments)).unwrap();
+    let mut agent = agent(SourceName::Poll, rules);
+    let (&id, reloader) = agent.reloaders.iter_mut().next().unwrap();
+    let (crew, ended) = (reloader.crew.unwrap(), clock::now());
+    reloader.ended_for = Some((reloader.delivery.wanted().digest, ended));
+    let _successor = Idler::start(&program);
+    agent.call_rolls_of(&[crew]);
+    let reloader = &agent.reloaders[&id];
+    let until = ended.after(reloader.rule.pace().min_interval);
+    assert_eq!(reloader.delivery.held_until(ended), Some(until));
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_volume_that_is_rewritten_all_the_time_keeps_nobody_else_waiting() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().canonicalize().unwrap();

@@ -18,6 +18,16 @@ pub fn own(program: &str) -> Option<PathBuf> {
     find(Path::new("/"), program, env::var_os("PATH").as_deref())
 }
 
+/// What is wrong where [`own`] finds nothing, and what to do about that.
+#[must_use]
+pub fn lack(program: &str) -> (String, &'static str) {
+    let is_file = program.contains('/') && fs::metadata(program).is_ok_and(|it| it.is_file());
+    if is_file {
+        return (format!("{program} is not executable for the agent"), "make it so (chmod +x)");
+    }
+    (format!("there is no program {program} where the agent is"), "install it there")
+}
+
 /// Where a program is, as seen from a root: at the path that is given, or in a directory of `path`.
 #[must_use]
 pub fn find(root: &Path, program: &str, path: Option<&OsStr>) -> Option<PathBuf> {

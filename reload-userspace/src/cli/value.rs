@@ -102,7 +102,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     {
         return Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
     }
-    let wrong = |_| "give a port or an address and a port: 9090, 127.0.0.1:9090, [::1]:9090";
+    let wrong = |_| "give a port or an address and a port: 9533, 127.0.0.1:9533, [::1]:9533";
     Ok(text.parse().map_err(wrong)?)
 }
 

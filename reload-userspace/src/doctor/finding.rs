@@ -120,6 +120,7 @@ ids! {
     Process Target "process" "process";
     Environment Target "environment" "environment";
     Check Reload "check" "check";
+    Exec Reload "exec" "command";
     Confirmation Reload "confirmation" "confirmation";
 }
 

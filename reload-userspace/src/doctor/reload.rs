@@ -19,7 +19,7 @@ use super::{
 use crate::{
     child::program,
     confirm::Opens,
-    rule::{Check, CheckIn, Sketch},
+    rule::{Action, Check, CheckIn, Sketch},
     target::Procfs,
 };
 
@@ -27,11 +27,21 @@ use crate::{
 const PLACE: [&str; 8] =
     ["ns/user", "ns/mnt", "ns/pid", "ns/net", "ns/ipc", "ns/uts", "ns/cgroup", "root"];
 
+/// What comes of a check that cannot be run.
+const WITHHELD: &str = "every reload would be withheld";
+
 /// Looks at what the rules ask for.
 pub(super) fn examine(report: &mut Report, rules: &[Sketch], me: &Standing, sources: &Sources) {
     for rule in rules {
         if let Some(check) = &rule.check {
             examine_check(report, rule, check, me);
+        }
+        for action in &rule.actions {
+            if let Action::Exec(command) = action {
+                report.add(
+                    own(Id::Exec, command.program(), "it could not be run").of(command.to_string()),
+                );
+            }
         }
     }
     let is_confirmed = |rule: &Sketch| {
@@ -44,20 +54,26 @@ pub(super) fn examine(report: &mut Report, rules: &[Sketch], me: &Standing, sour
     }
 }
 
+/// Whether a program is there that the agent would run itself; if not, `loss` is what comes of that.
+fn own(id: Id, program: &str, loss: &str) -> Finding {
+    let Some(found) = program::own(program) else {
+        let (lack, remedy) = program::lack(program);
+        let elsewhere = match id {
+            Id::Check => ", give its path, or let it run where the target is (--check-in target)",
+            _ => " or give its path",
+        };
+        return Finding::bad(id, format!("{lack}: {loss}")).remedy(format!("{remedy}{elsewhere}"));
+    };
+    Finding::ok(id, format!("{} is run", found.display()))
+}
+
 /// It is not run: only the operator knows what it does besides.
 fn examine_check(report: &mut Report, rule: &Sketch, check: &Check, me: &Standing) {
     let command = check.command.to_string();
     let program = check.command.program();
     match check.place {
         CheckIn::Agent => {
-            let finding = match program::own(program) {
-                Some(found) => Finding::ok(Id::Check, format!("{} is run", found.display())),
-                None => Finding::bad(Id::Check, missing(program, "where the agent is")).remedy(
-                    "install it there, give its path, or let it run where the target is \
-                     (--check-in target)",
-                ),
-            };
-            report.add(finding.of(command));
+            report.add(own(Id::Check, program, WITHHELD).of(command));
         }
         CheckIn::Target => {
             let found = rule.selector.as_ref().and_then(|it| Procfs::default().resolve(it).ok());
@@ -92,7 +108,7 @@ fn in_target(pid: Pid, program: &str, me: &Standing) -> Finding {
 }
 
 fn missing(program: &str, place: &str) -> String {
-    format!("there is no program {program} {place}: every reload would be withheld")
+    format!("there is no program {program} {place}: {WITHHELD}")
 }
 
 /// The capabilities that it would take to run a command in the place of a process.

@@ -185,7 +185,7 @@ fn proof(pid: Option<i32>, evidence: Evidence) -> String {
     match evidence {
         Evidence::Reopened => format!("{pid} has opened the new content"),
         Evidence::Workers => format!("{pid} has new children"),
-        Evidence::Restarted => format!("{pid} runs in place of the one that was ended"),
+        Evidence::Restarted => format!("another has been started in place of {pid}"),
         Evidence::Accepted => "it was accepted".to_owned(),
         Evidence::Alive => format!("{pid} still runs"),
     }

@@ -83,7 +83,8 @@ ask() { watchman --sockname "$own/socket" --no-spawn "$@"; }
 watchman --sockname "$own/socket" --statefile "$own/state" --logfile "$own/log" --foreground &
 until ask version; do sleep 0.05; done
 ask watch "$folder"
-ask -- trigger "$folder" reload '*' -- sh -c "kill -HUP $target"
+# Its pattern `*` leaves out what begins with a dot, as `..data` does.
+ask -- trigger "$folder" reload '*' '.*' -- sh -c "kill -HUP $target"
 wait"#,
         ),
     },
