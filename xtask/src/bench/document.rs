@@ -15,7 +15,7 @@ Everybody takes his turn in each round, so that what drifts hits all alike; a nu
 A change is dated before the system call that makes it visible, and a signal in the handler of the process that gets it, which reads the file then, as whoever reloads does.
 Each reloader is set up as its documentation says (xtask/src/bench/contender.rs has the scripts), but the agent runs with `--min-interval 0s --reconcile 1h`, so that it reacts to each change: by default two reloads of a process are a second apart.
 *Missed* are changes after which no signal came within a second, and *extra* are signals beyond one for each.
-"7 x 100 (30 of scripts)" are seven rounds of a hundred changes, or of thirty for who takes long: all that is missed is out of 700, or of 210.
+\"7 x 100 (30 of scripts)\" are seven rounds of a hundred changes, or of thirty for who takes long: all that is missed is out of 700, or of 210.
 What these figures mean for a real server, and what they leave out, stands at the end.
 ";
 
