@@ -4,7 +4,6 @@
 use std::{fs, num::NonZero, path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
-use rustix::process::nice;
 
 use crate::{
     build::{OBJECT_VARIABLE, build_object, build_tests},
@@ -36,9 +35,9 @@ pub(crate) struct Options {
     filter: Vec<String>,
 }
 
-/// How much the virtual machines give way to what runs beside them, `nice(2)`: so much that the others hardly
-/// notice, and not so much that a machine stands still.
-const MACHINES_NICENESS: i32 = 10;
+/// A file of tests that takes two minutes, and so runs beside the others; and what its only test is called.
+const LONG: &str = "--test=trace_memory";
+const LONG_NAME: &str = "ten_thousand_updates_take_no_more_memory";
 
 /// Sets up, builds and tests.
 ///
@@ -67,13 +66,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.args(&options.filter);
     cargo.env(coverage::VARIABLE, cells.path()).env(verifier::VARIABLE, here.path());
     cargo.env(helm::VARIABLE, helm::provide(&place)?);
-    // With a filter nobody has asked for it.
-    let is_soaked = is_root() && options.filter.is_empty();
-    let soak = || if is_soaked { soak::in_tests(&place, agent) } else { Ok(()) };
+    // With a filter nobody has asked for what takes long.
+    let is_whole = options.filter.is_empty();
+    let is_soaked = is_root() && is_whole;
+    let mut long = tester(&place, &object)?;
+    long.args(["--package=reload-userspace", LONG, "--", "--include-ignored"]);
+    let beside = || {
+        if is_soaked {
+            soak::in_tests(&place, agent)?;
+        }
+        if is_whole { exec(&mut long) } else { Ok(()) }
+    };
+    if is_whole {
+        cargo.args(["--skip", LONG_NAME]);
+    }
     // Both wait most of the time.
-    side_by_side(soak, || exec(&mut cargo))?;
+    side_by_side(beside, || exec(&mut cargo))?;
     // With a filter not all of it has been measured.
-    if !options.filter.is_empty() {
+    if !is_whole {
         println!(
             "The cluster and the virtual machines are left out; `cargo xtask k8s -- FILTER` and \
              `cargo xtask vm -- FILTER` ask them."
@@ -81,16 +91,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let kit = Kit::find(&place)?;
+    if let Some(kit) = &kit {
+        k8s::carry_out(&place, kit, &object, Afterwards::Down, &[])?;
+    }
     // An image that was kept may be of another source.
     let shipped = (!options.keep_images).then(|| image::take_agent(&place)).transpose()?;
-    let measure = || {
-        // The machines compute all the time, and the cluster waits most of it.
-        nice(MACHINES_NICENESS).context("cannot give way to others")?;
-        let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
-        vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])
-    };
-    let cluster = |kit| k8s::carry_out(&place, kit, &object, Afterwards::Down, &[]);
-    let (machines, ()) = side_by_side(measure, || kit.as_ref().map_or(Ok(()), cluster))?;
+    let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
+    // Beside nothing: they compute all the time, and what waits too long for a processor takes one change for two.
+    let machines = vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;
     // Both say what they find, whichever fails.
