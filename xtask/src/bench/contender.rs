@@ -81,8 +81,7 @@ pub(crate) const ALL: [Contender; 9] = [
 folder=$1 target=$3 own=$4
 ask() { watchman --sockname "$own/socket" --no-spawn "$@"; }
 watchman --sockname "$own/socket" --statefile "$own/state" --logfile "$own/log" --foreground &
-until ask version; do sleep 0.05; done
-ask watch "$folder"
+until ask watch "$folder"; do sleep 0.05; done
 # Its pattern `*` leaves out what begins with a dot, as `..data` does.
 ask -- trigger "$folder" reload '*' '.*' -- sh -c "kill -HUP $target"
 wait"#,
