@@ -202,12 +202,12 @@ pub(crate) fn apt_knows(name: &str) -> bool {
 
 /// What apt is told, by `env`, because sudo passes no environment on.
 ///
-/// Packages of servers start them where the runlevel is one that serves, `invoke-rc.d(8)`. Runlevel 1 is not, so
-/// nginx is installed and not started.
+/// Packages of servers start them where the runlevel is one that serves, `invoke-rc.d(8)`. Runlevel 1 is
+/// not, so nginx is installed and not started.
 const APT_ENVIRONMENT: [&str; 2] = ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1"];
 
-/// How many seconds apt may take to read its lists. Where a mirror does not answer at once, apt 2.6 may wait for ever for
-/// what it means to fetch again.
+/// How many seconds apt may take to read its lists. Where a mirror does not answer at once, apt 2.6 may wait
+/// for ever for what it means to fetch again.
 const UPDATE_LIMIT: &str = "300";
 
 /// How `timeout(1)` ends where the time was over.

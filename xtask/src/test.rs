@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // An image that was kept may be of another source.
     let shipped = (!options.keep_images).then(|| image::take_agent(&place)).transpose()?;
     let (shipped, kernels) = (shipped.as_deref(), &vm::Line::ALL);
-    // Beside nothing: they compute all the time, and what waits too long for a processor takes one change for two.
+    // Beside nothing: they compute all the time, and what waits for a processor takes one change for two.
     let machines = vm::measure(&place, &object, shipped, kernels, vm::Extent::All, &[])?;
     cells.add(&machines)?;
     let measured = Measured::new(&toolchain, &object, &here, &machines)?;

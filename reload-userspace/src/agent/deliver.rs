@@ -124,8 +124,8 @@ impl<S: Source> Agent<S> {
         Ok(false)
     }
 
-    /// The rules whose content is read by whoever is sent to read that of one: itself, and those that are about one
-    /// of its targets.
+    /// The rules whose content is read by whoever is sent to read that of one: those that are about one of its
+    /// targets, and itself, which comes last.
     fn read_at_once_with(&self, id: RuleId) -> Vec<RuleId> {
         let Some(reloader) = self.reloaders.get(&id) else { return Vec::new() };
         let is_read = |it: &Reloader| reloader.delivery.targets().any(|of| it.delivery.knows(of));

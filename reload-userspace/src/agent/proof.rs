@@ -291,7 +291,7 @@ impl<S: Source> Agent<S> {
             reloader.delivery.release(receiver);
             let rule = reloader.name().to_owned();
             let decision = match *verdict {
-                // Where it is gone from is told by who looks for it.
+                // That it is gone is told by whoever looks for it.
                 Verdict::Stopped => continue,
                 Verdict::Confirmed(evidence, after) => {
                     Decision::Confirmed { rule, pid, evidence, after }
@@ -319,9 +319,11 @@ impl<S: Source> Agent<S> {
                 crew.note_proof(held.target(), *evidence, confirm.seen_of(*after));
             }
         }
-        let is_gone =
-            matches!(verdict, Verdict::Died(_) | Verdict::Confirmed(Evidence::Restarted, _));
-        if is_gone || *verdict == Verdict::Stopped {
+        let is_gone = matches!(
+            verdict,
+            Verdict::Died(_) | Verdict::Stopped | Verdict::Confirmed(Evidence::Restarted, _)
+        );
+        if is_gone {
             let now = clock::now();
             let rules = serves.iter().filter_map(|served| self.reloaders.get(&served.rule));
             let crews: BTreeSet<_> = rules.filter_map(|reloader| reloader.crew).collect();

@@ -91,7 +91,7 @@ impl<S: Source> Agent<S> {
                     applied.or(read).or_else(|| is_first.then_some(wanted.digest))
                 };
                 reloader.delivery.join(target, has);
-                // Whoever has been started anew by that is not ended again before any other would be.
+                // Whoever takes the place of one that was ended is not ended again at once.
                 if let Some((_, at)) = ended {
                     let until = at.after(reloader.rule.pace().min_interval);
                     reloader.delivery.spare(target, until);

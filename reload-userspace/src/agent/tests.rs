@@ -265,7 +265,12 @@ async fn a_volume_is_what_it_is_since_it_was_swapped() {
 struct Idler(process::Child);
 
 impl Idler {
-    fn start(program: &Path) -> Self {
+    /// Its program is in this directory.
+    fn start(home: &Path, name: &str) -> Self {
+        let program = home.join(name);
+        if !program.exists() {
+            symlink("/bin/sleep", &program).unwrap();
+        }
         Self(process::Command::new(program).arg("infinity").spawn().unwrap())
     }
 }
@@ -281,11 +286,9 @@ impl Drop for Idler {
 async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().canonicalize().unwrap();
-    let program = root.join("idler");
-    symlink("/bin/sleep", &program).unwrap();
     let mut volume = Volume::new(root.join("volume"), 1);
     let rule = beneath(&volume.dir, &["--process", "idler", "--all"]);
-    let earlier = Idler::start(&program);
+    let earlier = Idler::start(&root, "idler");
     let mut agent = agent(SourceName::Poll, vec![rule]);
     let (&id, reloader) = agent.reloaders.iter().next().unwrap();
     let crew = reloader.crew.unwrap();
@@ -301,7 +304,7 @@ async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
     while clock::now() < swapped.after(Duration::from_millis(50)) {
         thread::yield_now();
     }
-    let later = Idler::start(&program);
+    let later = Idler::start(&root, "idler");
     let pids = [&earlier, &later].map(|it| i32::try_from(it.0.id()).unwrap());
     let now = clock::now();
     let (&index, _) = agent.owners.iter().next().unwrap();
@@ -327,8 +330,6 @@ async fn whoever_starts_before_an_update_is_known_to_be_complete_has_it() {
 async fn whoever_is_started_anew_is_not_ended_again_at_once() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().canonicalize().unwrap();
-    let program = root.join("restarted-idler");
-    symlink("/bin/sleep", &program).unwrap();
     let arguments =
         ["--watch", root.to_str().unwrap(), "--process", "restarted-idler", "--restart"];
     let rules = rule::from_args(&typed(&arguments)).unwrap();
@@ -336,7 +337,7 @@ async fn whoever_is_started_anew_is_not_ended_again_at_once() {
     let (&id, reloader) = agent.reloaders.iter_mut().next().unwrap();
     let (crew, ended) = (reloader.crew.unwrap(), clock::now());
     reloader.ended_for = Some((reloader.delivery.wanted().digest, ended));
-    let _successor = Idler::start(&program);
+    let _successor = Idler::start(&root, "restarted-idler");
     agent.call_rolls_of(&[crew]);
     let reloader = &agent.reloaders[&id];
     let until = ended.after(reloader.rule.pace().min_interval);

@@ -207,8 +207,6 @@ async fn the_quiet_is_that_since_a_look_and_never_that_of_a_hold_or_of_a_stop() 
 async fn nobody_is_sent_to_read_what_the_check_of_another_rule_has_not_seen() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().canonicalize().unwrap();
-    let program = root.join("meanwhile-idler");
-    symlink("/bin/sleep", &program).unwrap();
     let [checked, plain] = ["checked", "plain"].map(|name| root.join(name));
     let about = |file: &Path, rest: &[&str]| {
         fs::write(file, "0").unwrap();
@@ -217,7 +215,7 @@ async fn nobody_is_sent_to_read_what_the_check_of_another_rule_has_not_seen() {
         rule::from_args(&typed(&[&basis[..], rest].concat())).unwrap().remove(0)
     };
     for (is_just_completed, text) in [(false, "bad"), (true, "bad"), (false, ""), (true, "")] {
-        let _idler = Idler::start(&program);
+        let _idler = Idler::start(&root, "meanwhile-idler");
         let rules = vec![about(&checked, &["--check", "true"]), about(&plain, &[])];
         let mut agent =
             agent_with(Meanwhile::of(&checked, true), rules, &["--watch", "/", "--process", "x"]);
