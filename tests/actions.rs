@@ -11,6 +11,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -375,6 +376,28 @@ promise!(one_whose_supervisor_takes_its_time_is_waited_for);
 /// As systemd's does, and the kubelet.
 fn one_whose_supervisor_takes_its_time_is_waited_for(source: Source) {
     check_restart(source, "sleep 0.5;");
+}
+
+promise!(who_was_just_started_anew_is_not_ended_at_once);
+/// `--min-interval` holds for those who follow each other in one place as for one process.
+fn who_was_just_started_anew_is_not_ended_at_once(source: Source) {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let scene = Scene::new();
+    let recipe = Recipe::new().handler("none").reading(&scene.path);
+    let mut supervisor = Supervisor::start(&recipe, "");
+    let (first, _) = supervisor.next();
+    let options = ["--restart", "--min-interval", "2s"];
+    let mut agent = Agent::with(source, &scene.path, recipe.name(), &options);
+
+    let began = Instant::now();
+    replace(&scene.path, "1");
+    assert_eq!(agent.wait_for("reloaded").pid(), first);
+    let (second, content) = supervisor.next();
+    assert_eq!(content, "1");
+    replace(&scene.path, "2");
+    assert_eq!(agent.wait_for("reloaded").pid(), second);
+    assert!(began.elapsed() >= INTERVAL, "after {:?}", began.elapsed());
+    assert_eq!(supervisor.next().1, "2");
 }
 
 /// A rule with three actions, and what they work upon.

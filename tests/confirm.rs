@@ -229,6 +229,26 @@ fn what_was_confirmed_may_yet_die(source: Source) {
     assert_eq!((failed.pid(), failed.text("reason")), (target.pid, reason));
 }
 
+promise!(who_is_stopped_after_a_confirmed_reload_has_not_failed);
+/// As by `systemctl restart`.
+fn who_is_stopped_after_a_confirmed_reload_has_not_failed(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path);
+    let first = recipe.start();
+    let mut agent = Agent::with(source, &path, recipe.name(), &UNHURRIED);
+    replace(&path, "1");
+    check_evidence(&agent.wait_for("confirmed"), first.pid, "reopened");
+    kill_process(Pid::from_raw(first.pid).unwrap(), Signal::TERM).unwrap();
+    let events = agent.events_until("waiting");
+    assert_eq!(names(&events), ["waiting"], "{events:?}");
+
+    let second = recipe.start();
+    replace(&path, "2");
+    let events = agent.events_until("confirmed");
+    assert_eq!(names(&events), ["changed", "reloaded", "confirmed"], "{events:?}");
+    check_evidence(events.last().unwrap(), second.pid, "reopened");
+}
+
 promise!(a_target_that_is_started_anew_is_restarted);
 /// By `--restart`, or by whatever signal ends it; at once or after a while.
 fn a_target_that_is_started_anew_is_restarted(source: Source) {

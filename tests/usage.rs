@@ -270,6 +270,21 @@ fn a_mistake_is_named_with_its_remedy() {
 }
 
 #[test]
+fn help_is_given_in_whichever_way_it_is_asked_for() {
+    let said = |arguments: &[&str]| {
+        let output = command().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = said(&["--help"]);
+    assert!(help.contains("doctor"), "{help}");
+    assert_eq!(said(&["help"]), help);
+    let help = said(&["run", "--help"]);
+    assert!(help.contains("--min-interval"), "{help}");
+    assert_eq!(said(&["help", "run"]), help);
+}
+
+#[test]
 fn a_mistake_in_the_environment_is_one_too() {
     let dir = scene();
     let got = outcome(command().env("SIGNAL", "HUPP"), dir.path(), BOTH);

@@ -44,7 +44,7 @@ pub const VERSION: &str =
 /// reload-agent sees a change of configuration files in the kernel, waits until it is complete, makes
 /// sure that a signal is safe and needed, and signals exactly the right process.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "reload-agent", version = VERSION, disable_help_subcommand = true)]
+#[command(name = "reload-agent", version = VERSION)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

@@ -119,6 +119,8 @@ pub enum Decision {
         rule: String,
         /// From whom, if it is about one process.
         pid: Option<i32>,
+        /// Which signal, if it was one that it was to be sent.
+        signal: Option<String>,
         /// Why.
         reason: Refusal,
         /// What to do about it.
@@ -135,6 +137,8 @@ pub enum Decision {
         what: Awaited,
         /// Its name.
         object: String,
+        /// What is in the way, where that is known.
+        detail: Option<String>,
     },
     /// There is a process again that was waited for.
     Found {

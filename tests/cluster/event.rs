@@ -49,7 +49,7 @@ fn a_refusal_is_told_with_its_reason() {
         events.into_iter().find(|(reason, _)| reason == "ReloadRefused")
     });
     let note = namespace.event("deaf", "ReloadRefused");
-    assert!(note.starts_with("sent nothing to pid "), "{note}");
+    assert!(note.starts_with("sent no HUP to pid "), "{note}");
     assert!(note.contains("has no handler for the signal"), "{note}");
     assert_eq!(pod.renewed().restarts(), 0);
 }

@@ -225,7 +225,9 @@ impl<S: Source> Agent<S> {
                 let acted = if is_momentary { Acted::Failed } else { Acted::Refused };
                 if reloader.delivery.acted(receiver, acted, at) {
                     let remedy = reason.remedy();
-                    let decision = Decision::Refused { rule, pid, reason, remedy, detail: None };
+                    let signal = Some(signal.to_string());
+                    let detail = None;
+                    let decision = Decision::Refused { rule, pid, signal, reason, remedy, detail };
                     reloader.untold.push(decision);
                 }
             }

@@ -99,6 +99,7 @@ impl<S: Source> Agent<S> {
                 reloader.untold.push(Decision::Refused {
                     rule: reloader.name().to_owned(),
                     pid: Some(target.pid.as_raw()),
+                    signal: None,
                     reason,
                     remedy: reason.remedy(),
                     detail: Some(format!("rule {other}")),

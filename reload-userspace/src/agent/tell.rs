@@ -22,7 +22,7 @@ use crate::{
     report::{Awaited, Decision, Failure},
     rule::{Action, CheckIn},
     source::{Source, Trouble},
-    target::{Target, TargetError},
+    target::{Selector, Target, TargetError},
     telemetry::Teller,
     watch::{Obstacle, Reach},
     watched::Watched,
@@ -131,12 +131,14 @@ impl<S: Source> Agent<S> {
             let is_empty = crew.is_some_and(|crew| crew.targets().next().is_none());
             if is_empty != reloader.has_told_waiting {
                 let (rule, what) = (reloader.name().to_owned(), Awaited::Target);
-                let object = reloader.rule.selector().map(ToString::to_string).unwrap_or_default();
+                let selector = reloader.rule.selector();
+                let object = selector.map(ToString::to_string).unwrap_or_default();
                 let mut pids: Vec<_> =
                     crew.into_iter().flat_map(Crew::targets).map(|it| it.pid.as_raw()).collect();
                 pids.sort_unstable();
                 teller.tell(&if is_empty {
-                    Decision::Waiting { rule, what, object }
+                    let detail = selector.and_then(Selector::lack);
+                    Decision::Waiting { rule, what, object, detail }
                 } else {
                     Decision::Found { rule, what, object, pids }
                 });
@@ -163,7 +165,7 @@ impl<S: Source> Agent<S> {
                 Obstacle::Missing(path) => {
                     let rule = reloader.name().to_owned();
                     let object = path.to_string_lossy().into_owned();
-                    Decision::Waiting { rule, what: Awaited::Path, object }
+                    Decision::Waiting { rule, what: Awaited::Path, object, detail: None }
                 }
                 obstacle => {
                     let reason = format!("{obstacle}; keeping what was read before");

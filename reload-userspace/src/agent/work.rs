@@ -195,8 +195,8 @@ impl<S: Source> Agent<S> {
                 }
                 _ => (Refusal::Unchecked, RESTLESS.to_owned(), RESTLESS_REMEDY),
             };
-            let refused =
-                Decision::Refused { rule, pid: None, reason, remedy, detail: Some(detail) };
+            let (pid, signal, detail) = (None, None, Some(detail));
+            let refused = Decision::Refused { rule, pid, signal, reason, remedy, detail };
             if news == News::New {
                 reloader.untold.push(refused);
             } else {

@@ -137,6 +137,7 @@ mod tests {
         let refused = Decision::Refused {
             rule: "shop/web".to_owned(),
             pid: None,
+            signal: None,
             reason: Refusal::CheckFailed,
             remedy: Refusal::CheckFailed.remedy(),
             detail: Some("x".repeat(5000)),

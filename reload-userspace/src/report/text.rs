@@ -75,16 +75,17 @@ fn words(decision: &Decision) -> String {
         Decision::Unconfirmed { rule, pid, reason, after } => {
             format!("{rule}: not confirmed{} in {} ms: {reason}", by(*pid), after.as_millis())
         }
-        Decision::Refused { rule, pid, reason, remedy, detail } => {
-            let to = pid.map(|pid| format!("sent nothing to pid {pid}"));
+        Decision::Refused { rule, pid, signal, reason, remedy, detail } => {
+            let what = signal.as_ref().map_or("nothing".to_owned(), |signal| format!("no {signal}"));
+            let to = pid.map(|pid| format!("sent {what} to pid {pid}"));
             let to = to.as_deref().unwrap_or("did nothing");
             format!("{rule}: {to}: {reason}{}; {remedy}", said(detail.as_deref()))
         }
-        Decision::Waiting { rule, what: Awaited::Path, object } => {
+        Decision::Waiting { rule, what: Awaited::Path, object, .. } => {
             format!("{rule}: waiting for {object} to exist")
         }
-        Decision::Waiting { rule, what: Awaited::Target, object } => {
-            format!("{rule}: waiting for {}", process(object))
+        Decision::Waiting { rule, what: Awaited::Target, object, detail } => {
+            format!("{rule}: waiting for {}{}", process(object), said(detail.as_deref()))
         }
         Decision::Found { rule, object, pids, .. } => {
             let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
@@ -262,11 +263,12 @@ mod tests {
             &Decision::Refused {
                 rule,
                 pid: Some(9),
+                signal: Some("USR1".to_owned()),
                 reason: Refusal::Ignored,
                 remedy: Refusal::Ignored.remedy(),
                 detail: None,
             },
-            "nginx: sent nothing to pid 9: the process ignores the signal; \
+            "nginx: sent no USR1 to pid 9: the process ignores the signal; \
              it would be lost; set --signal to one that the program reloads on",
         );
     }
@@ -344,6 +346,7 @@ mod tests {
             &Decision::Refused {
                 rule: rule(),
                 pid: None,
+                signal: None,
                 reason: Refusal::CheckFailed,
                 remedy: Refusal::CheckFailed.remedy(),
                 detail: Some(said.to_owned()),

@@ -133,6 +133,15 @@ impl Entry {
     }
 }
 
+/// Why a pid file names no process that runs, where it is not at fault otherwise.
+pub(super) fn lack(path: &Path) -> Option<String> {
+    Some(match Entry::read(path).ok()? {
+        None if path.exists() => "the file is empty".to_owned(),
+        None => "there is no such file".to_owned(),
+        Some(entry) => format!("it names pid {}, which is no process here", entry.pid),
+    })
+}
+
 /// Whether there is nothing at a path.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -221,6 +230,21 @@ mod tests {
         assert_eq!(entry("broken"), None);
         assert_eq!(entry("missing"), None);
         assert_eq!(entry("file/below"), None);
+    }
+
+    #[test]
+    fn who_is_waited_for_is_told_what_is_the_matter_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        let check = |expected: Option<&str>| assert_eq!(lack(&path).as_deref(), expected);
+        check(Some("there is no such file"));
+        fs::write(&path, "\n").unwrap();
+        check(Some("the file is empty"));
+        fs::write(&path, "77\n").unwrap();
+        check(Some("it names pid 77, which is no process here"));
+        // That is told as an error.
+        fs::write(&path, "nginx\n").unwrap();
+        check(None);
     }
 
     #[test]

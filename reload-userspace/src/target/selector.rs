@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, fmt, path::PathBuf};
 
-use super::Scope;
+use super::{Scope, pid_file};
 #[cfg(doc)]
 use super::Status;
 
@@ -73,6 +73,15 @@ impl Selector {
             By::Process(name) => Some(name),
             By::Exe(path) => path.file_name().and_then(OsStr::to_str),
             By::PidFile(_) => None,
+        }
+    }
+
+    /// Why it means nobody, where more can be said than that there is no such process.
+    #[must_use]
+    pub fn lack(&self) -> Option<String> {
+        match &self.by {
+            By::PidFile(path) => pid_file::lack(path),
+            By::Process(_) | By::Exe(_) => None,
         }
     }
 }

@@ -66,8 +66,9 @@ fn unconfirmed() -> Decision {
 }
 
 fn refused(reason: Refusal) -> Decision {
-    let remedy = reason.remedy();
-    Decision::Refused { rule: RULE.to_owned(), pid: Some(7), reason, remedy, detail: None }
+    let signal = Some("HUP".to_owned());
+    let (rule, remedy) = (RULE.to_owned(), reason.remedy());
+    Decision::Refused { rule, pid: Some(7), signal, reason, remedy, detail: None }
 }
 
 fn failed(pid: i32) -> Decision {
@@ -203,7 +204,8 @@ fn what_changes_nothing_moves_nothing() {
     let before = text(&metrics);
     let rule = RULE.to_owned();
     metrics.observe(&Decision::Unchanged { rule: rule.clone(), by: None });
-    metrics.observe(&Decision::Waiting { rule, what: Awaited::Target, object: String::new() });
+    let (what, object) = (Awaited::Target, String::new());
+    metrics.observe(&Decision::Waiting { rule, what, object, detail: None });
     let (object, pids) = (String::new(), vec![7]);
     let rule = RULE.to_owned();
     metrics.observe(&Decision::Found { rule, what: Awaited::Target, object, pids });
