@@ -107,6 +107,8 @@ pub struct Agent<S> {
     rests_until: Boot,
     /// When to ask the source for losses.
     losses_at: Option<Boot>,
+    /// Whether the loop was stopped.
+    stall: Stall,
 }
 
 /// What wakes the loop.
@@ -182,6 +184,7 @@ impl<S: Source> Agent<S> {
             warned: HashSet::new(),
             rests_until: Boot::ZERO,
             losses_at: None,
+            stall: Stall::new(),
         };
         // It waits for the disk, so it comes before anything is watched.
         agent.open_ledger()?;
@@ -206,11 +209,11 @@ impl<S: Source> Agent<S> {
         self.tell_of_source(started);
         self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
-        let mut stall = Stall::new();
+        self.stall.begin(clock::now());
         loop {
             let deadline = self.step()?;
             let now = clock::now();
-            stall.sleep(now, deadline);
+            self.stall.sleep(now, deadline);
             let pause = tokio::time::sleep(deadline.since(now));
             let call = tokio::select! {
                 biased;
@@ -225,7 +228,7 @@ impl<S: Source> Agent<S> {
             };
             // Whatever it is, it is judged by how long was really waited.
             let woke = clock::now();
-            if let Some(since) = stall.wake(woke) {
+            if let Some(since) = self.stall.wake(woke) {
                 self.put_off(since, woke);
             }
             match call {
@@ -350,6 +353,9 @@ impl<S: Source> Agent<S> {
         // What is done because it is time for it takes into account what has happened before.
         self.take_all()?;
         let now = clock::now();
+        if let Some(since) = self.stall.work(now) {
+            self.put_off(since, now);
+        }
         if self.losses_at.is_some_and(|at| at <= now) {
             self.losses_at = None;
             for loss in self.source.losses() {

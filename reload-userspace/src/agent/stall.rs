@@ -29,24 +29,43 @@ struct Nap {
 }
 
 impl Stall {
-    /// It begins to work now.
+    /// Nobody is at work yet.
     pub(super) fn new() -> Self {
         let nap = Nap { since: Boot::MAX, until: Boot::MAX, in_time: Duration::MAX };
         Self { effort: Effort::begin(), woke: Boot::MAX, nap }
     }
 
+    /// It begins to work at `now`, as if it had woken up.
+    pub(super) fn begin(&mut self, now: Boot) {
+        (self.woke, self.effort) = (now, Effort::begin());
+    }
+
     /// It falls asleep at `now`, and is to wake up at that moment at the latest.
     pub(super) fn sleep(&mut self, now: Boot, until: Boot) {
-        let has_taken_long = now.since(self.woke) > LATE;
-        let done = if has_taken_long { self.woke.after(self.effort.so_far()) } else { now };
+        let done = self.done(now);
         // It may have been stopped in the midst of its work.
         let was_stopped = now.since(done) > LATE;
-        self.nap = Nap {
-            since: done.min(now),
-            until: if was_stopped { done } else { until.max(now) },
-            ..self.nap
-        };
+        let until = if was_stopped { done } else { until.max(now) };
+        self.nap = Nap { since: done, until, ..self.nap };
         self.effort = Effort::begin();
+    }
+
+    /// It is about to judge what time it is for, at `now`: since when it was stopped, as far as that is
+    /// known, if it was since it woke up.
+    pub(super) fn work(&mut self, now: Boot) -> Option<Boot> {
+        let done = self.done(now);
+        if now.since(done) <= LATE {
+            return None;
+        }
+        self.begin(now);
+        self.nap.was_in_time().then_some(done)
+    }
+
+    /// When it was done with what it has done since it woke up, had nobody stopped it.
+    fn done(&self, now: Boot) -> Boot {
+        let has_taken_long = now.since(self.woke) > LATE;
+        let done = has_taken_long.then(|| self.woke.after(self.effort.so_far()));
+        done.map_or(now, |done| done.min(now))
     }
 
     /// It has woken up at `now`: since when it was stopped, as far as that is known, if it was.
@@ -63,8 +82,12 @@ impl Nap {
             self.in_time = self.in_time.saturating_add(now.since(self.since));
             return None;
         }
-        let was_in_time = mem::take(&mut self.in_time) >= LATE;
-        was_in_time.then_some(self.since)
+        self.was_in_time().then_some(self.since)
+    }
+
+    /// Whether it was in time before it was late.
+    fn was_in_time(&mut self) -> bool {
+        mem::take(&mut self.in_time) >= LATE
     }
 }
 
@@ -112,6 +135,30 @@ mod tests {
         let mut stall = Stall::new();
         // By the clock it has worked for eight seconds; it has made no effort.
         stall.wake(at(1000));
+        stall.sleep(at(9000), at(9016));
+        let since = stall.wake(at(9016)).unwrap();
+        assert!(since < at(8000), "{since:?}");
+    }
+
+    /// Before he falls asleep he may have told that something took too long.
+    #[test]
+    fn whoever_was_stopped_right_after_he_woke_up_hears_of_it_once() {
+        let mut stall = Stall::new();
+        assert_eq!(stall.work(at(1000)), None, "nobody is at work");
+        stall.begin(at(1000));
+        assert_eq!(stall.work(at(1400)), None);
+        let since = stall.work(at(9000)).unwrap();
+        assert!(since < at(8000), "{since:?}");
+        assert_eq!(stall.work(at(9000)), None);
+        stall.sleep(at(9010), at(9016));
+        assert_eq!(stall.wake(at(9016)), None);
+    }
+
+    /// What it was started for it may find at once.
+    #[test]
+    fn whoever_was_stopped_before_he_first_fell_asleep_was_so_too() {
+        let mut stall = Stall::new();
+        stall.begin(at(1000));
         stall.sleep(at(9000), at(9016));
         let since = stall.wake(at(9016)).unwrap();
         assert!(since < at(8000), "{since:?}");

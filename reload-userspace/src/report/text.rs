@@ -76,7 +76,8 @@ fn words(decision: &Decision) -> String {
             format!("{rule}: not confirmed{} in {} ms: {reason}", by(*pid), after.as_millis())
         }
         Decision::Refused { rule, pid, signal, reason, remedy, detail } => {
-            let what = signal.as_ref().map_or("nothing".to_owned(), |signal| format!("no {signal}"));
+            let what =
+                signal.as_ref().map_or("nothing".to_owned(), |signal| format!("no {signal}"));
             let to = pid.map(|pid| format!("sent {what} to pid {pid}"));
             let to = to.as_deref().unwrap_or("did nothing");
             format!("{rule}: {to}: {reason}{}; {remedy}", said(detail.as_deref()))

@@ -2,9 +2,9 @@
 
 use std::{ffi::OsStr, fmt, path::PathBuf};
 
-use super::{Scope, pid_file};
 #[cfg(doc)]
 use super::Status;
+use super::{Scope, pid_file};
 
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -201,6 +201,20 @@ async fn the_quiet_is_that_since_a_look_and_never_that_of_a_hold_or_of_a_stop() 
     assert!(handed_on.after(quiet) <= over, "whoever has it from here on waits for it anew");
 }
 
+/// Between the moment at which the loop woke up and the one for which it asks what is due.
+#[tokio::test(flavor = "current_thread")]
+async fn a_stop_before_a_step_does_not_count_either() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().canonicalize().unwrap().join("a.conf");
+    let (mut agent, id, since, _) = looked_at(&file);
+    let quiet = agent.reloaders[&id].rule.pace().limits.quiet;
+    let woke = Boot(since.0.saturating_sub(Duration::from_secs(10)));
+    agent.stall.wake(woke);
+    let going_on = clock::now();
+    agent.step().unwrap();
+    assert!(agent.reloaders[&id].look_at(going_on) >= Some(going_on.after(quiet)));
+}
+
 /// One rule has a process end that another, with a check, is about too; in the same step that may have been
 /// found to be what it was.
 #[tokio::test(flavor = "current_thread")]
