@@ -153,6 +153,21 @@ fn hidden_processes_are_told() {
 }
 
 #[test]
+fn what_is_the_matter_with_a_pid_file_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let detail = || {
+        let found = Diagnosis::by(&mut command(), &["--pid-file", file.to_str().unwrap()]);
+        found.only("process").1.to_owned()
+    };
+    let missing = detail();
+    assert!(missing.contains("it is waited for; there is no such file"), "{missing}");
+    fs::write(&file, "").unwrap();
+    let empty = detail();
+    assert!(empty.contains("it is waited for; the file is empty"), "{empty}");
+}
+
+#[test]
 #[ignore = "needs root; `cargo xtask test` runs it"]
 fn what_came_by_the_environment_is_told() {
     let dir = tempfile::tempdir().unwrap();

@@ -174,6 +174,7 @@ fn a_pid_file_is_read_whenever_somebody_is_looked_for(source: Source) {
     let mut other = recipe.start();
     let file = dir.path().join("x.pid");
     let mut agent = agent_for(source, &path, &[Path::new("--pid-file"), &file]);
+    assert_eq!(agent.wait_for("waiting").text("detail"), "there is no such file");
 
     for text in ["1", "2"] {
         let mut target = recipe.start();

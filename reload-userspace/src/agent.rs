@@ -204,12 +204,12 @@ impl<S: Source> Agent<S> {
         stop: impl Future<Output = &'static str>,
         mut hangup: Signal,
     ) -> Result<()> {
+        self.stall.begin(clock::now());
         // Whoever reads that it is ready may ask.
         self.tell_of_readiness();
         self.tell_of_source(started);
         self.tell_of_rules();
         let mut stop = std::pin::pin!(stop);
-        self.stall.begin(clock::now());
         loop {
             let deadline = self.step()?;
             let now = clock::now();

@@ -137,7 +137,7 @@ pub enum Decision {
         what: Awaited,
         /// Its name.
         object: String,
-        /// What is in the way, where that is known.
+        /// What was in the way when this was told, where that is known.
         detail: Option<String>,
     },
     /// There is a process again that was waited for.

@@ -22,7 +22,7 @@ use crate::{
     report::{Awaited, Decision, Failure},
     rule::{Action, CheckIn},
     source::{Source, Trouble},
-    target::{Selector, Target, TargetError},
+    target::{Target, TargetError},
     telemetry::Teller,
     watch::{Obstacle, Reach},
     watched::Watched,
@@ -125,7 +125,7 @@ impl<S: Source> Agent<S> {
 
     /// Tells that a rule has nobody to reload, and when it has again.
     pub(super) fn tell_whether_anybody_is_there(&mut self) {
-        let Self { reloaders, crews, teller, .. } = self;
+        let Self { reloaders, crews, procfs, teller, .. } = self;
         for reloader in reloaders.values_mut() {
             let crew = reloader.crew.and_then(|crew| crews.get(&crew));
             let is_empty = crew.is_some_and(|crew| crew.targets().next().is_none());
@@ -137,7 +137,7 @@ impl<S: Source> Agent<S> {
                     crew.into_iter().flat_map(Crew::targets).map(|it| it.pid.as_raw()).collect();
                 pids.sort_unstable();
                 teller.tell(&if is_empty {
-                    let detail = selector.and_then(Selector::lack);
+                    let detail = selector.and_then(|it| it.lack(procfs));
                     Decision::Waiting { rule, what, object, detail }
                 } else {
                     Decision::Found { rule, what, object, pids }

@@ -72,7 +72,7 @@ pub(super) fn examine(
     report.findings.extend(hidden(mounts, me));
     if found.is_empty() {
         let awaited = format!("the process {selector}");
-        let finding = nobody(selector, &processes, me);
+        let finding = nobody(selector.lack(&procfs), &processes, me);
         report.add(finding.of(selector.to_string()).awaiting(awaited));
     }
     let contents = if found.is_empty() { BTreeMap::new() } else { contents(files) };
@@ -143,9 +143,9 @@ fn hidden(mounts: &Mounts, me: &Standing) -> Option<Finding> {
 }
 
 /// Says that there is no such process, and who is there instead.
-fn nobody(selector: &Selector, processes: &Processes, me: &Standing) -> Finding {
+fn nobody(lack: Option<String>, processes: &Processes, me: &Standing) -> Finding {
     let mut details = vec!["no such process; it is waited for".to_owned()];
-    details.extend(selector.lack());
+    details.extend(lack);
     // A container has few; of a machine it would be no help.
     if !is_in_initial_namespace() {
         let names: BTreeSet<_> = processes.values().map(|process| process.name.clone()).collect();

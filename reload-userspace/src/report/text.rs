@@ -329,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn who_is_waited_for_is_named_with_what_is_known_of_him() {
+        let waiting = |object: &str, detail: Option<&str>| Decision::Waiting {
+            rule: rule(),
+            what: Awaited::Target,
+            object: object.to_owned(),
+            detail: detail.map(str::to_owned),
+        };
+        check(&waiting("nginx", None), "nginx: waiting for a process named nginx");
+        check(
+            &waiting("/run/x.pid", Some("there is no such file")),
+            "nginx: waiting for a process of /run/x.pid: there is no such file",
+        );
+    }
+
+    #[test]
     fn who_is_there_again_is_named() {
         let found = |object: &str, pids| Decision::Found {
             rule: rule(),

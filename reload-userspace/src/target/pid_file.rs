@@ -16,6 +16,7 @@ use rustix::{
     process::geteuid,
 };
 
+use super::Procfs;
 use crate::clock::Boot;
 
 /// How much of the file is read, in bytes: no pid is as long.
@@ -133,13 +134,16 @@ impl Entry {
     }
 }
 
-/// Why a pid file names no process that runs, where it is not at fault otherwise.
-pub(super) fn lack(path: &Path) -> Option<String> {
-    Some(match Entry::read(path).ok()? {
-        None if path.exists() => "the file is empty".to_owned(),
-        None => "there is no such file".to_owned(),
-        Some(entry) => format!("it names pid {}, which is no process here", entry.pid),
-    })
+/// Why a pid file names nobody, where that is neither told as a fault nor a matter of the process.
+pub(super) fn lack(procfs: &Procfs, path: &Path) -> Option<String> {
+    match Entry::read(path).ok()? {
+        None if path.exists() => Some("the file is empty".to_owned()),
+        None => Some("there is no such file".to_owned()),
+        Some(Entry { pid, .. }) => {
+            let is_free = procfs.stat(pid).is_ok_and(|stat| stat.is_none());
+            is_free.then(|| format!("it names pid {pid}, which is no process here"))
+        }
+    }
 }
 
 /// Whether there is nothing at a path.
@@ -236,14 +240,18 @@ mod tests {
     fn who_is_waited_for_is_told_what_is_the_matter_with_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.pid");
-        let check = |expected: Option<&str>| assert_eq!(lack(&path).as_deref(), expected);
+        let procfs = Procfs::default();
+        let check = |expected: Option<&str>| assert_eq!(lack(&procfs, &path).as_deref(), expected);
         check(Some("there is no such file"));
         fs::write(&path, "\n").unwrap();
         check(Some("the file is empty"));
-        fs::write(&path, "77\n").unwrap();
-        check(Some("it names pid 77, which is no process here"));
-        // That is told as an error.
+        // More than the kernel hands out (`PID_MAX_LIMIT`).
+        fs::write(&path, "4194305\n").unwrap();
+        check(Some("it names pid 4194305, which is no process here"));
+        // What is wrong with these is told by whoever looks for the process.
         fs::write(&path, "nginx\n").unwrap();
+        check(None);
+        fs::write(&path, format!("{}\n", Pid::parent())).unwrap();
         check(None);
     }
 

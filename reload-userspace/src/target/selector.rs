@@ -4,7 +4,7 @@ use std::{ffi::OsStr, fmt, path::PathBuf};
 
 #[cfg(doc)]
 use super::Status;
-use super::{Scope, pid_file};
+use super::{Procfs, Scope, pid_file};
 
 /// Which processes a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,9 +78,9 @@ impl Selector {
 
     /// Why it means nobody, where more can be said than that there is no such process.
     #[must_use]
-    pub fn lack(&self) -> Option<String> {
+    pub fn lack(&self, procfs: &Procfs) -> Option<String> {
         match &self.by {
-            By::PidFile(path) => pid_file::lack(path),
+            By::PidFile(path) => pid_file::lack(procfs, path),
             By::Process(_) | By::Exe(_) => None,
         }
     }
