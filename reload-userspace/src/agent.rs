@@ -353,7 +353,7 @@ impl<S: Source> Agent<S> {
         // What is done because it is time for it takes into account what has happened before.
         self.take_all()?;
         let now = clock::now();
-        if let Some(since) = self.stall.work(now) {
+        if let Some(since) = self.stall.judge(now) {
             self.put_off(since, now);
         }
         if self.losses_at.is_some_and(|at| at <= now) {

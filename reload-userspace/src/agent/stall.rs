@@ -29,7 +29,7 @@ struct Nap {
 }
 
 impl Stall {
-    /// Nobody is at work yet.
+    /// Nobody is at work yet: until [`Stall::begin`] nothing counts as a stop.
     pub(super) fn new() -> Self {
         let nap = Nap { since: Boot::MAX, until: Boot::MAX, in_time: Duration::MAX };
         Self { effort: Effort::begin(), woke: Boot::MAX, nap }
@@ -50,9 +50,9 @@ impl Stall {
         self.effort = Effort::begin();
     }
 
-    /// It is about to judge what time it is for, at `now`: since when it was stopped, as far as that is
-    /// known, if it was since it woke up.
-    pub(super) fn work(&mut self, now: Boot) -> Option<Boot> {
+    /// It is about to judge what is due at `now`: since when it was stopped, if it was since it woke up.
+    /// Then it counts as having woken up only now, so that one stop is told once.
+    pub(super) fn judge(&mut self, now: Boot) -> Option<Boot> {
         let done = self.done(now);
         if now.since(done) <= LATE {
             return None;
@@ -144,12 +144,12 @@ mod tests {
     #[test]
     fn whoever_was_stopped_right_after_he_woke_up_hears_of_it_once() {
         let mut stall = Stall::new();
-        assert_eq!(stall.work(at(1000)), None, "nobody is at work");
+        assert_eq!(stall.judge(at(1000)), None, "nobody is at work");
         stall.begin(at(1000));
-        assert_eq!(stall.work(at(1400)), None);
-        let since = stall.work(at(9000)).unwrap();
+        assert_eq!(stall.judge(at(1400)), None);
+        let since = stall.judge(at(9000)).unwrap();
         assert!(since < at(8000), "{since:?}");
-        assert_eq!(stall.work(at(9000)), None);
+        assert_eq!(stall.judge(at(9000)), None);
         stall.sleep(at(9010), at(9016));
         assert_eq!(stall.wake(at(9016)), None);
     }

@@ -262,6 +262,19 @@ mod tests {
         );
         check(
             &Decision::Refused {
+                rule: rule.clone(),
+                pid: Some(9),
+                signal: None,
+                reason: Refusal::OtherCheckFailed,
+                remedy: Refusal::OtherCheckFailed.remedy(),
+                detail: Some("rule tls".to_owned()),
+            },
+            "nginx: sent nothing to pid 9: the content of another rule about the process has not \
+             passed its check: rule tls; mend the content of that rule: the signal would have the \
+             process read it",
+        );
+        check(
+            &Decision::Refused {
                 rule,
                 pid: Some(9),
                 signal: Some("USR1".to_owned()),

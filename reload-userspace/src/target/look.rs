@@ -139,16 +139,20 @@ fn named_by(procfs: &Procfs, path: &Path) -> Result<Option<Pid>, TargetError> {
     let Some(stat) = procfs.stat(pid)? else {
         return Ok(None);
     };
-    // Under the number of a thread procfs gives the thread.
-    let status = read(&procfs.home(pid).join(FILE))?.unwrap_or_default();
-    let process = format!("Tgid:\t{pid}");
-    if !status.split(|&byte| byte == b'\n').any(|line| line == process.as_bytes()) {
+    if !is_process(procfs, pid)? {
         return Ok(None);
     }
     let started = Target { pid, started: stat.started }.start();
     let user = fs::metadata(procfs.home(pid)).map_or(0, |it| it.uid());
     entry.verify(started, user, (clock::now(), SystemTime::now())).map_err(failed)?;
     Ok(Some(pid))
+}
+
+/// Whether this is the number of a process: under that of a thread procfs gives the thread.
+pub(super) fn is_process(procfs: &Procfs, pid: Pid) -> Result<bool, TargetError> {
+    let status = read(&procfs.home(pid).join(FILE))?.unwrap_or_default();
+    let process = format!("Tgid:\t{pid}");
+    Ok(status.split(|&byte| byte == b'\n').any(|line| line == process.as_bytes()))
 }
 
 /// Whether a process bears the name.

@@ -16,7 +16,7 @@ use rustix::{
     process::geteuid,
 };
 
-use super::Procfs;
+use super::{Procfs, look::is_process};
 use crate::clock::Boot;
 
 /// How much of the file is read, in bytes: no pid is as long.
@@ -140,8 +140,8 @@ pub(super) fn lack(procfs: &Procfs, path: &Path) -> Option<String> {
         None if path.exists() => Some("the file is empty".to_owned()),
         None => Some("there is no such file".to_owned()),
         Some(Entry { pid, .. }) => {
-            let is_free = procfs.stat(pid).is_ok_and(|stat| stat.is_none());
-            is_free.then(|| format!("it names pid {pid}, which is no process here"))
+            let is_process = is_process(procfs, pid).ok()?;
+            (!is_process).then(|| format!("it names pid {pid}, which is no process here"))
         }
     }
 }
@@ -248,6 +248,13 @@ mod tests {
         // More than the kernel hands out (`PID_MAX_LIMIT`).
         fs::write(&path, "4194305\n").unwrap();
         check(Some("it names pid 4194305, which is no process here"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let thread = nix::unistd::gettid();
+                fs::write(&path, format!("{thread}\n")).unwrap();
+                check(Some(&format!("it names pid {thread}, which is no process here")));
+            });
+        });
         // What is wrong with these is told by whoever looks for the process.
         fs::write(&path, "nginx\n").unwrap();
         check(None);
