@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -236,6 +236,32 @@ fn a_check_that_never_ends_is_killed_and_withholds() {
     replace(&scene.path, "1");
     agent.wait_for("reloaded");
     assert_eq!(scene.target.signal().content, "1", "this is the first signal");
+}
+
+promise!(a_check_that_ends_while_the_agent_stands_still_has_not_taken_too_long: fanotify, inotify);
+/// It has passed in time, or its time was not over when both were frozen.
+fn a_check_that_ends_while_the_agent_stands_still_has_not_taken_too_long(source: Source) {
+    for ends_meanwhile in [true, false] {
+        let mut scene = Scene::new();
+        let mut gate = Gate::new(scene.aside.path());
+        let check = scene.gated_check(&gate);
+        let mut agent = scene.agent(source, &["--check", &check, "--check-timeout", "4s"]);
+        replace(&scene.path, "1");
+        assert_eq!(gate.arrival(), "1");
+        let pid = Pid::from_raw(agent.pid()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        if ends_meanwhile {
+            gate.open();
+        }
+        pause(Duration::from_secs(5));
+        kill_process(pid, Signal::CONT).unwrap();
+        if !ends_meanwhile {
+            gate.open();
+        }
+        let events = agent.events_until("reloaded");
+        assert_eq!(names(&events), ["changed", "reloaded"], "{events:?}");
+        assert_eq!(scene.target.signal().content, "1");
+    }
 }
 
 #[test]

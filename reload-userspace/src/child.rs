@@ -17,7 +17,7 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::OsString,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, net::UnixStream as Socket},
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixStream, unix::pipe::Receiver},
     process::Child,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -48,6 +48,9 @@ const SELF: &str = "/proc/self/exe";
 
 /// How long the helper is given to end what it has started; then it is killed, and the command with it.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// By how much of a limit a stop is taken for time that was waited, at most.
+const NAP: Duration = Duration::from_millis(250);
 
 /// How long a helper's word may be, in bytes: longer ones are none.
 const MOST_SAID: usize = 64 * 1024;
@@ -237,13 +240,13 @@ impl Helper {
                 () = output.collect(&pipe) => None,
             }
         };
-        // Whoever was suspended for long may find both: then what was said counts.
-        let word = timeout(limit, word).await;
-        let word = match word {
-            Err(elapsed) => said(&line).map(Some).ok_or(elapsed),
-            word => word,
+        let word = tokio::select! {
+            biased;
+            word = word => Some(word),
+            () = awake(limit) => None,
         };
-        drop(line);
+        // Whoever was stopped may find both: then what was said counts.
+        let word = word.or_else(|| said(line).map(Some));
         let ended = timeout(GRACE, process.wait()).await;
         if ended.is_err() {
             // It hangs in the kernel, or cannot kill what it has started: the kernel will.
@@ -251,20 +254,31 @@ impl Helper {
         }
         output.drain(&pipe);
         match word {
-            Err(_elapsed) => Outcome::TimedOut,
-            Ok(Some(Word::Exited(0))) => Outcome::Passed,
-            Ok(Some(Word::Exited(status))) => Outcome::Exited(status),
-            Ok(Some(Word::Killed(signal))) => Outcome::Killed(signal),
-            Ok(Some(Word::NotRun(why))) => Outcome::NotRun(NotRun::Refused(why)),
-            Ok(None) => Outcome::NotRun(NotRun::Silent),
+            None => Outcome::TimedOut,
+            Some(Some(Word::Exited(0))) => Outcome::Passed,
+            Some(Some(Word::Exited(status))) => Outcome::Exited(status),
+            Some(Some(Word::Killed(signal))) => Outcome::Killed(signal),
+            Some(Some(Word::NotRun(why))) => Outcome::NotRun(NotRun::Refused(why)),
+            Some(None) => Outcome::NotRun(NotRun::Silent),
         }
     }
 }
 
-/// The helper's word, if it is there whole.
-fn said(line: &UnixStream) -> Option<Word> {
+/// Waits for so long, not counting that the agent is stopped, as the command may be.
+async fn awake(limit: Duration) {
+    let mut left = limit;
+    while !left.is_zero() {
+        let nap = left.min(NAP);
+        sleep(nap).await;
+        left -= nap;
+    }
+}
+
+/// The helper's word, if it is there whole. The kernel is asked: the runtime may not have heard of it yet.
+fn said(line: UnixStream) -> Option<Word> {
+    let mut line = line.into_std().ok()?;
     let mut bytes = vec![0; MOST_SAID];
-    let count = line.try_read(&mut bytes).ok()?;
+    let count = line.read(&mut bytes).ok()?;
     serde_json::from_slice(bytes.get(..count)?).ok()
 }
 

@@ -13,6 +13,7 @@ use std::{
 use nix::unistd::Pid;
 use rustix::{
     fs::{Mode, OFlags, open},
+    io::Errno,
     process::geteuid,
 };
 
@@ -35,6 +36,12 @@ pub enum PidFileFault {
     /// It is a FIFO, a device or a directory.
     #[error("it is no regular file; give the file that the program writes its pid to")]
     NoFile,
+    /// Others than its owner and his group may write to it.
+    #[error(
+        "everybody may write to it, and so could have any process signalled; take that right from \
+         others (chmod o-w)"
+    )]
+    Open,
     /// Its first line is no number, or that of no process.
     #[error(
         "it begins with {found:?}, which is no pid; give the file that the program writes its pid to"
@@ -98,11 +105,15 @@ impl Entry {
         let file = match open(path, flags, Mode::empty()).map_err(io::Error::from) {
             Ok(file) => File::from(file),
             Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) if is_no_file(&error) => return Err(PidFileFault::NoFile),
             Err(error) => return Err(PidFileFault::Unreadable(error)),
         };
         let metadata = file.metadata().map_err(PidFileFault::Unreadable)?;
         if !metadata.is_file() {
             return Err(PidFileFault::NoFile);
+        }
+        if Mode::from_raw_mode(metadata.mode()).contains(Mode::WOTH) {
+            return Err(PidFileFault::Open);
         }
         let mut text = Vec::new();
         file.take(MOST_READ).read_to_end(&mut text).map_err(PidFileFault::Unreadable)?;
@@ -146,6 +157,11 @@ pub(super) fn lack(procfs: &Procfs, path: &Path) -> Option<String> {
     }
 }
 
+/// Whether a socket is at a path, or symlinks without an end.
+fn is_no_file(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NXIO | Errno::LOOP))
+}
+
 /// Whether there is nothing at a path.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -171,7 +187,10 @@ fn parse(text: &[u8]) -> Result<Option<Pid>, PidFileFault> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
 
     use nix::{sys::stat, unistd::mkfifo};
 
@@ -224,10 +243,17 @@ mod tests {
         fs::write(path("file"), "77\n").unwrap();
         symlink("file", path("link")).unwrap();
         symlink("nowhere", path("broken")).unwrap();
+        symlink("loop", path("loop")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        fs::write(path("open"), "77\n").unwrap();
+        fs::set_permissions(path("open"), fs::Permissions::from_mode(0o666)).unwrap();
 
         let fault = |name: &str| Entry::read(&path(name)).unwrap_err();
         assert!(matches!(fault("fifo"), PidFileFault::NoFile));
         assert!(matches!(fault("."), PidFileFault::NoFile));
+        assert!(matches!(fault("loop"), PidFileFault::NoFile));
+        assert!(matches!(fault("socket"), PidFileFault::NoFile));
+        assert!(matches!(fault("open"), PidFileFault::Open));
         let entry = |name: &str| Entry::read(&path(name)).unwrap();
         assert_eq!(entry("file").unwrap().pid, Pid::from_raw(77));
         assert_eq!(entry("link").unwrap().pid, Pid::from_raw(77));
