@@ -33,7 +33,7 @@ pub enum PidFileFault {
     /// It cannot be read.
     #[error("it cannot be read; let the user that the agent runs as read it")]
     Unreadable(#[source] io::Error),
-    /// It is a FIFO, a device or a directory.
+    /// It is a FIFO, a socket, a device, a directory, or symlinks without an end.
     #[error("it is no regular file; give the file that the program writes its pid to")]
     NoFile,
     /// Others than its owner and his group may write to it.
@@ -41,7 +41,7 @@ pub enum PidFileFault {
         "everybody may write to it, and so could have any process signalled; take that right from \
          others (chmod o-w)"
     )]
-    Open,
+    Writable,
     /// Its first line is no number, or that of no process.
     #[error(
         "it begins with {found:?}, which is no pid; give the file that the program writes its pid to"
@@ -113,7 +113,7 @@ impl Entry {
             return Err(PidFileFault::NoFile);
         }
         if Mode::from_raw_mode(metadata.mode()).contains(Mode::WOTH) {
-            return Err(PidFileFault::Open);
+            return Err(PidFileFault::Writable);
         }
         let mut text = Vec::new();
         file.take(MOST_READ).read_to_end(&mut text).map_err(PidFileFault::Unreadable)?;
@@ -253,7 +253,7 @@ mod tests {
         assert!(matches!(fault("."), PidFileFault::NoFile));
         assert!(matches!(fault("loop"), PidFileFault::NoFile));
         assert!(matches!(fault("socket"), PidFileFault::NoFile));
-        assert!(matches!(fault("open"), PidFileFault::Open));
+        assert!(matches!(fault("open"), PidFileFault::Writable));
         let entry = |name: &str| Entry::read(&path(name)).unwrap();
         assert_eq!(entry("file").unwrap().pid, Pid::from_raw(77));
         assert_eq!(entry("link").unwrap().pid, Pid::from_raw(77));
