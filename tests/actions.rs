@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -25,7 +25,7 @@ use crate::support::{
     server::Server,
     source::Source,
     target::{Recipe, Running},
-    time::poll,
+    time::{pause, poll},
     writer::{config, replace},
 };
 
@@ -230,6 +230,35 @@ fn a_server_is_asked_until_it_accepts() {
 }
 
 #[test]
+fn a_server_that_answers_while_the_agent_stands_still_is_not_asked_again() {
+    check_stop(|server| server.answer("200 OK"), |_| {});
+}
+
+#[test]
+fn a_server_that_stood_still_with_the_agent_is_not_asked_again() {
+    check_stop(|_| {}, |server| server.answer("200 OK"));
+}
+
+/// An answer is waited for 10 s, and that does not include a stop.
+#[track_caller]
+fn check_stop(meanwhile: impl FnOnce(&Server), after: impl FnOnce(&Server)) {
+    let scene = Scene::new();
+    let server = Server::start();
+    let mut agent = scene.agent(&["--post", &format!("http://{}/", server.address())]);
+    replace(&scene.path, "1");
+    server.request();
+    let pid = Pid::from_raw(agent.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    meanwhile(&server);
+    pause(Duration::from_secs(11));
+    kill_process(pid, Signal::CONT).unwrap();
+    after(&server);
+    let events = agent.events_until("confirmed");
+    assert_eq!(names(&events), ["changed", "reloaded", "confirmed"], "{events:?}");
+    assert!(!server.has_request());
+}
+
+#[test]
 fn a_redirect_is_a_failure() {
     let scene = Scene::new();
     let server = Server::start();
@@ -328,8 +357,8 @@ impl Drop for Supervisor {
         let children = children_of(self.process.pid());
         drop(self.process.kill());
         for child in children {
-            let pid = rustix::process::Pid::from_raw(child).unwrap();
-            let _gone = rustix::process::kill_process(pid, Signal::KILL);
+            let pid = Pid::from_raw(child).unwrap();
+            let _gone = kill_process(pid, Signal::KILL);
         }
     }
 }

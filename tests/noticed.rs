@@ -8,6 +8,7 @@ mod promise;
 mod support;
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,13 +18,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{
-    agent::command,
     lines::Lines,
     process::Process,
     program::READER,
     source::Source,
     target::Recipe,
     time::boot_ns,
+    trace::{Trace, moment, os},
     writer::{config, replace},
 };
 
@@ -55,50 +56,13 @@ impl Reader {
     }
 }
 
-/// A trace that runs, and what it has told.
-struct Trace {
-    process: Process,
-    told: Lines,
-    preface: Vec<String>,
-}
-
-impl Trace {
-    #[track_caller]
-    fn start(source: Source, paths: &[&Path], arguments: &[&str]) -> Self {
-        let mut command = command();
-        command.arg("trace").args(source.arguments()).args(["--format", "json"]).args(arguments);
-        for path in paths {
-            command.arg("--watch").arg(path);
-        }
-        let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-        let mut said = Lines::of("trace", process.stderr.take().unwrap());
-        let mut preface = Vec::new();
-        said.until("ready", |line| {
-            preface.push(line.to_owned());
-            line.starts_with("ready;").then_some(())
-        });
-        let told = Lines::of("told", process.stdout.take().unwrap());
-        Self { process, told, preface }
-    }
-
-    /// The next update of this file.
-    #[track_caller]
-    fn update_of(&mut self, path: &Path) -> Value {
-        self.told.until("an update", |line| {
-            let update: Value = serde_json::from_str(line).unwrap();
-            (update["paths"] == serde_json::json!([path])).then_some(update)
-        })
-    }
-}
-
-/// The moment of a stage, in nanoseconds since boot.
+/// A trace of the files.
 #[track_caller]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive")]
-fn moment(update: &Value, stage: &str) -> u64 {
-    let stages = update["stages"].as_array().unwrap();
-    let stage = stages.iter().find(|it| it["stage"] == stage);
-    let stage = stage.unwrap_or_else(|| panic!("no such stage in {update:#}"));
-    update["boot_ns"].as_u64().unwrap() + (stage["at_us"].as_f64().unwrap() * 1e3) as u64
+fn start(source: Source, paths: &[&Path], arguments: &[&str]) -> Trace {
+    let arguments = os(&["--format", "json"]).into_iter().chain(os(arguments));
+    let watch = paths.iter().flat_map(|path| ["--watch".into(), path.into()]);
+    let arguments: Vec<OsString> = arguments.chain(watch).collect();
+    Trace::start(source, &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>())
 }
 
 /// What somebody is told to have read: of which stage that is, and in which words.
@@ -127,7 +91,7 @@ fn whoever_reads_that_the_content_changed_has_noticed_it(source: Source) {
     let mut stranger = Reader::start("inotify", "on", elsewhere.path());
     let mut passing = Reader::start("inotify", "once", &other);
     let arguments = ["--process", recipe.name(), "--count", "1"];
-    let mut trace = Trace::start(source, &[&path], &arguments);
+    let mut trace = start(source, &[&path], &arguments);
     let holder = format!("reader ({})", early.process.pid());
     assert!(trace.preface.iter().any(|line| line.ends_with(&holder)), "{:?}", trace.preface);
     let mut late = Reader::start("inotify", "on", dir.path());
@@ -164,7 +128,7 @@ promise!(whoever_begins_to_watch_while_it_is_traced_and_ends_at_once_is_known: e
 fn whoever_begins_to_watch_while_it_is_traced_and_ends_at_once_is_known(source: Source) {
     let (_dir, path) = config();
     let (_elsewhere, other) = other();
-    let mut trace = Trace::start(source, &[&path, &other], &["--count", "2"]);
+    let mut trace = start(source, &[&path, &other], &["--count", "2"]);
     let mut reader = Reader::start("inotify", "once", &path);
     let mut stranger = Reader::start("inotify", "once", Path::new("/proc/self/exe"));
     // When that is told, the watch has been looked at.
@@ -184,7 +148,7 @@ promise!(whoever_reads_it_from_fanotify_has_noticed_it: ebpf);
 fn whoever_reads_it_from_fanotify_has_noticed_it(source: Source) {
     let (_dir, path) = config();
     let (_elsewhere, other) = other();
-    let mut trace = Trace::start(source, &[&path], &["--count", "1"]);
+    let mut trace = start(source, &[&path], &["--count", "1"]);
     let mut reader = Reader::start("fanotify", "on", &path);
     let mut stranger = Reader::start("fanotify", "on", &other);
     fs::write(&other, "1").unwrap();
@@ -201,7 +165,7 @@ promise!(where_nobody_tells_who_reads_the_reason_is_told: fanotify, inotify, pol
 fn where_nobody_tells_who_reads_the_reason_is_told(source: Source) {
     let (_dir, path) = config();
     let reader = Reader::start("inotify", "on", &path);
-    let mut trace = Trace::start(source, &[&path], &["--count", "1"]);
+    let mut trace = start(source, &[&path], &["--count", "1"]);
     replace(&path, "1");
     let update = trace.update_of(&path);
     let hidden = update["not_visible"].as_array().unwrap();
@@ -214,5 +178,6 @@ fn where_nobody_tells_who_reads_the_reason_is_told(source: Source) {
         reader.process.pid()
     );
     assert_eq!(reason, expected);
-    assert!(trace.process.wait().unwrap().success());
+    let (status, _) = trace.end(None);
+    assert!(status.success());
 }

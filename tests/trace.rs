@@ -28,19 +28,9 @@ use crate::support::{
     source::Source,
     target::Recipe,
     time::{boot_ns, poll},
-    trace::{Trace, count, objects, os, renames_told},
+    trace::{Trace, count, moment, objects, os, renames_told},
     writer::{config, replace},
 };
-
-/// The moment of a stage, in nanoseconds since boot.
-#[track_caller]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive")]
-fn moment(update: &Value, stage: &str) -> u64 {
-    let stages = update["stages"].as_array().unwrap();
-    let stage = stages.iter().find(|it| it["stage"] == stage);
-    let stage = stage.unwrap_or_else(|| panic!("no such stage in {update:#}"));
-    update["boot_ns"].as_u64().unwrap() + (stage["at_us"].as_f64().unwrap() * 1e3) as u64
-}
 
 /// The stages are in the order of time, and each took what lies between it and the one before.
 #[track_caller]
@@ -385,17 +375,15 @@ fn a_file_that_is_made_anew_was_written_where_nobody_could_see_it(source: Source
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.conf");
     fs::write(&path, "0").unwrap();
-    let arguments = os(&["--format", "json", "--count", "1", "--watch"]);
-    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
-    let trace = Trace::start(source, &arguments.collect::<Vec<_>>());
-    // Both, so that the number is another.
+    // It keeps its number, so that the one made anew gets another.
     fs::hard_link(&path, dir.path().join("kept")).unwrap();
+    let arguments = os(&["--format", "json", "--watch"]);
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let mut trace = Trace::start(source, &arguments.collect::<Vec<_>>());
     fs::remove_file(&path).unwrap();
     fs::write(&path, "1").unwrap();
-    let (status, told) = trace.end(None);
-    assert!(status.success());
-    let (updates, _) = objects(&told);
-    let update = updates.last().unwrap();
+    // That it is gone, and that it is empty, may each be told of first.
+    let update = trace.update_of(&path);
     let hidden = update["not_visible"].as_array().unwrap();
     let reason = hidden.iter().find(|it| it["stage"] == "first_write").map(|it| &it["reason"]);
     let is_seen =

@@ -17,7 +17,7 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::OsString,
-    io::{self, ErrorKind, Read as _},
+    io::{self, ErrorKind},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, net::UnixStream as Socket},
@@ -34,12 +34,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixStream, unix::pipe::Receiver},
     process::Child,
-    time::{sleep, timeout},
 };
 
 use crate::{
     rule::CommandLine,
     target::{ContainerId, Scope, Target},
+    timeout::within,
 };
 use output::Output;
 
@@ -48,9 +48,6 @@ const SELF: &str = "/proc/self/exe";
 
 /// How long the helper is given to end what it has started; then it is killed, and the command with it.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// By how much of a limit a stop is taken for time that was waited, at most.
-const NAP: Duration = Duration::from_millis(250);
 
 /// How long a helper's word may be, in bytes: longer ones are none.
 const MOST_SAID: usize = 64 * 1024;
@@ -240,15 +237,10 @@ impl Helper {
                 () = output.collect(&pipe) => None,
             }
         };
-        let word = tokio::select! {
-            biased;
-            word = word => Some(word),
-            () = awake(limit) => None,
-        };
-        // Whoever was stopped may find both: then what was said counts.
-        let word = word.or_else(|| said(line).map(Some));
-        let ended = timeout(GRACE, process.wait()).await;
-        if ended.is_err() {
+        let word = within(limit, word).await;
+        // The helper hears that it is over.
+        drop(line);
+        if within(GRACE, process.wait()).await.is_none() {
             // It hangs in the kernel, or cannot kill what it has started: the kernel will.
             drop(process.start_kill());
         }
@@ -262,24 +254,6 @@ impl Helper {
             Some(None) => Outcome::NotRun(NotRun::Silent),
         }
     }
-}
-
-/// Waits for so long, not counting that the agent is stopped, as the command may be.
-async fn awake(limit: Duration) {
-    let mut left = limit;
-    while !left.is_zero() {
-        let nap = left.min(NAP);
-        sleep(nap).await;
-        left -= nap;
-    }
-}
-
-/// The helper's word, if it is there whole. The kernel is asked: the runtime may not have heard of it yet.
-fn said(line: UnixStream) -> Option<Word> {
-    let mut line = line.into_std().ok()?;
-    let mut bytes = vec![0; MOST_SAID];
-    let count = line.read(&mut bytes).ok()?;
-    serde_json::from_slice(bytes.get(..count)?).ok()
 }
 
 /// Waits for the helper's word, or gives `None` where it has ended without one.

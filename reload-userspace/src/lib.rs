@@ -68,6 +68,8 @@ pub mod event;
 
 pub mod clock;
 
+pub mod timeout;
+
 pub mod mount;
 
 pub mod sys;

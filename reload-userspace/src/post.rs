@@ -15,10 +15,9 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
 
 use self::connect::Wire;
-use crate::{report::one_line, rule::Endpoint};
+use crate::{report::one_line, rule::Endpoint, timeout::within};
 
 /// How much of an answer is read, in bytes.
 const MOST_READ: usize = 64 * 1024;
@@ -127,10 +126,8 @@ pub enum PostError {
 /// Each says in one sentence what is wrong and, where there is one, the remedy, without any secret.
 /// Most may pass: it is the caller who tries again.
 pub async fn send(endpoint: Endpoint, limit: Duration) -> Result<(), PostError> {
-    match timeout(limit, attempt(&endpoint)).await {
-        Ok(done) => done,
-        Err(_elapsed) => Err(PostError::Timeout { url: endpoint.to_string(), limit }),
-    }
+    let done = within(limit, attempt(&endpoint)).await;
+    done.unwrap_or_else(|| Err(PostError::Timeout { url: endpoint.to_string(), limit }))
 }
 
 async fn attempt(endpoint: &Endpoint) -> Result<(), PostError> {

@@ -3,6 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io::Read as _,
+    path::Path,
     process::{Command, ExitStatus, Stdio},
 };
 
@@ -15,6 +16,10 @@ use super::{agent::command, lines::Lines, process::Process, source::Source};
 pub(crate) struct Trace {
     process: Process,
     said: Lines,
+    /// What it has said before it saw what happens.
+    pub(crate) preface: Vec<String>,
+    /// What it tells, once it is read line by line.
+    told: Option<Lines>,
 }
 
 impl Trace {
@@ -23,7 +28,12 @@ impl Trace {
     pub(crate) fn start(source: Source, arguments: &[&OsStr]) -> Self {
         let mut command = command();
         let mut trace = Self::spawn(command.arg("trace").args(source.arguments()).args(arguments));
-        trace.wait_until("ready", |line| line.starts_with("ready;").then_some(()));
+        let mut preface = Vec::new();
+        trace.wait_until("ready", |line| {
+            preface.push(line.to_owned());
+            line.starts_with("ready;").then_some(())
+        });
+        trace.preface = preface;
         trace
     }
 
@@ -32,13 +42,24 @@ impl Trace {
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let said = Lines::of("trace", process.stderr.take().unwrap());
-        Self { process, said }
+        Self { process, said, preface: Vec::new(), told: None }
     }
 
     /// Waits until it has said what is looked for.
     #[track_caller]
     pub(crate) fn wait_until<T>(&mut self, what: &str, find: impl FnMut(&str) -> Option<T>) -> T {
         self.said.until(what, find)
+    }
+
+    /// Takes the next update of the content of this file, of `--format json`.
+    #[track_caller]
+    pub(crate) fn update_of(&mut self, path: &Path) -> Value {
+        let stdout = self.process.stdout.take();
+        let told = self.told.get_or_insert_with(|| Lines::of("told", stdout.unwrap()));
+        told.until("an update", |line| {
+            let update: Value = serde_json::from_str(line).unwrap();
+            (update["paths"] == serde_json::json!([path])).then_some(update)
+        })
     }
 
     /// Its pid.
@@ -51,14 +72,16 @@ impl Trace {
         self.process.lives()
     }
 
-    /// Takes what it tells, once it has ended by itself or, if that is wanted, by a signal.
+    /// Takes what it tells and was not taken, once it has ended by itself or, if that is wanted, by a signal.
     #[track_caller]
     pub(crate) fn end(mut self, signal: Option<Signal>) -> (ExitStatus, Vec<u8>) {
         if let Some(signal) = signal {
             kill_process(Pid::from_raw(self.process.pid()).unwrap(), signal).unwrap();
         }
         let mut told = Vec::new();
-        self.process.stdout.take().unwrap().read_to_end(&mut told).unwrap();
+        if let Some(mut stdout) = self.process.stdout.take() {
+            stdout.read_to_end(&mut told).unwrap();
+        }
         let status = self.process.wait().unwrap();
         drop(self.said);
         (status, told)
@@ -74,6 +97,16 @@ pub(crate) fn objects(told: &[u8]) -> (Vec<Value>, Value) {
     let summary = objects.pop().unwrap();
     assert!(summary["summary"].is_object(), "{summary}");
     (objects, summary["summary"].clone())
+}
+
+/// The moment of a stage, in nanoseconds since boot.
+#[track_caller]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive")]
+pub(crate) fn moment(update: &Value, stage: &str) -> u64 {
+    let stages = update["stages"].as_array().unwrap();
+    let stage = stages.iter().find(|it| it["stage"] == stage);
+    let stage = stage.unwrap_or_else(|| panic!("no such stage in {update:#}"));
+    update["boot_ns"].as_u64().unwrap() + (stage["at_us"].as_f64().unwrap() * 1e3) as u64
 }
 
 /// Arguments that are text.

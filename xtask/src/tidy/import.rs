@@ -23,7 +23,7 @@ use May::{All, AllBut, Only};
 /// ARCHITECTURE.md where in the pipeline it stands.
 const MAY_IMPORT: &[(&str, May)] = &[
     ("agent", AllBut(&["doctor", "explain", "node"])),
-    ("child", Only(&["rule", "sys", "target"])),
+    ("child", Only(&["rule", "sys", "target", "timeout"])),
     ("cli", Only(&[])),
     ("clock", Only(&[])),
     ("confirm", Only(&["clock", "reach", "sys", "target"])),
@@ -39,7 +39,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("mount", Only(&[])),
     ("node", Only(&["agent", "cli", "clock", "report", "rule", "target", "telemetry"])),
     ("places", Only(&["clock", "event", "reach", "source", "watch"])),
-    ("post", Only(&["report", "rule", "sys"])),
+    ("post", Only(&["report", "rule", "sys", "timeout"])),
     ("preflight", Only(&["target"])),
     ("reach", Only(&["sys"])),
     ("report", Only(&["cli", "confirm", "event", "preflight"])),
@@ -50,6 +50,7 @@ const MAY_IMPORT: &[(&str, May)] = &[
     ("sys", Only(&[])),
     ("target", Only(&["clock", "sys"])),
     ("telemetry", Only(&["confirm", "content", "event", "preflight", "report"])),
+    ("timeout", Only(&[])),
     ("trace", AllBut(&["agent", "delivery", "doctor", "explain", "ledger", "node", "telemetry"])),
     ("watch", Only(&["event", "reach", "source"])),
     ("watched", Only(&["clock", "content", "event", "places", "settle", "source", "watch"])),
