@@ -15,7 +15,7 @@ use crate::support::{
         Filesystem::{self, Ext4, Tmpfs},
         with_each,
     },
-    kubelet::{Keys, Old, Order, Volume, keys, printed_keys},
+    kubelet::{Keys, Old, Order, Slow, Volume, keys, printed_keys, until_quick},
     source::Source,
     target::Recipe,
 };
@@ -43,12 +43,14 @@ fn states() -> Vec<(&'static str, Keys)> {
     ]
 }
 
-fn for_each_kind(check: impl Fn(&Path, Order) + Sync) {
+fn for_each_kind(check: impl Fn(&Path, Order) -> Result<(), Slow> + Sync) {
     let kinds = FILESYSTEMS.iter().flat_map(|&kind| Order::ALL.map(|order| (kind, order)));
     with_each(kinds, |(filesystem, order)| {
-        let mounted = filesystem.mount();
-        println!("--- {filesystem}, {order:?}: {}", mounted.dir.display());
-        check(&mounted.dir, order);
+        until_quick(|| {
+            let mounted = filesystem.mount();
+            println!("--- {filesystem}, {order:?}: {}", mounted.dir.display());
+            check(&mounted.dir, order)
+        });
     });
 }
 
@@ -64,6 +66,7 @@ fn a_watched_volume_is_reloaded_once_for_each_update(source: Source) {
 
         for (what, state) in states {
             let complete_ns = volume.update(state);
+            volume.quick()?;
             let events = agent.events_until("reloaded");
             assert_eq!(count(&events, "changed"), 1, "{what}: {events:?}");
             assert_eq!(events.last().unwrap().pid(), target.pid, "{what}");
@@ -72,6 +75,7 @@ fn a_watched_volume_is_reloaded_once_for_each_update(source: Source) {
             assert_eq!(signal.content, printed_keys(volume.keys()), "{what}");
             assert!(signal.at_ns > complete_ns, "{what}: signalled before it was complete");
         }
+        Ok(())
     });
 }
 
@@ -85,12 +89,14 @@ fn the_log_names_the_keys_that_changed(source: Source) {
         let mut agent = Agent::on(source, dir, recipe.name());
 
         volume.update(keys(&[("a.conf", "a2"), ("c.conf", "c1"), ("d.conf", "d2")]));
+        volume.quick()?;
         let changed = agent.wait_for("changed");
         let mut paths = changed.paths();
         paths.sort_unstable();
         let expected = ["a.conf", "b.conf", "d.conf"].map(|key| dir.join(key));
         assert_eq!(paths, expected.each_ref().map(|path| path.to_str().unwrap()), "{changed}");
         agent.wait_for("reloaded");
+        Ok(())
     });
 }
 
@@ -108,6 +114,7 @@ fn a_watched_key_is_reloaded_only_when_it_changes(source: Source) {
         volume.update(keys(&[("a.conf", "a1"), ("b.conf", "b2"), ("c.conf", "c3")]));
         volume.update(keys(&[("a.conf", "a1")]));
         let complete_ns = volume.update(keys(&[("a.conf", "a5"), ("d.conf", "d5")]));
+        volume.quick()?;
 
         let events = agent.events_until("reloaded");
         assert_eq!(count(&events, "changed"), 1, "{events:?}");
@@ -121,6 +128,7 @@ fn a_watched_key_is_reloaded_only_when_it_changes(source: Source) {
         volume.update(keys(&[("a.conf", "a6")]));
         assert_eq!(names(&agent.events_until("reloaded")).last(), Some(&"reloaded"));
         assert_eq!(target.signal().content, "a6");
+        Ok(())
     });
 }
 
@@ -146,6 +154,7 @@ fn a_key_in_a_directory_of_the_volume_is_seen(source: Source) {
             assert_eq!(count(&agent.events_until("reloaded"), "changed"), 1);
             assert_eq!(target.signal().content, expected);
         }
+        Ok(())
     });
 }
 
@@ -160,9 +169,11 @@ fn an_update_whose_old_directory_stays_is_complete_after_a_while(source: Source)
 
         for state in [keys(&[("a.conf", "a2"), ("b.conf", "b2")]), keys(&[("b.conf", "b3")])] {
             volume.sync(state, Old::Left);
+            volume.quick()?;
             assert_eq!(count(&agent.events_until("reloaded"), "changed"), 1);
             assert_eq!(target.signal().content, printed_keys(volume.keys()));
         }
+        Ok(())
     });
 }
 
@@ -184,6 +195,7 @@ fn a_sync_that_changes_nothing_is_not_even_noticed(source: Source) {
         let events = agent.events_until("reloaded");
         assert_eq!(count(&events, "changed"), 1, "{events:?}");
         assert_eq!(target.signal().content, printed_keys(volume.keys()));
+        Ok(())
     });
 }
 
@@ -204,10 +216,12 @@ fn updates_in_a_row_end_in_the_last_one_and_are_never_seen_half_done(source: Sou
 
         for n in 1..=100 {
             volume.update(state(n));
+            volume.quick()?;
         }
 
         // What the target reads may change under its eyes; in the end it has all of the last.
         let signals = target.signals_until(&printed_keys(volume.keys()));
         assert!(signals.len() <= 100, "{} signals for 100 updates", signals.len());
+        Ok(())
     });
 }

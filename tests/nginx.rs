@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::support::{
     agent::{Agent, command, count, unhurried_arguments},
     filesystem::with_each,
-    kubelet::{Order, Volume, keys},
+    kubelet::{Order, Slow, Volume, keys, until_quick},
     nginx::{Nginx, WORKERS, server},
     process::run,
     source::Source,
@@ -40,27 +40,31 @@ fn check_reload(agent: &mut Agent, nginx: &Nginx, before: &[i32], revision: &str
 
 promise!(the_kubelet_s_updates_are_served);
 fn the_kubelet_s_updates_are_served(source: Source) {
-    with_each(Order::ALL, |order| {
-        let dir = tempfile::tempdir().unwrap();
-        let servers = dir.path().join("servers");
-        fs::create_dir(&servers).unwrap();
-        let state = |n: u32| server(&servers, &format!("revision {n}"));
-        let mut volume = Volume::mount(&servers, order, keys(&[("app.conf", &state(1))]));
-        let mut nginx = Nginx::start(&servers);
-        let mut agent = Agent::on(source, &servers, nginx.name());
+    with_each(Order::ALL, |order| until_quick(|| updates_are_served(source, order)));
+}
 
-        for n in 2..=4 {
-            let before = nginx.workers();
-            // Every update has another file name, so that the include must be complete.
-            volume.update(keys(&[(&format!("app{n}.conf"), &state(n))]));
-            check_reload(&mut agent, &nginx, &before, &format!("revision {n}"));
-        }
+fn updates_are_served(source: Source, order: Order) -> Result<(), Slow> {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = dir.path().join("servers");
+    fs::create_dir(&servers).unwrap();
+    let state = |n: u32| server(&servers, &format!("revision {n}"));
+    let mut volume = Volume::mount(&servers, order, keys(&[("app.conf", &state(1))]));
+    let mut nginx = Nginx::start(&servers);
+    let mut agent = Agent::on(source, &servers, nginx.name());
 
-        assert!(nginx.lives());
-        let (status, events) = agent.stop(Signal::TERM);
-        assert!(status.success());
-        assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
-    });
+    for n in 2..=4 {
+        let before = nginx.workers();
+        // Every update has another file name, so that the include must be complete.
+        volume.update(keys(&[(&format!("app{n}.conf"), &state(n))]));
+        volume.quick()?;
+        check_reload(&mut agent, &nginx, &before, &format!("revision {n}"));
+    }
+
+    assert!(nginx.lives());
+    let (status, events) = agent.stop(Signal::TERM);
+    assert!(status.success());
+    assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    Ok(())
 }
 
 /// A way to change a file with the means of a host.
@@ -90,7 +94,8 @@ fn edits_on_a_host_are_served(source: Source) {
     let path = servers.join("app.conf");
     fs::write(&path, server(&servers, "revision 0")).unwrap();
     let mut nginx = Nginx::start(&servers);
-    let mut agent = Agent::on(source, &path, nginx.name());
+    // Whoever writes in place may be stopped in the midst of it.
+    let mut agent = Agent::with(source, &path, nginx.name(), &["--settle-max", "1m"]);
 
     for ((name, edit), n) in EDITS.iter().zip(1..) {
         println!("--- {name}");

@@ -136,8 +136,10 @@ fn whoever_begins_to_watch_while_it_is_traced_and_ends_at_once_is_known(source: 
     let update = trace.update_of(&other);
     assert_eq!(reads_by(&update, reader.process.pid()), [], "{update:#}");
 
-    replace(&path, "1");
-    reader.hears("-");
+    trace.while_stopped(|| {
+        replace(&path, "1");
+        reader.hears("-");
+    });
     let update = trace.update_of(&path);
     let own = reads_by(&update, reader.process.pid());
     assert_eq!(own, [(Some("noticed"), "reads it from inotify")], "{update:#}");
@@ -151,10 +153,12 @@ fn whoever_reads_it_from_fanotify_has_noticed_it(source: Source) {
     let mut trace = start(source, &[&path], &["--count", "1"]);
     let mut reader = Reader::start("fanotify", "on", &path);
     let mut stranger = Reader::start("fanotify", "on", &other);
-    fs::write(&other, "1").unwrap();
-    fs::write(&path, "1").unwrap();
-    reader.hears("-");
-    stranger.hears("-");
+    trace.while_stopped(|| {
+        fs::write(&other, "1").unwrap();
+        fs::write(&path, "1").unwrap();
+        reader.hears("-");
+        stranger.hears("-");
+    });
     let update = trace.update_of(&path);
     let own = reads_by(&update, reader.process.pid());
     assert!(own.contains(&(Some("noticed"), "reads it from fanotify")), "{update:#}");

@@ -65,25 +65,35 @@ fn whoever_is_ended_by_the_signal_has_taken_it(source: Source) {
     assert!(words(&update).contains(&"takes HUP by default, and ends of it"), "{update:#}");
 }
 
-promise!(a_signal_that_comes_late_is_told_of: ebpf);
-/// As of whoever polls.
-fn a_signal_that_comes_late_is_told_of(source: Source) {
-    let (_dir, path) = config();
-    let recipe = Recipe::new().reading(&path);
-    let mut target = recipe.start();
-    let mut trace = start(source, &path, recipe.name());
-    replace(&path, "1");
-    // Long after an update would have been over that somebody has reacted to.
-    let mut late = Process::spawn(Command::new("sleep").arg("2"));
-    assert!(late.wait().unwrap().success());
-    assert!(trace.lives());
-    send(target.pid, Signal::HUP);
-    target.signals_until("1");
-    let update = only_update(trace);
-    for stage in ["signalled", "delivered", "opened"] {
-        assert!(is_passed(&update, stage), "{stage}: {update:#}");
-    }
-    assert!(update["followed_us"].as_f64().unwrap() > 2e6, "{update:#}");
+promise!(whoever_reacts_late_is_told_of: ebpf);
+/// Long after an update would have been over to which somebody has reacted: a reloader that polls, and a program
+/// that is busy.
+fn whoever_reacts_late_is_told_of(source: Source) {
+    let check = |is_signalled_late: bool| {
+        let (_dir, path) = config();
+        let recipe = Recipe::new().reading(&path).reader("late");
+        let mut target = recipe.start();
+        let mut trace = start(source, &path, recipe.name());
+        replace(&path, "1");
+        if !is_signalled_late {
+            send(target.pid, Signal::HUP);
+        }
+        let mut late = Process::spawn(Command::new("sleep").arg("2"));
+        assert!(late.wait().unwrap().success());
+        assert!(trace.lives());
+        if is_signalled_late {
+            send(target.pid, Signal::HUP);
+        }
+        target.go_on();
+        target.signals_until("1");
+        let update = only_update(trace);
+        for stage in ["signalled", "delivered", "opened"] {
+            assert!(is_passed(&update, stage), "{stage}: {update:#}");
+        }
+        assert!(update["followed_us"].as_f64().unwrap() > 2e6, "{update:#}");
+    };
+    check(true);
+    check(false);
 }
 
 promise!(whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs: ebpf);

@@ -230,7 +230,7 @@ fn it_ends_after_as_many_updates_as_are_wanted_though_the_writer_goes_on(source:
 
 promise!(whoever_started_after_the_trace_is_no_old_child_that_is_waited_for: ebpf);
 /// Of two changes the first makes one wait for an old child that stays. The second does not, for its target is
-/// nobody's child, and so that update is over before the other.
+/// nobody's child.
 fn whoever_started_after_the_trace_is_no_old_child_that_is_waited_for(source: Source) {
     let begin = |recipe: &Recipe, path: &Path| {
         let arguments = os(&["--format", "json", "--process", recipe.name(), "--count", "1"]);
@@ -241,7 +241,7 @@ fn whoever_started_after_the_trace_is_no_old_child_that_is_waited_for(source: So
     let (_early_dir, early_path) = config();
     let early = Recipe::new().reading(&early_path).reader("child").workers(1);
     let mut early_target = early.start();
-    let mut early_trace = begin(&early, &early_path);
+    let early_trace = begin(&early, &early_path);
     let (_late_dir, late_path) = config();
     let late = Recipe::new().reading(&late_path).reader("child");
     let late_trace = begin(&late, &late_path);
@@ -252,12 +252,18 @@ fn whoever_started_after_the_trace_is_no_old_child_that_is_waited_for(source: So
         assert_eq!(target.signal().content, "1");
     }
 
-    let (status, told) = late_trace.end(None);
-    assert!(early_trace.lives(), "the update that began later is over first");
-    assert!(status.success());
-    let (updates, _) = objects(&told);
-    assert_eq!(count(&updates[0], "forked"), 1, "{:#}", updates[0]);
-    assert!(late_target.lives());
+    // Whoever is waited for and does not end is named.
+    let remaining = |trace: Trace, path: &Path| {
+        let (status, told) = trace.end(None);
+        assert!(status.success());
+        let (updates, _) = objects(&told);
+        assert_eq!(updates[0]["paths"], serde_json::json!([path]));
+        assert_eq!(count(&updates[0], "forked"), 1, "{:#}", updates[0]);
+        updates[0]["remaining"].as_array().unwrap().len()
+    };
+    assert_eq!(remaining(late_trace, &late_path), 0);
+    assert_eq!(remaining(early_trace, &early_path), 1);
+    assert!(early_target.lives() && late_target.lives());
 }
 
 promise!(a_file_that_is_watched_twice_is_told_of_once);

@@ -54,8 +54,7 @@ use crate::{
 /// How long after its last step an update is over, once it has settled.
 const TAIL: Duration = Duration::from_secs(1);
 
-/// The same where children that were there before have not ended yet, or nobody has done anything yet of which
-/// it is told.
+/// The same where children that were there before have not ended yet, or nobody has read the content yet.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long what somebody did may come to nothing before it is forgotten.
@@ -69,7 +68,7 @@ const MOST_DEEDS: usize = MOST_EVENTS;
 const COHERENCE: Duration = Duration::from_millis(500);
 
 /// How long a signal takes at most to end a process that it ends.
-const DEATH: Duration = Duration::from_millis(100);
+const DEATH: Duration = Duration::from_secs(2);
 
 /// How many processes are known at a time: a name may be anybody's.
 const MOST_LIVING: usize = 4096;

@@ -54,6 +54,25 @@ pub(crate) fn printed_keys(keys: &Keys) -> String {
     pairs.collect()
 }
 
+/// How long after the swap of `..data` an agent takes an update of which it sees no end for one that was left
+/// half-done.
+const HALF_DONE: Duration = Duration::from_millis(200);
+
+/// An update took as long as no kubelet does: the agent may have taken it for two.
+#[derive(Debug)]
+pub(crate) struct Slow;
+
+/// Does `check` anew as long as an update of it was slow, which says nothing of the agent.
+#[track_caller]
+pub(crate) fn until_quick(mut check: impl FnMut() -> Result<(), Slow>) {
+    const TRIES: usize = 10;
+    let is_done = (0..TRIES).any(|_| check().is_ok());
+    assert!(
+        is_done,
+        "this machine is too slow for an update of the kubelet, {TRIES} times in a row"
+    );
+}
+
 /// A volume of a pod.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -62,6 +81,8 @@ pub(crate) struct Volume {
     keys: Keys,
     generation: u32,
     pace: Duration,
+    /// How long the last update took from its swap on.
+    took: Duration,
 }
 
 impl Volume {
@@ -73,6 +94,7 @@ impl Volume {
             keys: Keys::new(),
             generation: 0,
             pace: Duration::ZERO,
+            took: Duration::ZERO,
         };
         volume.update(keys);
         volume
@@ -80,7 +102,8 @@ impl Volume {
 
     /// Takes over a volume that has these keys, in the place of the kubelet that wrote it.
     pub(crate) fn taken_over(dir: &Path, order: Order, keys: Keys) -> Self {
-        Self { dir: dir.to_owned(), order, keys, generation: 0, pace: Duration::ZERO }
+        let (pace, took) = (Duration::ZERO, Duration::ZERO);
+        Self { dir: dir.to_owned(), order, keys, generation: 0, pace, took }
     }
 
     /// Takes this long for each step from now on.
@@ -119,6 +142,7 @@ impl Volume {
         if self.order == Order::NamesFirst {
             self.add(&added);
         }
+        let before = boot_ns();
         fs::rename(&draft, &data).unwrap();
         let mut last_step = boot_ns();
         self.rest();
@@ -133,7 +157,13 @@ impl Volume {
             last_step = boot_ns();
             fs::remove_dir_all(old_dir).unwrap();
         }
+        self.took = Duration::from_nanos(boot_ns() - before);
         last_step
+    }
+
+    /// Says whether the last update was slow.
+    pub(crate) fn quick(&self) -> Result<(), Slow> {
+        if self.took < HALF_DONE { Ok(()) } else { Err(Slow) }
     }
 
     /// Writes the values into a new directory, and gives its name.

@@ -62,6 +62,15 @@ impl Trace {
         })
     }
 
+    /// Does `work` while it stands still, so that for it all of that is one, however long it takes.
+    pub(crate) fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        let pid = Pid::from_raw(self.process.pid()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        let done = work();
+        kill_process(pid, Signal::CONT).unwrap();
+        done
+    }
+
     /// Its pid.
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()

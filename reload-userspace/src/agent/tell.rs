@@ -91,17 +91,18 @@ impl<S: Source> Agent<S> {
 
     /// Tells those who ask whether the agent is ready what is missing.
     pub(super) fn tell_of_readiness(&self) {
-        // What is in the way of a volume is a matter of whoever owns that.
-        let watches = self.watches().filter(|watched| watched.reach() == Reach::Anywhere);
-        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
-        let unknown = "which pods there are is not known yet".to_owned();
-        let unknown = self.feed.is_awaited().then_some(unknown);
-        self.outlets.readiness.set(missing.chain(unknown).collect());
         for reloader in self.reloaders.values() {
             let clear = reloader.watches().filter(|it| it.obstacle().is_none()).count();
             self.teller.measure(|metrics| metrics.set_watches(reloader.name(), clear));
         }
         self.tell_of_targets();
+        // What is in the way of a volume is a matter of whoever owns that.
+        let watches = self.watches().filter(|watched| watched.reach() == Reach::Anywhere);
+        let missing = watches.filter_map(|watched| watched.obstacle().map(ToString::to_string));
+        let unknown = "which pods there are is not known yet".to_owned();
+        let unknown = self.feed.is_awaited().then_some(unknown);
+        // Last, so that whoever is told that it is ready finds the figures so.
+        self.outlets.readiness.set(missing.chain(unknown).collect());
     }
 
     /// Tells those who ask how many targets each rule has.

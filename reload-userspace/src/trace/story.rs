@@ -221,17 +221,21 @@ impl<S: Source> Trace<S> {
     pub(super) fn over_at(&self) -> Option<Boot> {
         let update = self.update.as_ref()?;
         let settled = update.settled?;
+        let passed = update.passed();
+        let has = |stages: &[Stage]| passed.iter().any(|it| stages.contains(&it.stage));
         // Whoever goes on with what he always does keeps no update from its end.
-        let last = update.passed().last().map_or(settled, |it| it.at);
+        let last = passed.last().map_or(settled, |it| it.at);
         let farewell = settled.after(FAREWELL);
         let end = last.max(settled).after(TAIL).min(farewell);
-        let has_forked = update.steps.iter().any(|it| it.stage == Some(Stage::Forked));
-        // Whoever polls, or waits for more, sends his signal some seconds later.
-        let is_reaction = |stage| matches!(stage, Stage::Signalled | Stage::Opened | Stage::Forked);
-        let has_reacted = update.passed().iter().any(|it| is_reaction(it.stage));
+        // Whoever polls, or waits for more, sends his signal some seconds later; and whoever takes it may be
+        // slow to read, and slower to replace his children.
+        let sees_opens = self.sight.hidden.iter().all(|it| it.stage != Stage::Opened);
+        let is_read = has(&[Stage::Opened, Stage::Forked, Stage::Exited])
+            || !sees_opens && has(&[Stage::Signalled]);
         let can_react = !self.question.names.is_empty() && !update.paths.is_empty();
-        let is_silent = can_react && !has_reacted && self.tells == Tells::Yes;
-        let is_awaited = is_silent || has_forked && self.old_children(update).next().is_some();
+        let is_silent = can_react && !is_read && self.tells == Tells::Yes;
+        let is_reloading = has(&[Stage::Delivered, Stage::Forked]);
+        let is_awaited = is_silent || is_reloading && self.old_children(update).next().is_some();
         Some(if is_awaited { farewell } else { end })
     }
 
