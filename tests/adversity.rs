@@ -27,7 +27,7 @@ use crate::support::{
     source::Source,
     target::{Recipe, Running, unique_name},
     time::{pause, poll},
-    writer::{config, printed, replace},
+    writer::{bring, config, printed, replace},
 };
 
 /// Changes the file until the target is told of it: the agent is there.
@@ -116,7 +116,7 @@ fn a_log_in_the_watched_directory_is_no_configuration(source: Source) {
 
     let mut signals = Vec::new();
     for n in 1..=updates {
-        replace(&path, &n.to_string());
+        bring(&path, &n.to_string());
         signals.extend(target.signals_until(&n.to_string()));
         // It would find its own line.
         source.let_look();

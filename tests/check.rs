@@ -28,7 +28,7 @@ use crate::support::{
     source::Source,
     target::{Recipe, Running},
     time::{pause, poll},
-    writer::replace,
+    writer::{bring, replace},
 };
 
 /// A file to watch, a target that reads it, and a directory that nobody watches.
@@ -245,7 +245,7 @@ fn a_check_that_ends_while_the_agent_stands_still_has_not_taken_too_long(source:
         let mut scene = Scene::new();
         let mut gate = Gate::new(scene.aside.path());
         let check = scene.gated_check(&gate);
-        let mut agent = scene.agent(source, &["--check", &check, "--check-timeout", "4s"]);
+        let mut agent = scene.agent(source, &["--check", &check, "--check-timeout", "8s"]);
         replace(&scene.path, "1");
         assert_eq!(gate.arrival(), "1");
         let pid = Pid::from_raw(agent.pid()).unwrap();
@@ -253,7 +253,7 @@ fn a_check_that_ends_while_the_agent_stands_still_has_not_taken_too_long(source:
         if ends_meanwhile {
             gate.open();
         }
-        pause(Duration::from_secs(5));
+        pause(Duration::from_secs(9));
         kill_process(pid, Signal::CONT).unwrap();
         if !ends_meanwhile {
             gate.open();
@@ -477,13 +477,13 @@ fn check_nginx(source: Source, servers: &Path, nginx: &mut Nginx, options: &[&st
     let options = [&["--check", nginx.check()], options].concat();
     let mut agent = Agent::with(source, servers, nginx.name(), &options);
 
-    replace(&path, &server(servers, "revision 2").replace("location", "lokation"));
+    bring(&path, &server(servers, "revision 2").replace("location", "lokation"));
     let refused = agent.wait_for("refused");
     assert_eq!(refused.text("reason"), "check_failed");
     assert!(refused.text("detail").contains("unknown directive \"lokation\""), "{refused}");
     assert_eq!(nginx.get().unwrap(), "revision 1");
 
-    replace(&path, &server(servers, "revision 3"));
+    bring(&path, &server(servers, "revision 3"));
     let events = agent.events_until("reloaded");
     assert_eq!(count(&events, "refused"), 0, "{events:?}");
     assert_eq!(events.last().unwrap().pid(), nginx.pid());

@@ -20,12 +20,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
-    agent::{AGENT, Agent, Event, arguments_beside, clean, count, names},
+    agent::{AGENT, Agent, Event, PATIENT, arguments_beside, clean, count, names},
     kubelet::{Keys, Order, Volume, keys},
     nginx::{Nginx, server},
     source::Source,
     target::{Recipe, Running},
-    time::{pause, poll},
+    time::{here, pause, pause_here, poll},
     writer::{config, replace},
 };
 
@@ -59,7 +59,8 @@ fn a_target_that_reads_the_new_content_is_confirmed(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
-    let mut agent = Agent::with(source, &path, recipe.name(), &UNHURRIED);
+    let options = [&UNHURRIED[..], &PATIENT].concat();
+    let mut agent = Agent::with(source, &path, recipe.name(), &options);
     for n in 1..=source.rounds(6) {
         let text = n.to_string();
         if n % 2 == 0 {
@@ -82,7 +83,8 @@ fn a_file_of_a_directory_that_is_read_is_enough(source: Source) {
     fs::write(dir.path().join("a.conf"), "0").unwrap();
     let recipe = Recipe::new().reading(dir.path());
     let mut target = recipe.start();
-    let mut agent = Agent::with(source, dir.path(), recipe.name(), &UNHURRIED);
+    let options = [&UNHURRIED[..], &PATIENT].concat();
+    let mut agent = Agent::with(source, dir.path(), recipe.name(), &options);
     fs::write(dir.path().join("b.conf"), "1").unwrap();
     check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
     assert_eq!(target.signal().content, "a.conf=0;b.conf=1;");
@@ -287,20 +289,21 @@ fn a_target_that_is_not_started_anew_is_not_confirmed(source: Source) {
         (
             Recipe::new().handler("none"),
             // So long that it has ended by then.
-            "3s",
+            here(Duration::from_secs(3)),
             "it has ended, and no other has started; look at who is to \
                                          start it",
         ),
         (
             Recipe::new().signal(SIGTERM),
-            "300ms",
+            Duration::from_millis(300),
             "it was asked to end, but still runs; see its own log",
         ),
     ];
     for (recipe, timeout, reason) in rows {
         let (_dir, path) = config();
         let target = recipe.start();
-        let options = ["--restart", "--confirm-timeout", timeout];
+        let timeout = format!("{}ms", timeout.as_millis());
+        let options = ["--restart", "--confirm-timeout", &timeout];
         let mut agent = Agent::with(source, &path, recipe.name(), &options);
         replace(&path, "1");
         let unconfirmed = agent.wait_for("unconfirmed");
@@ -364,7 +367,14 @@ fn whoever_reads_after_another_update_is_seen_to_read(source: Source) {
     volume.update(state("1"));
     agent.wait_for("reloaded");
     volume.update(state("2"));
-    source.let_look();
+    if source == Source::Poll {
+        source.let_look();
+    } else {
+        // It has followed: it takes in all that it was told of before it sleeps again, and it is never long
+        // until it looks at the target once more.
+        let slept = agent.wake_ups();
+        poll("it has looked", || (agent.wake_ups() >= slept + 8).then_some(()));
+    }
     target.go_on();
     assert_eq!(target.signal().content, "2");
     check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
@@ -374,9 +384,10 @@ promise!(whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual);
 /// He is as slow as never before, and what he is to read has moved: nobody will know whether he has read it.
 fn whoever_may_have_read_unseen_is_not_waited_for_longer_than_is_usual(source: Source) {
     let (_home, mut volume, mut target, mut agent) = with_volume(source);
+    // It is told in advance, so that the first time is a short one.
+    target.go_on();
     volume.update(state("1"));
     agent.wait_for("reloaded");
-    target.go_on();
     assert_eq!(target.signal().content, "1");
     check_evidence(&agent.wait_for("confirmed"), target.pid, "reopened");
 
@@ -394,12 +405,16 @@ fn time_in_which_the_agent_stood_still_does_not_count(source: Source) {
     let (_dir, path) = config();
     let recipe = Recipe::new().reading(&path).reader("late");
     let mut target = recipe.start();
-    let mut agent = Agent::with(source, &path, recipe.name(), &["--confirm-timeout", "3s"]);
+    let timeout = here(Duration::from_secs(5));
+    let options = ["--confirm-timeout", &format!("{}ms", timeout.as_millis())];
+    let mut agent = Agent::with(source, &path, recipe.name(), &options);
     replace(&path, "1");
     agent.wait_for("reloaded");
+    // Only of one that was in time before it is believed that it was stopped, and is not slow.
+    pause_here(Duration::from_secs(1));
     let pid = Pid::from_raw(agent.pid()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    pause(Duration::from_secs(4));
+    pause(timeout + Duration::from_secs(1));
     kill_process(pid, Signal::CONT).unwrap();
     let has_slept = agent.wake_ups();
     poll("it has looked", || (agent.wake_ups() > has_slept).then_some(()));

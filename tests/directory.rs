@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use crate::support::{
-    agent::{Agent, count},
+    agent::{Agent, PATIENT, count},
     filesystem::{Filesystem, with_each},
     source::Source,
     target::Recipe,
@@ -76,7 +76,8 @@ fn files_may_be_added_changed_and_removed(source: Source) {
         let dir = mounted.dir.join("conf");
         let recipe = Recipe::new().reading(&dir);
         let mut target = recipe.start();
-        let mut agent = Agent::with(source, &dir, recipe.name(), &["--reconcile", "1h"]);
+        let options = [&["--reconcile", "1h"], &PATIENT[..]].concat();
+        let mut agent = Agent::with(source, &dir, recipe.name(), &options);
 
         for step in STEPS {
             (step.change)(&dir);
@@ -99,8 +100,8 @@ fn several_paths_may_be_watched(source: Source) {
     fs::write(&main, "m0").unwrap();
     let recipe = Recipe::new().reading(&main);
     let mut target = recipe.start();
-    let mut agent =
-        Agent::with(source, &conf_d, recipe.name(), &["--watch", main.to_str().unwrap()]);
+    let options = [&["--watch", main.to_str().unwrap()], &PATIENT[..]].concat();
+    let mut agent = Agent::with(source, &conf_d, recipe.name(), &options);
 
     let added = conf_d.join("added.conf");
     fs::write(&added, "1").unwrap();

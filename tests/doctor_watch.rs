@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::support::{
-    agent::{AGENT, Agent, command},
+    agent::{AGENT, Agent, PATIENT, command},
     doctor::{Diagnosis, as_nobody, public},
     filesystem::Filesystem,
     process::run,
@@ -119,7 +119,7 @@ fn run_tells_of_a_mount_that_hides_changes(source: Source) {
     let _bound = Bound::new(&outer, &inner);
     let recipe = Recipe::new().reading(&inner);
     let mut target = recipe.start();
-    let mut agent = Agent::on(source, &inner, recipe.name());
+    let mut agent = Agent::with(source, &inner, recipe.name(), &PATIENT);
     // As it says, what is written in place is seen.
     fs::write(&outer, "1").unwrap();
     let events = agent.events_until("reloaded");

@@ -13,7 +13,7 @@ use crate::support::{
     agent::{Agent, command},
     source::Source,
     target::{Recipe, Running},
-    writer::replace,
+    writer::{bring, replace},
 };
 
 const SIGUSR1: i32 = 10;
@@ -43,7 +43,7 @@ fn check(source: Source, variables: &[(&str, &str)]) {
     let mut agent = Agent::spawn(&mut command);
     assert_eq!(agent.wait_for("ready").text("source"), source.name());
 
-    replace(&path, "1");
+    bring(&path, "1");
     let reloaded = agent.wait_for("reloaded");
     assert_eq!(reloaded.pid(), target.pid, "{variables:?}");
     assert_eq!(reloaded.text("signal"), "USR1", "{variables:?}");

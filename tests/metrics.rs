@@ -156,7 +156,7 @@ fn the_content_is_told_of_when_it_is_confirmed(source: Source) {
     let home = Home::new(&["a"]);
     // It opens nothing, so it takes the whole time to confirm.
     let recipe = Recipe::new();
-    let config = home.write(&[home.rule("a", "a", recipe.name(), &["confirmTimeout: 4s"])]);
+    let config = home.write(&[home.rule("a", "a", recipe.name(), &["confirmTimeout: 10s"])]);
     let mut target = recipe.start();
     let (mut agent, address, _) = listening(source, &config);
     replace(&home.file("a"), "1");
@@ -201,7 +201,8 @@ fn it_is_well_when_its_canary_is_heard(source: Source) {
     let recipe = Recipe::new();
     let config = home.write(&[home.rule("a", "a", recipe.name(), &[])]);
     let (mut agent, address, _) = listening(source, &config);
-    assert_eq!(get(address, "/healthz"), (200, "ok\n".to_owned()));
+    let well = (200, "ok\n".to_owned());
+    poll("it is well", || Some(get(address, "/healthz")).filter(|it| *it == well));
 
     // The loop stands still: the other thread says so.
     let mut halt = Command::new(HALT.path());

@@ -10,7 +10,7 @@ mod support;
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::support::{
-    agent::{Agent, Event, count},
+    agent::{Agent, Event, PATIENT, count},
     source::Source,
     target::Recipe,
     writer::replace,
@@ -79,7 +79,7 @@ fn check_vanishing(source: Source, path: &Path, part: &Path) {
     let aside = part.with_file_name("aside");
     let recipe = Recipe::new().reading(path);
     let mut target = recipe.start();
-    let mut agent = Agent::on(source, path, recipe.name());
+    let mut agent = Agent::with(source, path, recipe.name(), &PATIENT);
 
     // Gone, and back as it was: that is no change. It goes twice, and so it is said twice.
     for _ in 0..2 {

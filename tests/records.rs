@@ -17,7 +17,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    agent::{Agent, Event, arguments_beside, command, count, events_of, names},
+    agent::{Agent, Event, PATIENT, arguments_beside, command, count, events_of, names},
     filesystem::{Filesystem, place_apart},
     process::Process,
     rules::Home,
@@ -52,15 +52,16 @@ fn writers_on_two_processors_are_not_mistaken_for_each_other(source: Source) {
     let mut agent = Agent::with_rules(source, &config, &UNAIDED);
     let writers = ["a", "b"].map(|name| (name, writer(&home.file(name))));
 
-    let mut seen = [0, 0];
     // What a second look has found nobody has announced.
     let is_announced = |event: &Event| event.name() == "changed" && !event.field("by").is_null();
-    let events = agent.until("changes by both", |event| {
-        if is_announced(event) {
-            seen[usize::from(event.text("rule") == "b")] += 1;
-        }
-        seen.iter().all(|&seen| seen >= CHANGES)
-    });
+    let mut events = Vec::new();
+    for _ in 0..CHANGES {
+        let mut missing = vec!["a", "b"];
+        events.extend(agent.until("a change by each", |event| {
+            missing.retain(|name| !is_announced(event) || event.text("rule") != *name);
+            missing.is_empty()
+        }));
+    }
 
     for event in events.iter().filter(|event| is_announced(event)) {
         let (name, writer) = writers.iter().find(|(name, _)| event.text("rule") == *name).unwrap();
@@ -133,8 +134,9 @@ fn what_the_agent_writes_itself_is_no_event(source: Source) {
     let recipe = Recipe::new().reading(&path);
     let mut target = recipe.start();
     let mut command = command();
-    command.args(arguments_beside(dir.path(), recipe.name(), &UNAIDED)).args(source.arguments());
-    command.args(UNAIDED).stdin(Stdio::null()).stderr(File::create(&log).unwrap());
+    let options = [&UNAIDED[..], &PATIENT].concat();
+    command.args(arguments_beside(dir.path(), recipe.name(), &options)).args(source.arguments());
+    command.args(options).stdin(Stdio::null()).stderr(File::create(&log).unwrap());
     let _agent = Process::spawn(&mut command);
     let told = || events_of(&fs::read_to_string(&log).unwrap());
     poll("ready", || (count(&told(), "ready") == 1).then_some(()));

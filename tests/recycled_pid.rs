@@ -16,8 +16,15 @@ use crate::support::{
     agent::{Agent, command, count, unhurried_arguments},
     source::Source,
     target::Recipe,
+    time::pause,
     writer::{config, replace},
 };
+
+/// Lets the tick pass by which /proc tells when a process started: whoever starts within that of a change
+/// may have the old content, and is signalled.
+fn let_tick() {
+    pause(Duration::from_millis(40));
+}
 
 promise!(while_a_handler_is_waited_for);
 /// The agent knows the target and waits for its handler: what then has that pid does handle the
@@ -29,11 +36,12 @@ fn while_a_handler_is_waited_for(source: Source) {
     let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "1m"]);
     let target = recipe.start_early();
     replace(&path, "1");
-    agent.wait_for("changed");
+    agent.events_until_each(&["changed", "found"]);
 
     let mut stranger = stranger.start_in_place_of(&target.kill());
 
     // The fence: the next target of the right name is signalled for the next change.
+    let_tick();
     let mut next = recipe.start_early();
     next.install_handler();
     replace(&path, "2");
@@ -54,7 +62,7 @@ fn while_the_interval_passes(source: Source) {
     let mut target = recipe.start();
     let mut command = command();
     command.args(unhurried_arguments(&path, recipe.name())).args(source.arguments());
-    let mut agent = Agent::spawn(command.args(["--min-interval", "1s"]));
+    let mut agent = Agent::spawn(command.args(["--min-interval", "5s"]));
     agent.wait_for("ready");
     replace(&path, "1");
     agent.wait_for("reloaded");
@@ -67,6 +75,7 @@ fn while_the_interval_passes(source: Source) {
     let waiting = events.iter().find(|event| event.name() == "waiting").unwrap();
     assert_eq!(waiting.text("for"), "target");
     assert_eq!(count(&events, "reloaded"), 0, "{events:?}");
+    let_tick();
     let mut next = recipe.start();
     assert_eq!(next.content, "2");
     replace(&path, "3");
@@ -107,7 +116,7 @@ fn by_a_process_of_the_same_name_that_is_reloaded_in_its_turn(source: Source) {
     let mut agent = Agent::with(source, &path, recipe.name(), &["--handler-timeout", "1m"]);
     let target = recipe.start_early();
     replace(&path, "1");
-    agent.wait_for("changed");
+    agent.events_until_each(&["changed", "found"]);
 
     let mut successor = successor.start_in_place_of(&target.kill());
     assert_eq!(successor.content, "1");

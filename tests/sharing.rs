@@ -7,18 +7,23 @@
 mod promise;
 mod support;
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     agent::{Agent, Event, count, names},
-    kubelet::{Order, Volume, keys, printed_keys},
-    process::waits,
+    kubelet::{Order, Slow, Volume, keys, printed_keys, until_quick},
+    process::{awaits_signals, waits},
     rules::Home,
     source::Source,
     target::{Recipe, Running},
-    time::pause,
+    time::{boot_ns, pause, poll},
     writer::replace,
 };
 
@@ -35,6 +40,24 @@ fn about(events: &[Event], name: &str, rule: &str) -> usize {
 
 fn is(event: &Event, name: &str, rule: &str) -> bool {
     event.name() == name && event.text("rule") == rule
+}
+
+/// Changes things so that the agent hears of all that at the same time, however long it takes.
+fn at_once(agent: &Agent, change: impl FnOnce()) {
+    let pid = Pid::from_raw(agent.pid()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    change();
+    kill_process(pid, Signal::CONT).unwrap();
+}
+
+/// Takes all signals that a target has been sent: what it says of one that comes now is its last line.
+#[track_caller]
+fn take_signals(target: &mut Running) {
+    // One that it has not handled yet would be one with ours.
+    poll("it has handled all", || awaits_signals(target.pid).then_some(()));
+    let sent = boot_ns();
+    kill_process(Pid::from_raw(target.pid).unwrap(), Signal::HUP).unwrap();
+    while target.signal().at_ns < sent {}
 }
 
 /// Rules `a` and `b` about the files `a` and `b`, and one `fence` of its own process, about `fence`.
@@ -72,11 +95,12 @@ impl Stage {
 
     /// Takes events until both rules have had one of this name.
     #[track_caller]
-    fn until_both(&mut self, name: &str) {
+    fn until_both(&mut self, name: &str) -> Vec<Event> {
         let mut seen = Vec::new();
         while ["a", "b"].iter().any(|rule| about(&seen, name, rule) == 0) {
             seen.extend(self.agent.events_until(name));
         }
+        seen
     }
 
     /// Has the agent do something else, and gives what it has told until then.
@@ -96,9 +120,11 @@ fn what_changes_together_is_one_signal(source: Source) {
     stage.replace("a", "1");
     stage.target.signal();
     for round in 2..=10 {
-        // Within the interval, so that both are there when it is over.
-        stage.replace("a", &round.to_string());
-        stage.replace("b", &round.to_string());
+        // Within the interval, so that both are there when it is over; or when the agent goes on.
+        at_once(&stage.agent, || {
+            stage.replace("a", &round.to_string());
+            stage.replace("b", &round.to_string());
+        });
         stage.target.signal();
         stage.until_both("reloaded");
     }
@@ -111,37 +137,50 @@ promise!(one_after_the_other_they_keep_the_interval);
 fn one_after_the_other_they_keep_the_interval(source: Source) {
     let interval = Duration::from_millis(700);
     let mut stage = Stage::new(source, &["minInterval: 700ms"], &["minInterval: 700ms"]);
+    // No signal is sent before this, and the handler of none runs before it is sent.
+    let begin = boot_ns();
     stage.replace("a", "1");
-    let first = stage.target.signal();
-    stage.replace("b", "1");
-    let second = stage.target.signal();
-    stage.replace("a", "2");
-    let third = stage.target.signal();
-    // The handlers may run a little late, and so closer to each other than the signals were sent.
-    let tolerance = Duration::from_millis(100);
-    for (earlier, later) in [(&first, &second), (&second, &third)] {
-        let apart = Duration::from_nanos(later.at_ns - earlier.at_ns);
-        assert!(apart + tolerance >= interval, "signalled {apart:?} after the one before");
+    stage.target.signal();
+    for (intervals, file, text) in [(1, "b", "1"), (2, "a", "2")] {
+        stage.replace(file, text);
+        let passed = Duration::from_nanos(stage.target.signal().at_ns - begin);
+        assert!(passed >= intervals * interval, "{intervals} more after {passed:?}");
     }
 }
 
 promise!(different_signals_are_two: ebpf, fanotify, inotify);
 fn different_signals_are_two(source: Source) {
-    let interval = ["minInterval: 300ms"];
-    let mut stage = Stage::new(source, &interval, &["minInterval: 300ms", "signal: USR1"]);
+    fn told(events: &[Event]) -> Vec<(&str, &str)> {
+        let mut signals: Vec<_> = events
+            .iter()
+            .filter(|event| event.name() == "reloaded" && event.text("rule") != "fence")
+            .map(|event| (event.text("rule"), event.text("signal")))
+            .collect();
+        signals.sort_unstable();
+        signals
+    }
+
+    let interval = Duration::from_millis(300);
+    let keys = ["minInterval: 300ms", "signal: USR1"];
+    let mut stage = Stage::new(source, &keys[..1], &keys);
+    let begin = boot_ns();
     stage.replace("a", "1");
+    // A target that is late handles both at once, and tells of one: so the first is waited for.
+    stage.target.signal();
     stage.replace("b", "1");
-    let (first, second) = (stage.target.signal(), stage.target.signal());
-    let apart = Duration::from_nanos(second.at_ns - first.at_ns);
-    assert!(apart + Duration::from_millis(100) >= Duration::from_millis(300), "{apart:?}");
+    let passed = Duration::from_nanos(stage.target.signal().at_ns - begin);
+    assert!(passed >= interval, "the second after {passed:?}");
     let events = stage.fence("1");
-    let mut signals: Vec<_> = events
-        .iter()
-        .filter(|event| event.name() == "reloaded" && event.text("rule") != "fence")
-        .map(|event| (event.text("rule"), event.text("signal")))
-        .collect();
-    signals.sort_unstable();
-    assert_eq!(signals, [("a", "HUP"), ("b", "USR1")], "{events:?}");
+    assert_eq!(told(&events), [("a", "HUP"), ("b", "USR1")], "{events:?}");
+
+    // And where the agent hears of both together.
+    at_once(&stage.agent, || {
+        stage.replace("a", "2");
+        stage.replace("b", "2");
+    });
+    let mut events = stage.until_both("reloaded");
+    events.extend(stage.fence("2"));
+    assert_eq!(told(&events), [("a", "HUP"), ("b", "USR1")], "{events:?}");
 }
 
 promise!(bad_content_of_one_withholds_the_target_from_the_other);
@@ -164,11 +203,15 @@ fn bad_content_of_one_withholds_the_target_from_the_other(source: Source) {
     assert_eq!(stage.target.signals_at_hand(), []);
 
     // Nothing is due, so nothing is done.
-    let before = waits(stage.agent.pid());
+    let (begin, before) = (Instant::now(), waits(stage.agent.pid()));
     pause(Duration::from_secs(1));
     let woken = waits(stage.agent.pid()) - before;
-    // Other tests wake it as well, for all are in one directory; without a pause it would be 800 times.
-    assert!(woken < 300, "it has woken {woken} times within a second");
+    // Of a busy machine a pause may be longer.
+    let passed = begin.elapsed();
+    // Other tests wake it as well, for all are in one directory; without a pause it would be 800 times
+    // a second.
+    let allowed = 300 * passed.as_millis() / 1000;
+    assert!(u128::from(woken) < allowed, "it has woken {woken} times within {passed:?}");
 
     stage.replace("b", "good");
     // Both are told.
@@ -198,12 +241,11 @@ fn bad_content_that_is_heard_of_with_other_content_withholds_that(source: Source
     let mut target = recipe.start();
     let mut agent = Agent::with_rules(source, &rules, &["--reconcile", "1h"]);
 
-    let pid = Pid::from_raw(agent.pid()).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
-    symlink("../bad", home.file("draft")).unwrap();
-    fs::rename(home.file("draft"), &paths[7]).unwrap();
-    replace(&home.file("a"), "1");
-    kill_process(pid, Signal::CONT).unwrap();
+    at_once(&agent, || {
+        symlink("../bad", home.file("draft")).unwrap();
+        fs::rename(home.file("draft"), &paths[7]).unwrap();
+        replace(&home.file("a"), "1");
+    });
     agent.until("refused", |event| is(event, "refused", "a"));
     assert_eq!(target.signals_at_hand(), []);
 
@@ -235,11 +277,11 @@ fn two_rules_with_checks_do_not_wait_for_each_other(source: Source) {
         stage.replace("b", &round.to_string());
         stage.until_both("reloaded");
     }
+    take_signals(&mut stage.target);
     // Bad content in both, mended one by one.
     stage.replace("a", "bad");
     stage.replace("b", "bad");
     stage.until_both("refused");
-    drop(stage.target.signals_at_hand());
     stage.replace("a", "good");
     stage.agent.until("changed", |event| is(event, "changed", "a"));
     let events = stage.fence("1");
@@ -253,6 +295,12 @@ fn two_rules_with_checks_do_not_wait_for_each_other(source: Source) {
 promise!(two_volumes_of_one_rule_are_one_reload: ebpf, fanotify, inotify);
 /// The kubelet updates the volumes of a pod some milliseconds apart.
 fn two_volumes_of_one_rule_are_one_reload(source: Source) {
+    until_quick(|| two_volumes(source));
+}
+
+fn two_volumes(source: Source) -> Result<(), Slow> {
+    /// Less than the 100 ms that the agent waits for the other volume.
+    const CLOSE: Duration = Duration::from_millis(90);
     let home = Home::new(&[]);
     let [config, secret] = ["config", "secret"].map(|name| home.file(name));
     let mount = |dir: &Path, text: &str| {
@@ -268,9 +316,15 @@ fn two_volumes_of_one_rule_are_one_reload(source: Source) {
     let mut agent = Agent::with_rules(source, &rules, &["--reconcile", "1h"]);
 
     for round in 1..=source.rounds(10) {
+        // The second look at what came before must not find half of this.
+        source.let_look();
+        let begin = Instant::now();
         volumes[0].update(keys(&[("app.conf", &format!("c{round}"))]));
         pause(Duration::from_millis(u64::from(round % 5) * 5));
         volumes[1].update(keys(&[("app.conf", &format!("s{round}"))]));
+        if begin.elapsed() > CLOSE {
+            return Err(Slow);
+        }
         let events = agent.events_until("reloaded");
         assert_eq!(names(&events), ["changed", "reloaded"], "{events:?}");
         let mut paths = events[0].paths();
@@ -281,10 +335,13 @@ fn two_volumes_of_one_rule_are_one_reload(source: Source) {
     }
     // One of them alone is a reload, too.
     volumes[1].update(keys(&[("app.conf", "alone")]));
+    volumes[1].quick()?;
     let events = agent.events_until("reloaded");
     assert_eq!(names(&events), ["changed", "reloaded"], "{events:?}");
     assert_eq!(target.signal().content, printed_keys(volumes[1].keys()));
     volumes[0].update(keys(&[("app.conf", "alone")]));
+    volumes[0].quick()?;
     let events = agent.events_until("reloaded");
     assert_eq!(names(&events), ["changed", "reloaded"], "{events:?}");
+    Ok(())
 }

@@ -93,7 +93,8 @@ fn a_change_at_any_hop_is_seen(source: Source) {
         let recipe = Recipe::new().reading(&path);
         let mut target = recipe.start();
         assert_eq!(target.content, "0");
-        let mut agent = Agent::with(source, &path, recipe.name(), &["--reconcile", "1h"]);
+        let options = ["--settle-max", "1m", "--reconcile", "1h"];
+        let mut agent = Agent::with(source, &path, recipe.name(), &options);
 
         for ((name, hop), n) in HOPS.iter().zip(1..) {
             println!("{name}");

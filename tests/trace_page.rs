@@ -76,6 +76,7 @@ fn a_browser_shows_the_numbers_of_the_json(source: Source) {
         let unit = match unit {
             "us" => 1.0,
             "ms" => 1e3,
+            "s" => 1e6,
             other => panic!("{other}"),
         };
         let error = (number.parse::<f64>().unwrap() * unit - micros).abs();

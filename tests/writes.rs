@@ -56,6 +56,11 @@ fn the_log_says_who_wrote_and_how(source: Source) {
             fs::hard_link(&path, stage.join("other")).unwrap();
             options.extend(["--watch".to_owned(), path.to_str().unwrap().to_owned()]);
         }
+        // A writer that is slow is waited for, or what it has done first would be how. For fanotify, which
+        // is asked for who alone, this would be how long a truncation takes.
+        if source == Source::Ebpf {
+            options.extend(["--settle-max", "1m"].map(str::to_owned));
+        }
         let mut agent = Agent::ready(source, &options);
         for (way, revision) in ways().zip(1..) {
             let home = mounted.dir.join(home(way));

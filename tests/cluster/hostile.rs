@@ -108,11 +108,17 @@ fn nothing_beyond_the_volume_is_read() {
         scene.victim.uid()
     );
     plant(&dir, &there);
-    // The agent has seen all that once it has reloaded for this.
-    fs::write(dir.join("own"), "1").unwrap();
+    // The agent has seen all that once it has reloaded for this, which is one change: what is renamed into the
+    // volume is whole.
+    let draft = dir.with_extension("draft");
+    fs::write(&draft, "1").unwrap();
+    fs::rename(draft, dir.join("own")).unwrap();
     until("own=1", || {
         heard(&scene.hostile).iter().any(|it| it.contains("config/own=1")).then_some(())
     });
+    // It signals first, and tells of it afterwards.
+    let signals = heard(&scene.hostile).len();
+    scene.daemon.until_times(&scene.hostile, "reloaded", signals);
     let before = reloads(&scene);
 
     // What the links lead to changes, and nothing of the pod's own.

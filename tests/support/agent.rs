@@ -119,6 +119,10 @@ pub(crate) fn clean(mut command: Command) -> Command {
 /// What makes an agent reload as soon and as often as there is a reason, without looking whether it took.
 const HURRY: [[&str; 2]; 2] = [["--min-interval", "0"], ["--confirm-timeout", "0"]];
 
+/// What makes one change of a write in place, however long its writer takes from one step to the next.
+/// The first is for where nobody can tell who is writing.
+pub(crate) const PATIENT: [&str; 4] = ["--settle", "1s", "--settle-max", "1m"];
+
 /// The arguments of a run that logs JSON and is in a hurry, with whatever source is best.
 pub(crate) fn arguments(watch: &Path, process: &str) -> Vec<String> {
     arguments_beside(watch, process, &[] as &[&str])

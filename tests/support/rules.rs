@@ -1,6 +1,7 @@
 //! Files with rules, and what is watched by them.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -65,9 +66,14 @@ impl Home {
     }
 }
 
-/// How many places a process watches by inotify.
-pub(crate) fn inotify_watches(pid: i32) -> usize {
+/// The inodes of the files and directories that a process watches by inotify.
+pub(crate) fn inotify_inodes(pid: i32) -> BTreeSet<u64> {
     let infos = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fdinfo")).unwrap();
     let infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    infos.map(|info| info.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
+    let inode = |line: &str| {
+        let words = line.strip_prefix("inotify ")?;
+        let inode = words.split(' ').find_map(|word| word.strip_prefix("ino:")).unwrap();
+        Some(u64::from_str_radix(inode, 16).unwrap())
+    };
+    infos.flat_map(|info| info.lines().filter_map(inode).collect::<Vec<_>>()).collect()
 }

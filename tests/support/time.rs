@@ -38,7 +38,12 @@ pub(crate) fn pause(duration: Duration) {
 
 /// Waits as long as `duration` is on a machine that needs no more patience than usual.
 pub(crate) fn pause_here(duration: Duration) {
-    pause(duration * u32::try_from(PATIENCE.as_secs().div_ceil(USUAL)).unwrap());
+    pause(here(duration));
+}
+
+/// What corresponds here to `duration` on a machine that needs no more patience than usual.
+pub(crate) fn here(duration: Duration) -> Duration {
+    duration * u32::try_from(PATIENCE.as_secs().div_ceil(USUAL)).unwrap()
 }
 
 /// Asks until the answer is `Some`, and panics with `what` where that takes too long.

@@ -47,6 +47,17 @@ pub(crate) fn replace(path: &Path, text: &str) {
     fs::rename(&draft, path).unwrap();
 }
 
+/// The same where the directory of `path` is watched: the new file is made beside that directory and not in
+/// it, where it would be configuration as well, as soon as somebody takes his time to rename it.
+#[track_caller]
+pub(crate) fn bring(path: &Path, text: &str) {
+    let beside = path.parent().unwrap().parent().unwrap();
+    let home = tempfile::tempdir_in(beside).unwrap();
+    let draft = home.path().join("draft");
+    fs::write(&draft, text).unwrap();
+    fs::rename(&draft, path).unwrap();
+}
+
 /// `bytes` as the target prints them.
 pub(crate) fn printed(bytes: &[u8]) -> String {
     let print = |&byte: &u8| match byte {
