@@ -316,8 +316,6 @@ fn two_volumes(source: Source) -> Result<(), Slow> {
     let mut agent = Agent::with_rules(source, &rules, &["--reconcile", "1h"]);
 
     for round in 1..=source.rounds(10) {
-        // The second look at what came before must not find half of this.
-        source.let_look();
         let begin = Instant::now();
         volumes[0].update(keys(&[("app.conf", &format!("c{round}"))]));
         pause(Duration::from_millis(u64::from(round % 5) * 5));

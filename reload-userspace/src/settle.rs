@@ -153,6 +153,12 @@ impl Settle {
         self.pending.map(|pending| pending.last)
     }
 
+    /// When the change under way was last found to go on, which may be long after it did.
+    #[must_use]
+    pub fn found(&self) -> Option<Boot> {
+        self.pending.map(|pending| pending.quiet)
+    }
+
     /// Whether somebody was writing when the change under way was last looked at.
     #[must_use]
     pub fn writers(&self) -> Option<Writers> {

@@ -456,6 +456,11 @@ impl Watched {
         self.settle.last()
     }
 
+    /// When that was found.
+    pub(crate) fn found(&self) -> Option<Boot> {
+        self.settle.found()
+    }
+
     /// When the change under way last went on, by the files where nobody has announced it.
     pub(crate) fn dated(&self) -> Option<Boot> {
         self.dated
@@ -501,6 +506,12 @@ impl Watched {
         self.is_to_verify = false;
         self.in_making.clear();
         self.volumes = Volumes::default();
+    }
+
+    /// What was read counts for nothing: it is read again with what has happened since. Where somebody else says
+    /// how often that is, it is looked at again first.
+    pub(crate) fn discard(&mut self) {
+        self.is_to_verify |= self.reach == Reach::Anywhere;
     }
 
     /// Notes which names have come or gone in a way that does not tell whether that is all.

@@ -292,13 +292,14 @@ impl Reloader {
             && self.group_end().is_none_or(|end| end <= now)
     }
 
-    /// Until when other volumes of the rule are waited for, if one was updated and others were not.
+    /// Until when other volumes of the rule are waited for, if one was updated and others were not: since that
+    /// was found, for what was announced first of an update may be old by then.
     fn group_end(&self) -> Option<Boot> {
         let swapped: BTreeSet<_> = self.active().flat_map(Watched::swapped).collect();
-        let last = self.active().filter(|it| it.swapped().next().is_some());
-        let last = last.filter_map(Watched::last).max()?;
+        let found = self.active().filter(|it| it.swapped().next().is_some());
+        let found = found.filter_map(Watched::found).max()?;
         let mut all = self.watches().flat_map(Watched::volumes);
-        all.any(|volume| !swapped.contains(volume)).then(|| last.after(VOLUME_GROUP))
+        all.any(|volume| !swapped.contains(volume)).then(|| found.after(VOLUME_GROUP))
     }
 
     /// Reads the content, and gives what cannot be read besides.
@@ -347,6 +348,9 @@ impl Reloader {
         let is_overdue = began.is_some_and(|began| now.since(began) >= max);
         self.began = began.filter(|_| has_more_happened && !is_overdue);
         if has_more_happened && !is_overdue {
+            for (index, _) in &contents {
+                self.watches.get_mut(index).into_iter().for_each(|it| it.discard());
+            }
             return Conclusion::NotYet;
         }
         let mut paths = Vec::new();

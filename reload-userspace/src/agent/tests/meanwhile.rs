@@ -114,6 +114,55 @@ async fn rules_are_those_of_the_content_that_was_read() {
     }
 }
 
+/// One of them is updated when the other was read.
+#[tokio::test(flavor = "current_thread")]
+async fn two_volumes_are_one_change_although_one_was_read_before_the_other() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    let mut volumes = ["a", "b"].map(|name| Volume::new(home.join(name), 1));
+    let mut source = Meanwhile::of(&home, false);
+    let mut places = Places::new();
+    let [a, b] = volumes.each_ref().map(|volume| volume.dir.to_str().unwrap());
+    let arguments = ["--watch", a, "--watch", b, "--post", "http://127.0.0.1:1"];
+    let rule = rule::from_args(&typed(&arguments)).unwrap().remove(0);
+    let limits = rule.pace().limits;
+    let watches = volumes.iter().enumerate().map(|(index, volume)| {
+        let (places, source) = (&mut places, &mut source);
+        let watched = Watched::new(index, &volume.dir, Reach::Anywhere, limits, places, source);
+        (index, Box::new(watched))
+    });
+    let watches = watches.collect();
+    let mut reloader = Reloader::new(rule, None, watches);
+    let mut update = |reloader: &mut Reloader, index: usize, announced: Boot| {
+        volumes[index].update();
+        let (interest, by) = (Interest::Any, None);
+        reloader.touch(Touched { index, interest, at: announced, by });
+    };
+    let group = Duration::from_millis(100);
+
+    // It was announced long ago, and nobody was free to look.
+    let begun = clock::now();
+    update(&mut reloader, 0, Boot(begun.0.saturating_sub(group)));
+    reloader.look(begun, &mut places, &mut source);
+    let found = clock::now();
+    assert!(!reloader.is_complete(found), "the other may follow");
+    let late = found.after(group);
+    assert!(reloader.is_complete(late), "nothing has followed");
+    let (reading, _) = reloader.read(late);
+    update(&mut reloader, 1, late);
+    let has_more_happened = !reloader.look_again(late, &mut places, &mut source).is_empty();
+    assert!(has_more_happened);
+    assert_eq!(reloader.conclude(reading, has_more_happened, late), Conclusion::NotYet);
+    let later = late.after(group);
+    assert!(reloader.is_complete(later));
+    let (reading, _) = reloader.read(later);
+    assert_eq!(reloader.conclude(reading, false, later), Conclusion::Changed);
+    let Some(Decision::Changed { paths, .. }) = reloader.untold.pop() else {
+        panic!("it has changed");
+    };
+    assert_eq!(paths.told().count(), 2, "{paths:?}");
+}
+
 /// The step looks, and then somebody writes: nobody is sent to read that.
 #[tokio::test(flavor = "current_thread")]
 async fn what_is_written_since_the_check_is_not_acted_upon() {
