@@ -1,25 +1,25 @@
 //! One watched path: what it meant when it was last looked at, and the change that is under way.
 
+mod failure;
 mod look;
 mod ration;
 mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use self::{ration::Ration, volumes::Volumes};
+use self::{failure::Failure, ration::Ration, volumes::Volumes};
 use crate::places::{Index, Looked, Manner, Patience, Places};
 use crate::{
     clock::{self, Boot, Effort},
     content::Content,
     event::{Actor, Operation, Writers},
     settle::{Limits, Next, Seen, Settle, Volume},
-    source::{Interest, Source, WatchError},
+    source::{Interest, Source},
     watch::{FileState, Identity, Obstacle, Reach, View},
 };
 
@@ -88,17 +88,6 @@ pub(crate) struct Watched {
     failure: Failure,
 }
 
-/// Whether there is something that cannot be watched.
-#[derive(Debug)]
-enum Failure {
-    /// There is not.
-    None,
-    /// There is, and it is yet to be told.
-    News(String),
-    /// There still is.
-    Told,
-}
-
 impl Watched {
     /// Looks for the first time, and takes what is there for what everybody knows already.
     pub(crate) fn new<S: Source>(
@@ -137,7 +126,7 @@ impl Watched {
             told: None,
             failure: Failure::None,
         };
-        watched.note_failures(looked.failures);
+        watched.failure.note(looked.failures);
         watched
     }
 
@@ -200,7 +189,7 @@ impl Watched {
             || self.next(now) != Next::Idle
             || self.is_to_verify
             || self.has_news_of_obstacle()
-            || matches!(self.failure, Failure::News(_))
+            || self.failure.is_news()
     }
 
     /// Whether the files contain what they did when they were last complete.
@@ -353,7 +342,7 @@ impl Watched {
         // It may have taken long, and so may others before it.
         let seen_at = now.max(clock::now());
         self.settle.observe(at, seen_at, Seen { changed: changed || has_begun, writers, volume });
-        self.note_failures(failures);
+        self.failure.note(failures);
         // That an old directory is *still* there is no news: what was announced may be its removal.
         let is_new = changed
             || match volume {
@@ -382,34 +371,9 @@ impl Watched {
         is_new
     }
 
-    /// What cannot be watched and why, if that is news.
+    /// What cannot be had and why, if that is news.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
-        match mem::replace(&mut self.failure, Failure::Told) {
-            Failure::News(reason) => Some(reason),
-            Failure::Told => None,
-            Failure::None => {
-                self.failure = Failure::None;
-                None
-            }
-        }
-    }
-
-    /// Keeps one sentence of all that cannot be watched: there may be thousands, for one reason.
-    fn note_failures(&mut self, failures: Vec<(PathBuf, WatchError)>) {
-        let others = failures.len().saturating_sub(1);
-        let Some((path, error)) = failures.into_iter().next() else {
-            self.failure = Failure::None;
-            return;
-        };
-        let others = if others == 0 { String::new() } else { format!(" and {others} others") };
-        let error = anyhow::Error::new(error);
-        self.fail(format!("cannot watch {}{others}: {error:#}", path.display()));
-    }
-
-    fn fail(&mut self, reason: String) {
-        if matches!(self.failure, Failure::None) {
-            self.failure = Failure::News(reason);
-        }
+        self.failure.take()
     }
 
     /// When to look next, if ever, unless something happens before.
@@ -483,7 +447,7 @@ impl Watched {
         let news =
             content.unknown.iter().find(|(path, error)| self.unknown.get(*path) != Some(error));
         if let Some((path, error)) = news {
-            self.fail(format!(
+            self.failure.fail(format!(
                 "cannot read {}: {error}; what it contained before stands for it until it can be read",
                 path.display()
             ));
@@ -508,8 +472,8 @@ impl Watched {
         self.volumes = Volumes::default();
     }
 
-    /// What was read counts for nothing: it is read again with what has happened since. Where somebody else says
-    /// how often that is, it is looked at again first.
+    /// What was read counts for nothing, so it is read again with what has happened since. A path beneath a
+    /// volume is not: its owner could have it read time and again, so it waits for the next look.
     pub(crate) fn discard(&mut self) {
         self.is_to_verify |= self.reach == Reach::Anywhere;
     }
@@ -552,7 +516,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Event, PlaceId, SourceName},
-        source::{Choice, Ladder, Purpose, SourceError, Tells},
+        source::{Choice, Ladder, Purpose, SourceError, Tells, WatchError},
     };
 
     const LIMITS: Limits = Limits {
