@@ -96,6 +96,21 @@ fn whoever_reacts_late_is_told_of(source: Source) {
     check(false);
 }
 
+promise!(whoever_keeps_his_children_is_followed_and_they_are_named: ebpf);
+/// He may replace them yet.
+fn whoever_keeps_his_children_is_followed_and_they_are_named(source: Source) {
+    let (_dir, path) = config();
+    let recipe = Recipe::new().reading(&path).workers(1);
+    let mut target = recipe.start();
+    let trace = start(source, &path, recipe.name());
+    replace(&path, "1");
+    send(target.pid, Signal::HUP);
+    target.signals_until("1");
+    let update = only_update(trace);
+    assert!(is_passed(&update, "opened") && !is_passed(&update, "forked"), "{update:#}");
+    assert_eq!(update["remaining"].as_array().unwrap().len(), 1, "{update:#}");
+}
+
 promise!(whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs: ebpf);
 /// As `nginx -t` does.
 fn whoever_starts_the_program_once_more_reads_nothing_for_the_one_that_runs(source: Source) {

@@ -153,7 +153,8 @@ impl Settle {
         self.pending.map(|pending| pending.last)
     }
 
-    /// When the change under way was last found to go on, which may be long after it did.
+    /// When the change under way was last found to go on, which may be long after it did: since then it has been
+    /// quiet.
     #[must_use]
     pub fn found(&self) -> Option<Boot> {
         self.pending.map(|pending| pending.quiet)

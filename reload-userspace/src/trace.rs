@@ -54,7 +54,7 @@ use crate::{
 /// How long after its last step an update is over, once it has settled.
 const TAIL: Duration = Duration::from_secs(1);
 
-/// The same where children that were there before have not ended yet, or nobody has read the content yet.
+/// The same where children that were there before have not ended yet, or nobody has reacted yet.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long what somebody did may come to nothing before it is forgotten.
@@ -67,7 +67,7 @@ const MOST_DEEDS: usize = MOST_EVENTS;
 /// How long a pause may be between two deeds that are of one update.
 const COHERENCE: Duration = Duration::from_millis(500);
 
-/// How long a signal takes at most to end a process that it ends.
+/// How long a signal takes at most to end a process that it ends, on a busy machine.
 const DEATH: Duration = Duration::from_secs(2);
 
 /// How many processes are known at a time: a name may be anybody's.

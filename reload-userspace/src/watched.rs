@@ -420,7 +420,7 @@ impl Watched {
         self.settle.last()
     }
 
-    /// When that was found.
+    /// When the change under way was last found to go on.
     pub(crate) fn found(&self) -> Option<Boot> {
         self.settle.found()
     }
@@ -472,10 +472,11 @@ impl Watched {
         self.volumes = Volumes::default();
     }
 
-    /// What was read counts for nothing, so it is read again with what has happened since. A path beneath a
-    /// volume is not: its owner could have it read time and again, so it waits for the next look.
-    pub(crate) fn discard(&mut self) {
-        self.is_to_verify |= self.reach == Reach::Anywhere;
+    /// What was read counts for nothing: if it is another, it is read again with what has happened since. A path
+    /// beneath a volume is not: its owner could have it read time and again, so it waits for the next look.
+    pub(crate) fn discard(&mut self, content: &Content) {
+        let is_other = || !content.changes_since(&self.content).is_empty();
+        self.is_to_verify |= self.reach == Reach::Anywhere && is_other();
     }
 
     /// Notes which names have come or gone in a way that does not tell whether that is all.

@@ -348,8 +348,9 @@ impl Reloader {
         let is_overdue = began.is_some_and(|began| now.since(began) >= max);
         self.began = began.filter(|_| has_more_happened && !is_overdue);
         if has_more_happened && !is_overdue {
-            for (index, _) in &contents {
-                self.watches.get_mut(index).into_iter().for_each(|it| it.discard());
+            for (index, content) in &contents {
+                let watched = self.watches.get_mut(index).zip(content.as_ref());
+                watched.into_iter().for_each(|(watched, content)| watched.discard(content));
             }
             return Conclusion::NotYet;
         }

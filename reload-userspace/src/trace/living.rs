@@ -56,7 +56,8 @@ impl<S: Source> Trace<S> {
         // The name in the record is that of the thread.
         let who = who::who(&self.procfs, Some(pid), None);
         let who = Who { comm: who.comm.or_else(|| Some(comm.clone())), ..who };
-        // What ends a process the kernel delivers as KILL, whichever it was (`complete_signal`), and at once.
+        // What ends a process the kernel delivers as KILL, whichever it was (`complete_signal`), as soon as it
+        // runs.
         let sent = self.sent.remove(&pid).filter(|(_, sent)| at.since(*sent) < DEATH);
         let fatal = sent
             .map(|(sent, _)| sent)

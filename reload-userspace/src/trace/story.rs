@@ -16,7 +16,7 @@ use super::{
     COHERENCE, Deed, FAREWELL, LOSS_PAUSE, MOST_DEEDS, MOST_LOOKS, TAIL, Trace,
     record::Record,
     step::{self, Stage, Step},
-    update::{Gap, Update},
+    update::{Gap, Passed, Update},
     who,
 };
 use crate::{
@@ -230,24 +230,27 @@ impl<S: Source> Trace<S> {
         // Whoever polls, or waits for more, sends his signal some seconds later; and whoever takes it may be
         // slow to read, and slower to replace his children.
         let sees_opens = self.sight.hidden.iter().all(|it| it.stage != Stage::Opened);
-        let is_read = has(&[Stage::Opened, Stage::Forked, Stage::Exited])
+        let has_reacted = has(&[Stage::Opened, Stage::Forked, Stage::Exited])
             || !sees_opens && has(&[Stage::Signalled]);
         let can_react = !self.question.names.is_empty() && !update.paths.is_empty();
-        let is_silent = can_react && !is_read && self.tells == Tells::Yes;
-        let is_reloading = has(&[Stage::Delivered, Stage::Forked]);
-        let is_awaited = is_silent || is_reloading && self.old_children(update).next().is_some();
+        let is_silent = can_react && !has_reacted && self.tells == Tells::Yes;
+        let is_awaited = is_silent || self.remaining(update).next().is_some();
         Some(if is_awaited { farewell } else { end })
+    }
+
+    /// The old children that are waited for: whoever has taken the signal, or made new ones, replaces them.
+    fn remaining(&self, update: &Update) -> impl Iterator<Item = Pid> {
+        let replaces = |it: &Passed| matches!(it.stage, Stage::Delivered | Stage::Forked);
+        let is_reloading = update.passed().iter().any(replaces);
+        is_reloading.then(|| self.old_children(update)).into_iter().flatten()
     }
 
     /// Tells of the update, which is over.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.ask_for_losses();
         let Some(mut update) = self.update.take() else { return Ok(()) };
-        if update.steps.iter().any(|it| it.stage == Some(Stage::Forked)) {
-            let remaining = self.old_children(&update).take(MOST_REMAINING);
-            let remaining = remaining.map(|pid| who::who(&self.procfs, Some(pid), None));
-            update.remaining = remaining.collect();
-        }
+        let remaining = self.remaining(&update).take(MOST_REMAINING);
+        update.remaining = remaining.map(|pid| who::who(&self.procfs, Some(pid), None)).collect();
         update.over.get_or_insert_with(clock::now);
         self.count += 1;
         self.over = update.last();

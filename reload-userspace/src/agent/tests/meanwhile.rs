@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::*;
+use super::{reloader::Reading, *};
 use crate::{
     event::{Actor, Operation, PlaceId, Writers},
     source::{SourceError, Tells, WatchError},
@@ -114,53 +114,87 @@ async fn rules_are_those_of_the_content_that_was_read() {
     }
 }
 
-/// One of them is updated when the other was read.
-#[tokio::test(flavor = "current_thread")]
-async fn two_volumes_are_one_change_although_one_was_read_before_the_other() {
-    let home = tempfile::tempdir().unwrap();
-    let home = home.path().canonicalize().unwrap();
-    let mut volumes = ["a", "b"].map(|name| Volume::new(home.join(name), 1));
-    let mut source = Meanwhile::of(&home, false);
+/// A rule of what is at these paths, and where it looks.
+fn reloader(paths: [&Path; 2]) -> (Reloader, Places, Meanwhile) {
+    let mut source = Meanwhile::of(paths[0], false);
     let mut places = Places::new();
-    let [a, b] = volumes.each_ref().map(|volume| volume.dir.to_str().unwrap());
+    let [a, b] = paths.map(|path| path.to_str().unwrap());
     let arguments = ["--watch", a, "--watch", b, "--post", "http://127.0.0.1:1"];
     let rule = rule::from_args(&typed(&arguments)).unwrap().remove(0);
     let limits = rule.pace().limits;
-    let watches = volumes.iter().enumerate().map(|(index, volume)| {
+    let watches = paths.iter().enumerate().map(|(index, path)| {
         let (places, source) = (&mut places, &mut source);
-        let watched = Watched::new(index, &volume.dir, Reach::Anywhere, limits, places, source);
+        let watched = Watched::new(index, path, Reach::Anywhere, limits, places, source);
         (index, Box::new(watched))
     });
     let watches = watches.collect();
-    let mut reloader = Reloader::new(rule, None, watches);
-    let mut update = |reloader: &mut Reloader, index: usize, announced: Boot| {
-        volumes[index].update();
-        let (interest, by) = (Interest::Any, None);
-        reloader.touch(Touched { index, interest, at: announced, by });
-    };
-    let group = Duration::from_millis(100);
+    (Reloader::new(rule, None, watches), places, source)
+}
 
-    // It was announced long ago, and nobody was free to look.
-    let begun = clock::now();
-    update(&mut reloader, 0, Boot(begun.0.saturating_sub(group)));
-    reloader.look(begun, &mut places, &mut source);
-    let found = clock::now();
-    assert!(!reloader.is_complete(found), "the other may follow");
-    let late = found.after(group);
-    assert!(reloader.is_complete(late), "nothing has followed");
-    let (reading, _) = reloader.read(late);
-    update(&mut reloader, 1, late);
-    let has_more_happened = !reloader.look_again(late, &mut places, &mut source).is_empty();
-    assert!(has_more_happened);
-    assert_eq!(reloader.conclude(reading, has_more_happened, late), Conclusion::NotYet);
-    let later = late.after(group);
-    assert!(reloader.is_complete(later));
-    let (reading, _) = reloader.read(later);
-    assert_eq!(reloader.conclude(reading, false, later), Conclusion::Changed);
+fn announce(reloader: &mut Reloader, index: usize, at: Boot) {
+    reloader.touch(Touched { index, interest: Interest::Any, at, by: None });
+}
+
+#[track_caller]
+fn check_changed(reloader: &mut Reloader, reading: Reading, now: Boot, files: usize) {
+    assert_eq!(reloader.conclude(reading, false, now), Conclusion::Changed);
     let Some(Decision::Changed { paths, .. }) = reloader.untold.pop() else {
         panic!("it has changed");
     };
-    assert_eq!(paths.told().count(), 2, "{paths:?}");
+    assert_eq!(paths.told().count(), files, "{paths:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn another_volume_is_waited_for_since_the_update_of_one_was_found() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    let mut volumes = ["a", "b"].map(|name| Volume::new(home.join(name), 1));
+    let (mut reloader, mut places, mut source) =
+        reloader(volumes.each_ref().map(|it| it.dir.as_path()));
+    let group = Duration::from_millis(100);
+    volumes[0].update();
+    // Nobody was free to look when that was announced.
+    let now = clock::now();
+    announce(&mut reloader, 0, Boot(now.0.saturating_sub(group)));
+    reloader.look(now, &mut places, &mut source);
+    let found = clock::now();
+    assert!(!reloader.is_complete(found), "the other may follow");
+    assert!(reloader.is_complete(found.after(group)), "it has not followed");
+    volumes[1].update();
+    announce(&mut reloader, 1, found);
+    reloader.look(found, &mut places, &mut source);
+    assert!(reloader.is_complete(found), "it has");
+    let (reading, _) = reloader.read(found);
+    check_changed(&mut reloader, reading, found, 2);
+}
+
+/// One of them is replaced when the other was read.
+#[tokio::test(flavor = "current_thread")]
+async fn two_files_are_one_change_although_one_was_read_before_the_other() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    let files = ["a", "b"].map(|name| home.join(name));
+    files.iter().for_each(|file| fs::write(file, "0").unwrap());
+    let (mut reloader, mut places, mut source) = reloader(files.each_ref().map(PathBuf::as_path));
+    let replace = |index: usize| {
+        fs::write(home.join("draft"), "1").unwrap();
+        fs::rename(home.join("draft"), &files[index]).unwrap();
+    };
+    replace(0);
+    let now = clock::now();
+    announce(&mut reloader, 0, now);
+    reloader.look(now, &mut places, &mut source);
+    assert!(reloader.is_complete(now));
+    let (reading, _) = reloader.read(now);
+    replace(1);
+    announce(&mut reloader, 1, clock::now());
+    assert_eq!(reloader.look_again(clock::now(), &mut places, &mut source), [1]);
+    assert_eq!(reloader.conclude(reading, true, now), Conclusion::NotYet);
+    // At once, as the agent does.
+    reloader.look(now, &mut places, &mut source);
+    assert!(reloader.is_complete(now));
+    let (reading, _) = reloader.read(now);
+    check_changed(&mut reloader, reading, now, 2);
 }
 
 /// The step looks, and then somebody writes: nobody is sent to read that.
