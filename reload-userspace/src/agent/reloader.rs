@@ -349,8 +349,10 @@ impl Reloader {
         self.began = began.filter(|_| has_more_happened && !is_overdue);
         if has_more_happened && !is_overdue {
             for (index, content) in &contents {
-                let watched = self.watches.get_mut(index).zip(content.as_ref());
-                watched.into_iter().for_each(|(watched, content)| watched.discard(content));
+                if let Some((watched, content)) = self.watches.get_mut(index).zip(content.as_ref())
+                {
+                    watched.discard(content);
+                }
             }
             return Conclusion::NotYet;
         }

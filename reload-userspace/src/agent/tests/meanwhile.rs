@@ -174,7 +174,9 @@ async fn two_files_are_one_change_although_one_was_read_before_the_other() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().canonicalize().unwrap();
     let files = ["a", "b"].map(|name| home.join(name));
-    files.iter().for_each(|file| fs::write(file, "0").unwrap());
+    for file in &files {
+        fs::write(file, "0").unwrap();
+    }
     let (mut reloader, mut places, mut source) = reloader(files.each_ref().map(PathBuf::as_path));
     let replace = |index: usize| {
         fs::write(home.join("draft"), "1").unwrap();
