@@ -24,6 +24,9 @@ use crate::{
 /// How long what is on its way from the kernel may take.
 const MEMORY: Duration = Duration::from_secs(10);
 
+/// How long after it is known that an open is to be told of it is dated.
+const DATED: Duration = Duration::from_millis(10);
+
 /// Whoever tells of opens.
 #[derive(Debug)]
 pub struct Witness(Origin);
@@ -249,11 +252,14 @@ impl Expected {
             now.append(&mut found);
         }
         let before = mem::replace(&mut expectation.places, now);
-        let until = clock::now();
-        expectation.former.retain(|_, &mut at| until.since(at) < MEMORY);
-        let left = before.difference(&expectation.places);
-        expectation.former.extend(left.map(|&place| (place, until)));
+        let left: Vec<_> = before.difference(&expectation.places).copied().collect();
         self.expect_no_more(before, watching);
+        // Not before it is told no more, and whoever is told of is dated a little later.
+        let until = clock::now().after(DATED);
+        if let Some(expectation) = self.tickets.get_mut(&ticket) {
+            expectation.former.retain(|_, &mut at| until.since(at) < MEMORY);
+            expectation.former.extend(left.into_iter().map(|place| (place, until)));
+        }
         sight
     }
 
@@ -314,4 +320,82 @@ fn expect_name<S: Source>(
         watching.places.give_back(place);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, ffi::OsStr, fs, os::fd::BorrowedFd};
+
+    use super::*;
+    use crate::{
+        event::{Event, SourceName, Writers},
+        places::Manner,
+        source::{Interest, SourceError, WatchError},
+        watch::Reach,
+    };
+
+    /// A source that tells of opens to the last: of one at the moment when it is to tell of no more.
+    #[derive(Default)]
+    struct Last(Option<(PlaceId, Boot)>);
+
+    impl Source for Last {
+        fn name(&self) -> SourceName {
+            SourceName::Ebpf
+        }
+        fn watch(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            Ok(())
+        }
+        fn forget(&mut self, _: PlaceId) {}
+        fn arm(&mut self, _: PlaceId, _: BorrowedFd<'_>, _: Interest) -> Result<(), WatchError> {
+            Ok(())
+        }
+        fn writers(&mut self, _: PlaceId, _: BorrowedFd<'_>) -> Writers {
+            Writers::None
+        }
+        fn follow(&mut self, _: &[String]) -> Result<Tells, WatchError> {
+            Ok(Tells::Yes)
+        }
+        async fn next(&mut self) -> Result<Event, SourceError> {
+            future::pending().await
+        }
+        fn try_next(&mut self) -> Result<Option<Event>, SourceError> {
+            Ok(None)
+        }
+        fn losses(&mut self) -> Vec<Event> {
+            Vec::new()
+        }
+        fn expect_open(&mut self, _: PlaceId) -> Tells {
+            Tells::Yes
+        }
+        fn expect_open_of(&mut self, _: &OsStr, _: PlaceId, _: PlaceId) -> Tells {
+            Tells::Yes
+        }
+        fn expect_no_open(&mut self, place: PlaceId) {
+            self.0 = Some((place, clock::now()));
+        }
+    }
+
+    #[test]
+    fn what_is_told_until_it_is_told_no_more_is_evidence() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().canonicalize().unwrap().join("app.conf");
+        fs::write(&path, "0").unwrap();
+        let (mut source, mut places) = (Last::default(), Places::new());
+        let settled = BTreeMap::new();
+        places.look(&mut source, 0, &path, Reach::Anywhere, &settled, Manner::FIRST);
+        let file = place_of(&path, &Watching { source: &mut source, places: &mut places }).unwrap();
+        let mut witness = Witness(Origin::Source(Expected::default()));
+        let mut watching = Watching { source: &mut source, places: &mut places };
+        let ticket = witness.watch(vec![Spot::from(path.clone())], &mut watching);
+        let draft = path.with_extension("draft");
+        fs::write(&draft, "1").unwrap();
+        fs::rename(draft, &path).unwrap();
+        // Whoever opened it just before has found the old one.
+        assert_eq!(witness.follow(ticket, &mut watching), Sight::Steady);
+        let (place, at) = source.0.unwrap();
+        assert_eq!(place, file);
+        assert_eq!(witness.opened_at(place, Pid::this(), at).tickets, [ticket.unwrap()]);
+        let later = clock::now().after(MEMORY);
+        assert_eq!(witness.opened_at(place, Pid::this(), later).tickets, []);
+    }
 }
